@@ -1,0 +1,1 @@
+"""fastrnn: torch.nn's recurrent layers on fused kernels."""

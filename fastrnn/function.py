@@ -1,0 +1,2 @@
+"""Temporary: will become the autograd Function. Same signature as reference.layer."""
+from fastrnn.reference import layer as layer

@@ -1,0 +1,48 @@
+"""What each cell is made of: the names of its gates, states and saved values. A leaf: it imports nothing of fastrnn."""
+
+from dataclasses import dataclass
+
+__all__ = ["CELLS", "CellSpec"]
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """One recurrent cell.
+
+    Attributes:
+        name: key in ``CELLS``; the lower-case ``mode`` of ``torch.nn.RNNBase``.
+        gates: in PyTorch's order, as stacked in ``weight_ih`` and ``weight_hh``.
+        states: the hidden state ``h`` first, then what only the cell itself sees.
+        saved: per row and step, the values of size ``hidden_size`` that a fused forward keeps for backward.
+            Outputs are kept besides, so a cell whose derivative follows from its output saves nothing.
+        equation: for documentation and ``explain``.
+    """
+
+    name: str
+    gates: tuple[str, ...]
+    states: tuple[str, ...]
+    saved: tuple[str, ...]
+    equation: str
+
+
+CELLS: dict[str, CellSpec] = {
+    spec.name: spec
+    for spec in (
+        CellSpec("rnn_tanh", ("h",), ("h",), (), "h' = tanh(gx + gh)"),
+        CellSpec("rnn_relu", ("h",), ("h",), (), "h' = relu(gx + gh)"),
+        CellSpec(
+            "lstm",
+            ("i", "f", "g", "o"),
+            ("h", "c"),
+            ("i", "f", "g", "o", "c"),
+            "c' = sigmoid(f) c + sigmoid(i) tanh(g); h' = sigmoid(o) tanh(c')",
+        ),
+        CellSpec(
+            "gru",
+            ("r", "z", "n"),
+            ("h",),
+            ("r", "z", "n", "gh_n"),
+            "n = tanh(gx_n + sigmoid(r) gh_n); h' = (1 - sigmoid(z)) n + sigmoid(z) h",
+        ),
+    )
+}
