@@ -1,2 +1,121 @@
-"""Temporary: will become the autograd Function. Same signature as reference.layer."""
-from fastrnn.reference import layer as layer
+"""One layer with its gradient: the autograd Function around the operators, and the choice whether it is needed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrnn import reference
+from fastrnn.dispatch import runs_fused
+from fastrnn.ops import layer_backward, layer_forward
+
+__all__ = ["layer"]
+
+State = tuple[Tensor, ...]
+
+
+def layer(
+    cell: str,
+    x: Tensor,
+    state: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    *,
+    directions: int = 1,
+    has_bias: bool = True,
+    batch_first: bool = False,
+    batch_sizes: Tensor | None = None,
+) -> tuple[Tensor, State]:
+    """One layer, all its directions, on the fastest backend that takes it. Contract of ``reference.layer``."""
+    if not runs_fused(x):
+        return reference.layer(
+            cell,
+            x,
+            state,
+            weights,
+            directions=directions,
+            has_bias=has_bias,
+            batch_first=batch_first,
+            batch_sizes=batch_sizes,
+        )
+    tensors = (x, *state, *weights)
+    if torch.is_grad_enabled() and any([t.requires_grad for t in tensors]):
+        y, *final, _ = _Layer.apply(cell, directions, has_bias, batch_first, batch_sizes, len(state), *tensors)
+        return y, tuple(final)
+    # Lists, because the operator's argument parser takes those at once and copies tuples.
+    y, final, _ = layer_forward(
+        x, list(state), list(weights), batch_sizes, cell, directions, has_bias, batch_first, False
+    )
+    return y, tuple(final)
+
+
+class _Layer(torch.autograd.Function):
+    """Arguments: the layer's options, the number of states, then x, the states and the weights."""
+
+    OPTIONS = 6
+
+    @staticmethod
+    def forward(
+        cell: str,
+        directions: int,
+        has_bias: bool,
+        batch_first: bool,
+        batch_sizes: Tensor | None,
+        states: int,
+        x: Tensor,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        state, weights = list(tensors[:states]), list(tensors[states:])
+        y, final, saved = layer_forward(x, state, weights, batch_sizes, cell, directions, has_bias, batch_first, True)
+        return y, *final, saved
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.cell, ctx.directions, ctx.has_bias, ctx.batch_first, batch_sizes, ctx.states = inputs[: _Layer.OPTIONS]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[-1])
+        ctx.save_for_backward(batch_sizes, output[0], output[-1], *inputs[_Layer.OPTIONS :])
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, *dstate_and_saved: Tensor | None) -> tuple[Tensor | None, ...]:
+        batch_sizes, y, saved, x, *tensors = ctx.saved_tensors
+        dstate = list(dstate_and_saved[:-1])
+        state, weights = tensors[: ctx.states], tensors[ctx.states :]
+        needed = list(ctx.needs_input_grad[_Layer.OPTIONS :])
+        options = (ctx.cell, ctx.directions, ctx.has_bias, ctx.batch_first)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            gradients = _differentiable_backward(dy, dstate, x, state, weights, batch_sizes, *options, needed)
+        else:
+            gradients = layer_backward(dy, dstate, x, state, weights, y, saved, batch_sizes, *options, needed)
+        given = iter(gradients)
+        return (None,) * _Layer.OPTIONS + tuple([next(given) if wanted else None for wanted in needed])
+
+
+def _differentiable_backward(
+    dy: Tensor | None,
+    dstate: Sequence[Tensor | None],
+    x: Tensor,
+    state: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    cell: str,
+    directions: int,
+    has_bias: bool,
+    batch_first: bool,
+    needed: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """The gradients as a graph (``create_graph=True``): the layer runs again, on the reference."""
+    y, final = reference.layer(
+        cell,
+        x,
+        state,
+        weights,
+        directions=directions,
+        has_bias=has_bias,
+        batch_first=batch_first,
+        batch_sizes=batch_sizes,
+    )
+    pairs = [(out, grad) for out, grad in zip((y, *final), (dy, *dstate), strict=True) if grad is not None]
+    inputs = [t for t, wanted in zip((x, *state, *weights), needed, strict=True) if wanted]
+    outputs, gradients = zip(*pairs, strict=True)
+    return torch.autograd.grad(outputs, inputs, gradients, create_graph=True, allow_unused=True)

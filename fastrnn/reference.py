@@ -85,7 +85,7 @@ def layer(
     Args:
         cell: key of ``CELLS``.
         x: [T, B, I]; [B, T, I] if ``batch_first``; [sum of batch_sizes, I] if ``batch_sizes`` is given.
-        state: initial ``h`` [D, B, P] and the cell's other states [D, B, H].
+        state: initial ``h`` [D, B, P] and the cell's other states [D, B, H]; empty for zeros, unless packed.
         weights: for each direction ``w_ih`` [G*H, I], ``w_hh`` [G*H, P], with bias ``b_ih`` and ``b_hh`` [G*H],
             with a projection ``w_hr`` [P, H]. P is H where there is no projection.
         batch_sizes: int64 [T] on the CPU, not increasing: rows active at each step, as in ``PackedSequence``.
@@ -93,15 +93,16 @@ def layer(
     Returns:
         ``y`` shaped as ``x`` with D*P in the last dimension, and the final states shaped as ``state``.
     """
-    if batch_sizes is not None:
-        steps = x.split(batch_sizes.tolist())
-    else:
-        steps = x.unbind(1 if batch_first else 0)
+    steps = x.unbind(1 if batch_first else 0) if batch_sizes is None else x.split(batch_sizes.tolist())
     per_direction = len(weights) // directions
-    outputs, finals = [], []
+    if not state:
+        hidden, outputs = weights[1].size(0) // len(CELLS[cell].gates), weights[1].size(1)
+        widths = [outputs if name == "h" else hidden for name in CELLS[cell].states]
+        state = [x.new_zeros(directions, len(steps[0]), width) for width in widths]
+    ys, finals = [], []
     for d in range(directions):
         mine = weights[d * per_direction : (d + 1) * per_direction]
         y, final = _direction(cell, steps, tuple(s[d] for s in state), mine, has_bias, reverse=d == 1)
-        outputs.append(torch.cat(y) if batch_sizes is not None else torch.stack(y, 1 if batch_first else 0))
+        ys.append(torch.cat(y) if batch_sizes is not None else torch.stack(y, 1 if batch_first else 0))
         finals.append(final)
-    return torch.cat(outputs, -1), tuple(torch.stack(s) for s in zip(*finals, strict=True))
+    return torch.cat(ys, -1), tuple(torch.stack(s) for s in zip(*finals, strict=True))

@@ -1,0 +1,74 @@
+# Every target sets up what it needs: the virtual environment, the pinned packages, the compiled extension.
+# Stamps in .venv record what is done, so that a second run repeats nothing.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+
+# Without PYTHON=..., an environment that exists is kept; with it, one of another Python version is made anew.
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(if $(wildcard $(PY)),$(PY),python3)
+endif
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+
+ENVIRONMENT := $(VENV)/.made-with-python-$(VERSION)
+PACKAGES := $(VENV)/.packages
+EXTENSION := $(VENV)/.extension
+
+CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp)
+
+.PHONY: help demo test bench lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    train a model on poems with torch.nn.LSTM and fastrnn.LSTM (DATA=path for another UTF-8 text)"
+	@echo "make test    run the tests (ARGS='-k lstm' passes options to pytest)"
+	@echo "make bench   run the benchmarks (ARGS as above)"
+	@echo "make lint    check style and types;  make format  rewrite to the style"
+	@echo "make clean   remove build outputs and caches"
+	@echo "PYTHON=python3.12 make ...  uses that interpreter (3.10 or newer)"
+
+demo: $(EXTENSION)
+	$(PY) examples/poems.py $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+test: $(EXTENSION)
+	$(PY) -m pytest tests $(ARGS)
+
+bench: $(EXTENSION)
+	$(PY) -m pytest benches $(ARGS)
+
+lint: $(PACKAGES)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES)
+	$(PY) -m mypy
+
+format: $(PACKAGES)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(CXX_SOURCES)
+
+clean:
+	rm -rf build dist *.egg-info fastrnn/*.so .pytest_cache .ruff_cache .mypy_cache
+	rm -f $(PACKAGES) $(EXTENSION)
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(ENVIRONMENT):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "fastrnn needs Python 3.10 or newer; $(PYTHON) is $(or $(VERSION),not there). Try PYTHON=python3.12 make ..."; \
+	  exit 1; }
+	@if [ "$$($(PY) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" != "$(VERSION)" ]; then \
+	  echo "$(PYTHON) -m venv --clear $(VENV)"; $(PYTHON) -m venv --clear $(VENV); fi
+	@touch $@
+
+$(PACKAGES): requirements-dev.txt $(ENVIRONMENT)
+	$(PY) -m pip install -r requirements-dev.txt
+	@touch $@
+
+# Ninja lives in the environment, and torch looks for it on PATH.
+$(EXTENSION): $(PACKAGES) setup.py pyproject.toml $(wildcard csrc/*)
+	@set -- $${CXX:-c++}; command -v "$$1" >/dev/null || { \
+	  echo "fastrnn needs a C++ compiler; '$$1' is not there. Install GCC or Clang (package g++) or set CXX."; exit 1; }
+	@$(PY) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || { \
+	  echo "fastrnn needs the headers of Python $(VERSION) to build (package python$(VERSION)-dev)."; exit 1; }
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pip install --no-build-isolation --no-deps -e .
+	@touch $@

@@ -1,0 +1,120 @@
+"""The cases, as data: each is named after a program that runs a recurrent layer of this shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastrnn.spec import CELLS
+
+__all__ = ["CASES", "MODES", "Case"]
+
+MODES = ("inference", "training")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One recurrent layer on one input.
+
+    ``steps`` is the longest length. In a ``ragged`` case the lengths spread from a few steps to ``steps``, half of it
+    on average, and the input is a ``PackedSequence``. A single step is given its state, as a loop around it would do.
+    """
+
+    name: str
+    cell: str
+    batch: int
+    steps: int
+    input_size: int
+    hidden_size: int
+    layers: int = 1
+    bidirectional: bool = False
+    proj_size: int = 0
+    ragged: bool = False
+    batch_first: bool = False
+    dtype: str = "float32"
+
+    @property
+    def gates(self) -> int:
+        return len(CELLS[self.cell].gates)
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def output_size(self) -> int:
+        """Of one direction."""
+        return self.proj_size or self.hidden_size
+
+    @property
+    def shape(self) -> str:
+        """Sizes, and whatever is not one dense float32 layer, such as ``B32-T100-I128-H128-L2-bi``."""
+        parts = [f"B{self.batch}", f"T{self.steps}", f"I{self.input_size}", f"H{self.hidden_size}"]
+        parts += [f"L{self.layers}"] * (self.layers > 1) + ["bi"] * self.bidirectional
+        parts += [f"P{self.proj_size}"] * (self.proj_size > 0) + ["ragged"] * self.ragged
+        parts += [self.dtype] * (self.dtype != "float32")
+        return "-".join(parts)
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.cell}-{self.shape}"
+
+    @property
+    def family(self) -> str:
+        """The one group under which the summary counts this case."""
+        if self.steps == 1:
+            return "single step"
+        if self.ragged:
+            return "ragged"
+        if self.dtype != "float32":
+            return self.dtype
+        if self.proj_size:
+            return "projected"
+        if self.layers > 1 or self.bidirectional:
+            return "stacked or bidirectional"
+        return f"{self.cell.split('_')[0].upper()} dense"
+
+
+def _cases(name: str, cells: str, *sizes: int, **options: int | bool | str) -> list[Case]:
+    return [Case(name, cell, *sizes, **options) for cell in cells.split()]
+
+
+_ALL = "lstm gru rnn_tanh"
+
+CASES: tuple[Case, ...] = (
+    # One dense layer; sizes are batch, steps, input, hidden.
+    *_cases("keyword-spotting", _ALL, 1, 100, 64, 64),
+    *_cases("sentence-encoder", _ALL, 1, 100, 256, 256),
+    *_cases("ocr-line", _ALL, 1, 255, 512, 256),
+    *_cases("speaker-id", _ALL, 4, 160, 40, 256),
+    *_cases("music-tagger", _ALL, 8, 100, 128, 128),
+    *_cases("recurrent-policy", _ALL, 16, 128, 64, 256),
+    *_cases("activity", _ALL, 32, 100, 64, 64),
+    *_cases("char-lm", _ALL, 32, 100, 128, 128),
+    *_cases("text-classifier", _ALL, 32, 100, 256, 256, batch_first=True),
+    *_cases("forecaster", _ALL, 32, 24, 1, 128, batch_first=True),
+    *_cases("hospital-vitals", _ALL, 64, 48, 24, 40, batch_first=True),
+    *_cases("word-lm", _ALL, 64, 100, 128, 512),
+    *_cases("translation", _ALL, 64, 50, 1024, 1024),
+    *_cases("telemetry", _ALL, 128, 50, 16, 64),
+    *_cases("noise-suppressor", "gru", 1, 100, 42, 24),
+    *_cases("pixel-rows", "rnn_relu", 64, 28, 28, 64, batch_first=True),
+    # A single step.
+    *_cases("streaming-step", _ALL, 1, 1, 128, 128),
+    *_cases("policy-step", _ALL, 16, 1, 64, 256),
+    *_cases("beam-step", "lstm gru", 8, 1, 512, 512, layers=2),
+    # Stacked, bidirectional, projected.
+    *_cases("speech-separation", "lstm gru", 64, 100, 64, 128, bidirectional=True, batch_first=True),
+    *_cases("line-reader", "lstm gru rnn_tanh", 8, 128, 256, 256, layers=2, bidirectional=True),
+    *_cases("speech-recognizer", "lstm gru", 8, 200, 80, 256, layers=3, bidirectional=True, batch_first=True),
+    *_cases("speech-transducer", "lstm", 8, 100, 80, 512, proj_size=128),
+    # Ragged.
+    *_cases("tagger", _ALL, 32, 60, 100, 128, bidirectional=True, ragged=True),
+    *_cases("reviews", _ALL, 32, 200, 128, 128, ragged=True),
+    *_cases("utterances", "lstm gru", 16, 300, 80, 256, ragged=True),
+    # Other precisions.
+    *_cases("plant-model", "lstm gru", 32, 100, 64, 64, dtype="float64"),
+    *_cases("plant-step", "lstm", 1, 1, 16, 64, dtype="float64"),
+    *_cases("char-lm", "lstm gru", 32, 100, 128, 128, dtype="bfloat16"),
+    *_cases("word-lm", "lstm gru", 64, 100, 128, 512, dtype="bfloat16"),
+    *_cases("sentence-encoder", "lstm", 1, 100, 256, 256, dtype="bfloat16"),
+)

@@ -1,0 +1,66 @@
+"""Who is timed: each provider makes, for a workload, a function that runs it once."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import fastrnn
+from benches.cases import Case
+from benches.verify import check_close
+from benches.workload import Workload, build, run_inference, run_training
+
+__all__ = ["ONNXRT", "OURS", "TORCH", "make_runs", "onnxrt_available"]
+
+TORCH, OURS, ONNXRT = "torch", "fastrnn", "onnxrt"
+
+Run = Callable[[], object]
+
+
+def onnxrt_available() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime"))
+
+
+def make_runs(work: Workload, training: bool, threads: int) -> dict[str, Run]:
+    """The runs of every provider that takes the workload, fastrnn last. Call them without grad for inference."""
+    runs: dict[str, Run] = {}
+    if not training and onnxrt_available() and _onnxrt_takes(work.case):
+        runs[ONNXRT] = _onnxrt_run(work, threads)
+    for name, library in ((TORCH, nn), (OURS, fastrnn)):
+        runs[name] = _module_run(build(library, work.case, work.weights, work.values.dtype), work, training)
+    return runs
+
+
+def _module_run(module: nn.Module, work: Workload, training: bool) -> Run:
+    if not training:
+        module.eval()
+        return lambda: module(work.input, work.state)
+    wanted = [work.values.requires_grad_(), *module.train().parameters()]
+    return lambda: run_training(module, work, wanted)
+
+
+def _onnxrt_takes(case: Case) -> bool:
+    return case.dtype == "float32" and not case.ragged and not case.proj_size
+
+
+def _onnxrt_run(work: Workload, threads: int) -> Run:
+    import onnxruntime
+
+    from benches.onnx_model import onnx_model
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # Workers wait hot for the next call, but for 1 ms instead of 40, which the other providers would pay for.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")
+    model = onnx_model(work.case, work.weights).SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    states = () if work.state is None else (work.state,) if isinstance(work.state, Tensor) else work.state
+    feed = {"x": work.values.numpy()} | {name: s.numpy() for name, s in zip(("h_0", "c_0"), states, strict=False)}
+
+    with torch.no_grad():
+        expected = run_inference(build(nn, work.case, work.weights, torch.float32), work)
+    check_close([torch.from_numpy(value) for value in session.run(None, feed)], expected, "ONNX Runtime")
+    return lambda: session.run(None, feed)

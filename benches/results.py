@@ -1,0 +1,83 @@
+"""Measured results and their JSON file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from benches.cases import MODES, Case
+from benches.timing import Quartiles
+
+__all__ = ["Group", "Report", "Result", "groups"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case in one mode. ``ratios`` are a peer's time over fastrnn's: above 1, fastrnn is faster."""
+
+    case: Case
+    mode: str
+    rounds: int
+    calls: dict[str, int]
+    seconds: dict[str, Quartiles]
+    ratios: dict[str, Quartiles]
+    floor_seconds: float | None
+
+    @property
+    def share_of_limit(self) -> float | None:
+        return self.floor_seconds and self.floor_seconds / self.seconds["fastrnn"].median
+
+
+@dataclass
+class Report:
+    """A run. ``refused`` names the tests that failed, so were not timed; ``absent`` the providers not installed."""
+
+    machine: dict[str, object]
+    absent: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Report:
+        data = json.loads(path.read_text())
+        data["results"] = [_result(entry) for entry in data["results"]]
+        return cls(**data)
+
+
+def _result(data: dict) -> Result:
+    data["case"] = Case(**data["case"])
+    for key in ("seconds", "ratios"):
+        data[key] = {name: Quartiles(**value) for name, value in data[key].items()}
+    return Result(**data)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The ratios to one peer of the cases of one family, in one mode."""
+
+    family: str
+    mode: str
+    count: int
+    geometric_mean: float
+    minimum: float
+
+
+def groups(results: Iterable[Result], peer: str = "torch") -> list[Group]:
+    """By family in the order of the cases, then all together; groups without a result are left out."""
+    results = [result for result in results if peer in result.ratios]
+    families = dict.fromkeys(result.case.family for result in results)
+    found = []
+    for family in (*families, "all"):
+        for mode in MODES:
+            ratios = [r.ratios[peer].median for r in results if r.mode == mode and family in (r.case.family, "all")]
+            if ratios:
+                mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+                found.append(Group(family, mode, len(ratios), mean, min(ratios)))
+    return found

@@ -1,0 +1,103 @@
+"""A report as text: plain columns for the terminal, or markdown."""
+
+from __future__ import annotations
+
+from benches.cases import MODES
+from benches.results import Report, Result, groups
+
+__all__ = ["HEADER", "format_report", "format_row", "row"]
+
+HEADER = ["case", "shape", "cell", "mode", "torch ms", "fastrnn ms", "vs torch", "quartiles", "vs onnxrt", "of limit"]
+_WIDTHS = [18, 34, 8, 9, 9, 10, 8, 11, 9, 8]
+_LEFT = 4
+_NOISY_SPREAD = 1.2
+
+
+def row(result: Result, absent: list[str]) -> list[str]:
+    """The cells of one line; a peer that does not take the case is blank, one that is not installed is ``absent``."""
+    ratio, onnxrt, share = result.ratios["torch"], result.ratios.get("onnxrt"), result.share_of_limit
+    nothing = "absent" if "onnxrt" in absent and result.mode == "inference" else ""
+    return [
+        result.case.name,
+        result.case.shape,
+        result.case.cell,
+        result.mode,
+        f"{result.seconds['torch'].median * 1e3:.4g}",
+        f"{result.seconds['fastrnn'].median * 1e3:.4g}",
+        f"{ratio.median:.2f}",
+        f"{ratio.q1:.2f}-{ratio.q3:.2f}",
+        f"{onnxrt.median:.2f}" if onnxrt else nothing,
+        f"{share:.0%}" if share is not None else "n/a",
+    ]
+
+
+def format_row(cells: list[str]) -> str:
+    """One line of the terminal's table."""
+    pairs = enumerate(zip(cells, _WIDTHS, strict=True))
+    return " ".join(f"{c:<{w}}" if n < _LEFT else f"{c:>{w}}" for n, (c, w) in pairs).rstrip()
+
+
+def format_report(report: Report, markdown: bool = False) -> str:
+    """Machine, every case, groups, and what was lost or refused."""
+    sections = [_machine(report)]
+    cases = [row(result, report.absent) for result in report.results]
+    sections.append(_table(HEADER, cases, _LEFT, markdown))
+    for peer in ("torch", "onnxrt"):
+        if any(peer in result.ratios for result in report.results):
+            sections.append(_groups(report, peer, markdown))
+    losses = [_loss(result) for result in report.results if result.ratios["torch"].median < 1.0]
+    sections.append(_listing(f"slower than torch: {len(losses)} of {len(report.results)}", losses))
+    noisy = [result for result in report.results if _spread(result) > _NOISY_SPREAD]
+    if noisy:
+        sections.append(f"noisy: {len(noisy)} cases whose quartiles differ by more than {_NOISY_SPREAD - 1:.0%}")
+    if report.refused:
+        sections.append(_listing(f"refused, not timed: {len(report.refused)}", report.refused))
+    return "\n\n".join(sections)
+
+
+def _spread(result: Result) -> float:
+    return result.ratios["torch"].q3 / result.ratios["torch"].q1
+
+
+def _loss(result: Result) -> str:
+    ratio = result.ratios["torch"]
+    tie = " (1 lies between the quartiles)" if ratio.q3 >= 1.0 else ""
+    return f"{result.case.id} {result.mode} {ratio.median:.2f}{tie}"
+
+
+def _machine(report: Report) -> str:
+    about = report.machine
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items() if version)
+    commit = f"{(about['commit'] or 'no commit')[:10]}{' (modified)' if about['dirty'] else ''}"
+    absent = f"; absent: {', '.join(report.absent)}" if report.absent else ""
+    isa = about["isa"] or "no compiled extension"
+    return f"{about['cpu']}, {about['threads']} threads, {isa}; {commit}, {about['date']}; {versions}{absent}"
+
+
+def _groups(report: Report, peer: str, markdown: bool) -> str:
+    found = {(group.family, group.mode): group for group in groups(report.results, peer)}
+    lines = []
+    for family in dict.fromkeys(family for family, _ in found):
+        line = [family]
+        for mode in MODES:
+            group = found.get((family, mode))
+            line += [f"{group.geometric_mean:.2f}", f"{group.minimum:.2f}", str(group.count)] if group else ["", "", ""]
+        lines.append(line)
+    header = [f"vs {peer}", *(f"{mode} {what}" for mode in MODES for what in ("geo. mean", "min", "cases"))]
+    return _table(header, lines, 1, markdown)
+
+
+def _table(header: list[str], lines: list[list[str]], left: int, markdown: bool) -> str:
+    widths = [max(len(line[n]) for line in [header, *lines]) for n in range(len(header))]
+
+    def text(line: list[str]) -> str:
+        pairs = enumerate(zip(line, widths, strict=True))
+        cells = [f"{c:<{w}}" if n < left else f"{c:>{w}}" for n, (c, w) in pairs]
+        return f"| {' | '.join(cells)} |" if markdown else "  ".join(cells).rstrip()
+
+    rule = [("-" * w if n < left else "-" * (w - 1) + ":") if markdown else "-" * w for n, w in enumerate(widths)]
+    return "\n".join([text(header), text(rule), *map(text, lines)])
+
+
+def _listing(title: str, entries: list[str]) -> str:
+    return "\n".join([title, *(f"- {entry}" for entry in entries)])

@@ -1,0 +1,107 @@
+"""From a case to modules with equal weights, an input, and one pass over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+from benches.cases import Case
+
+__all__ = ["Workload", "build", "lengths_of", "make_workload", "run_inference", "run_training", "to_float64"]
+
+State = Tensor | tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every provider is given. ``cotangents`` belong to the flat outputs: the output, then the final states."""
+
+    case: Case
+    weights: dict[str, Tensor]
+    input: Tensor | PackedSequence
+    state: State | None
+    cotangents: list[Tensor]
+
+    @property
+    def values(self) -> Tensor:
+        return self.input.data if isinstance(self.input, PackedSequence) else self.input
+
+
+def build(library: ModuleType, case: Case, weights: dict[str, Tensor], dtype: torch.dtype) -> nn.Module:
+    """``library``'s module for the case, holding ``weights``; ``library`` is ``torch.nn`` or ``fastrnn``."""
+    options: dict[str, object] = {
+        "num_layers": case.layers,
+        "bidirectional": case.bidirectional,
+        "batch_first": case.batch_first,
+    }
+    if case.proj_size:
+        options["proj_size"] = case.proj_size
+    kind, _, nonlinearity = case.cell.partition("_")
+    if nonlinearity:
+        options["nonlinearity"] = nonlinearity
+    module = getattr(library, kind.upper())(case.input_size, case.hidden_size, dtype=dtype, **options)
+    module.load_state_dict(weights)
+    return module
+
+
+def lengths_of(case: Case) -> Tensor:
+    """Lengths of a batch: all equal, or two-dice shaped around half of the longest."""
+    if not case.ragged:
+        return torch.full((case.batch,), case.steps)
+    generator = torch.Generator().manual_seed(1)
+    lengths = (torch.rand(2, case.batch, generator=generator).mean(0) * case.steps).long().clamp(1, case.steps)
+    lengths[case.batch // 2] = case.steps
+    return lengths
+
+
+def make_workload(case: Case) -> Workload:
+    torch.manual_seed(0)
+    dtype = getattr(torch, case.dtype)
+    options = {"num_layers": case.layers, "bidirectional": case.bidirectional, "proj_size": case.proj_size}
+    base = {"lstm": nn.LSTM, "gru": nn.GRU}.get(case.cell, nn.RNN)
+    if base is not nn.LSTM:
+        del options["proj_size"]
+    weights = base(case.input_size, case.hidden_size, dtype=dtype, **options).state_dict()
+
+    depth = case.layers * case.directions
+    leading = (case.batch, case.steps) if case.batch_first else (case.steps, case.batch)
+    padded = torch.randn(*leading, case.input_size, dtype=dtype)
+    lengths = lengths_of(case)
+    final = [torch.randn(depth, case.batch, case.output_size, dtype=dtype)]
+    if case.cell == "lstm":
+        final.append(torch.randn(depth, case.batch, case.hidden_size, dtype=dtype))
+    state = tuple(torch.tanh(torch.randn_like(s)) for s in final) if case.steps == 1 else None
+    rows = (int(lengths.sum()),) if case.ragged else leading
+    output = torch.randn(*rows, case.directions * case.output_size, dtype=dtype)
+    return Workload(
+        case,
+        weights,
+        pack_padded_sequence(padded, lengths, case.batch_first, enforce_sorted=False) if case.ragged else padded,
+        state[0] if state is not None and len(state) == 1 else state,
+        [output, *final],
+    )
+
+
+def to_float64(work: Workload) -> Workload:
+    state = work.state
+    if state is not None:
+        state = state.double() if isinstance(state, Tensor) else (state[0].double(), state[1].double())
+    weights = {name: value.double() for name, value in work.weights.items()}
+    return Workload(work.case, weights, work.input.to(torch.float64), state, [g.double() for g in work.cotangents])
+
+
+def run_inference(module: nn.Module, work: Workload) -> list[Tensor]:
+    """The output (packed rows when ragged) and the final states."""
+    output, state = module(work.input, work.state)
+    output = output.data if isinstance(output, PackedSequence) else output
+    return [output, *([state] if isinstance(state, Tensor) else state)]
+
+
+def run_training(module: nn.Module, work: Workload, wanted: list[Tensor]) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    """Outputs, and the gradients of ``wanted`` for the loss ``sum(output * cotangent)`` over all outputs."""
+    outputs = run_inference(module, work)
+    return outputs, torch.autograd.grad(outputs, wanted, work.cotangents)

@@ -1,0 +1,241 @@
+#include "dispatch.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <stdexcept>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace fastrnn {
+
+extern const InstructionSet kBaseline;
+#if defined(__x86_64__)
+extern const InstructionSet kAvx2, kAvx512;
+#endif
+
+namespace {
+
+std::vector<const InstructionSet*> runnable() {
+  std::vector<const InstructionSet*> sets = {&kBaseline};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    sets.push_back(&kAvx2);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+      sets.push_back(&kAvx512);
+  }
+#endif
+  return sets;
+}
+
+const InstructionSet* find_isa(const std::string& name) {
+  std::string known;
+  for (const InstructionSet* set : runnable()) {
+    if (name == set->name) return set;
+    known += known.empty() ? set->name : std::string(", ") + set->name;
+  }
+  throw std::invalid_argument("fastrnn: instruction set '" + name + "' was asked for, this build and processor run " +
+                              known);
+}
+
+const InstructionSet*& current() {
+  static const InstructionSet* set = [] {
+    const char* forced = std::getenv("FASTRNN_CPU_ISA");
+    return forced && *forced ? find_isa(forced) : runnable().back();
+  }();
+  return set;
+}
+
+// Memory that a thread keeps between its calls: fresh pages cost 0.4 us per KB, more than the work of a short layer.
+class Workspace {
+ public:
+  void* at_least(size_t bytes) {
+    if (bytes > size_) {
+      free();
+      data_ = ::operator new(bytes, std::align_val_t(kAlign));
+      size_ = bytes;
+    }
+    return data_;
+  }
+  void give_back_large() {
+    if (size_ > kKept) free();
+  }
+  ~Workspace() { free(); }
+
+ private:
+  static constexpr size_t kAlign = 64, kKept = size_t(64) << 20;
+
+  void free() {
+    ::operator delete(data_, std::align_val_t(kAlign));
+    data_ = nullptr, size_ = 0;
+  }
+
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+thread_local Workspace workspace;
+
+// body(rank) on `threads` threads at once, or false where the run-time gives fewer and nothing was run.
+template <class F>
+bool run_together(int threads, F&& body) {
+  if (threads == 1) {
+    body(0);
+    return true;
+  }
+  bool complete = false;
+#ifdef _OPENMP
+#pragma omp parallel num_threads(threads)
+  {
+    if (omp_get_num_threads() == threads) {
+      body(omp_get_thread_num());
+      if (omp_get_thread_num() == 0) complete = true;
+    }
+  }
+#endif
+  return complete;
+}
+
+int usable_threads(int threads) {
+#ifdef _OPENMP
+  return omp_in_parallel() ? 1 : std::max(threads, 1);
+#else
+  (void)threads;
+  return 1;
+#endif
+}
+
+template <class T, class Args, class Size, class Run>
+void run_layer(CellKind kind, const Args& args, int threads, Size size, Run run) {
+  Plan plan = make_plan(kind, args.sizes, sizeof(T), usable_threads(threads));
+  for (;; plan = make_plan(kind, args.sizes, sizeof(T), 1)) {
+    T* memory = static_cast<T*>(workspace.at_least(size(kind, args, plan) * sizeof(T)));
+    std::vector<Barrier> barriers(plan.threads + 1);
+    const bool done = run_together(plan.threads, [&](int rank) {
+      run(kind, args, plan, Team{rank, plan.threads, barriers.data()}, memory);
+    });
+    if (done) break;
+  }
+  workspace.give_back_large();
+}
+
+template <class T>
+const Kernels<T>& kernels();
+template <>
+const Kernels<float>& kernels() {
+  return instruction_set().f32;
+}
+template <>
+const Kernels<double>& kernels() {
+  return instruction_set().f64;
+}
+
+double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// The best of several runs of work() -> amount, per second and summed over the threads.
+template <class F>
+double best_rate(int threads, F work) {
+  double best = 0;
+  for (int i = 0; i < 7; ++i) {
+    std::vector<double> rates(threads, 0.0);
+    run_together(threads, [&](int rank) {
+      const double start = seconds();
+      const double amount = work(rank);
+      rates[rank] = amount / (seconds() - start);
+    });
+    double total = 0;
+    for (double rate : rates) total += rate;
+    best = std::max(best, total);
+  }
+  return best;
+}
+
+}  // namespace
+
+const InstructionSet& instruction_set() { return *current(); }
+
+std::vector<std::string> runnable_isas() {
+  std::vector<std::string> names;
+  for (const InstructionSet* set : runnable()) names.push_back(set->name);
+  return names;
+}
+
+void force_isa(const std::string& name) { current() = find_isa(name); }
+
+bool built_with_openmp() {
+#ifdef _OPENMP
+  return true;
+#else
+  return false;
+#endif
+}
+
+Plan make_plan(CellKind kind, const Sizes& n, int element_bytes, int threads) {
+  const InstructionSet& set = instruction_set();
+  const int gates = set.facts(kind).gates;
+  const double weight_elements = double(gates) * n.H * (n.I + n.P);
+  Plan plan;
+
+  // A thread is worth starting for about 5 us of work.
+  const double flops = 2.0 * n.N * n.D * weight_elements;
+  constexpr double flops_per_thread = 4e5;
+  threads = int(std::min<double>(threads, std::max(1.0, flops / flops_per_thread)));
+
+  if (n.D > 1 && threads % n.D == 0) plan.directions_at_once = int(n.D);
+  const int per_direction = threads / plan.directions_at_once;
+  // Rows need no barrier, but each part must keep tiles busy; units also divide the weights among the caches.
+  constexpr int64_t rows_per_part = 4;
+  plan.row_parts = int(std::clamp<int64_t>(n.B / rows_per_part, 1, per_direction));
+  const int64_t unit_groups = std::max<int64_t>(1, n.H * element_bytes / (4 * set.vector_bytes));
+  plan.unit_parts = int(std::min<int64_t>(per_direction / plan.row_parts, unit_groups));
+  plan.threads = plan.directions_at_once * plan.row_parts * plan.unit_parts;
+
+  const bool projected = n.P != n.H;
+  plan.direct = !projected && n.N <= 4;
+  const int64_t rows_at_once = (n.B + plan.row_parts - 1) / plan.row_parts;
+  plan.hoist = !plan.direct && n.T > 1 && rows_at_once < 4;
+  return plan;
+}
+
+template <class T>
+void run_forward(CellKind kind, const Forward<T>& args, int threads) {
+  run_layer<T>(kind, args, threads, kernels<T>().forward_workspace, kernels<T>().forward);
+}
+
+template <class T>
+void run_backward(CellKind kind, const BackwardPass<T>& args, int threads) {
+  run_layer<T>(kind, args, threads, kernels<T>().backward_workspace, kernels<T>().backward);
+}
+
+template void run_forward(CellKind, const Forward<float>&, int);
+template void run_forward(CellKind, const Forward<double>&, int);
+template void run_backward(CellKind, const BackwardPass<float>&, int);
+template void run_backward(CellKind, const BackwardPass<double>&, int);
+
+double peak_flops(bool float64, int threads) {
+  constexpr int64_t rounds = 2'000'000;
+  return 2 * best_rate(usable_threads(threads), [&](int) {
+           return float64 ? instruction_set().f64.multiply_adds(rounds) : instruction_set().f32.multiply_adds(rounds);
+         });
+}
+
+double read_bandwidth(int64_t bytes, int threads) {
+  threads = usable_threads(threads);
+  const int64_t elements = std::max<int64_t>(bytes / sizeof(float), 1024);
+  const int64_t rounds = std::max<int64_t>(1, (int64_t(64) << 20) / (elements * sizeof(float)));
+  std::vector<std::vector<float>> buffers(threads, std::vector<float>(elements, 1.0f));
+  return best_rate(threads, [&](int rank) {
+    instruction_set().f32.read(buffers[rank].data(), elements, rounds);
+    return double(elements) * sizeof(float) * rounds;
+  });
+}
+
+}  // namespace fastrnn

@@ -1,0 +1,30 @@
+// Chooses the instruction set once and the plan per call, and runs the kernels on a team of threads.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "layer.h"
+
+namespace fastrnn {
+
+// The one in use: the widest that this processor runs, or a narrower one forced by FASTRNN_CPU_ISA or force_isa.
+const InstructionSet& instruction_set();
+// Names of the instruction sets that are compiled in and that this processor runs, narrowest first.
+std::vector<std::string> runnable_isas();
+// Throws std::invalid_argument where the name is not among runnable_isas().
+void force_isa(const std::string& name);
+
+bool built_with_openmp();
+
+Plan make_plan(CellKind kind, const Sizes& sizes, int element_bytes, int threads);
+
+template <class T>
+void run_forward(CellKind kind, const Forward<T>& args, int threads);
+template <class T>
+void run_backward(CellKind kind, const BackwardPass<T>& args, int threads);
+
+double peak_flops(bool float64, int threads);             // FLOP/s, two per fused multiply-add
+double read_bandwidth(int64_t bytes, int threads);  // bytes/s over all threads, each reading its own buffer
+
+}  // namespace fastrnn

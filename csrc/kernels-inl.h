@@ -1,0 +1,68 @@
+// The table of kernels of one instruction set; included last by each isa_*.cpp.
+#pragma once
+
+#include "backward-inl.h"
+#include "forward-inl.h"
+#include "probe-inl.h"
+
+namespace fastrnn {
+namespace {
+
+// f.operator()<Cell>() for the cell of a run-time kind. The one list of cells in C++.
+template <class F>
+FASTRNN_INLINE auto with_cell(CellKind kind, F&& f) {
+  switch (kind) {
+    case CellKind::kRnnTanh:
+      return f.template operator()<Rnn<true>>();
+    case CellKind::kRnnRelu:
+      return f.template operator()<Rnn<false>>();
+    case CellKind::kLstm:
+      return f.template operator()<Lstm>();
+    case CellKind::kGru:
+      return f.template operator()<Gru>();
+  }
+  __builtin_unreachable();
+}
+
+CellFacts facts(CellKind kind) {
+  return with_cell(kind, []<class Cell>() {
+    return CellFacts{Cell::Gates::kGates, Cell::Gates::kSums, Cell::kSaved, Cell::kMemory >= 0,
+                     Cell::kCarry != Carry::kNone};
+  });
+}
+
+template <class T>
+int64_t forward_workspace(CellKind kind, const Forward<T>& args, const Plan& plan) {
+  return with_cell(kind, [&]<class Cell>() {
+    return LayerForward<T, Cell>(args, plan, Team{0, plan.threads, nullptr}, nullptr).workspace();
+  });
+}
+
+template <class T>
+void forward(CellKind kind, const Forward<T>& args, const Plan& plan, Team team, T* workspace) {
+  with_cell(kind, [&]<class Cell>() { LayerForward<T, Cell>(args, plan, team, workspace).run(); });
+}
+
+template <class T>
+int64_t backward_workspace(CellKind kind, const BackwardPass<T>& args, const Plan& plan) {
+  return with_cell(kind, [&]<class Cell>() {
+    return LayerBackward<T, Cell>(args, plan, Team{0, plan.threads, nullptr}, nullptr).workspace();
+  });
+}
+
+template <class T>
+void backward(CellKind kind, const BackwardPass<T>& args, const Plan& plan, Team team, T* workspace) {
+  with_cell(kind, [&]<class Cell>() { LayerBackward<T, Cell>(args, plan, team, workspace).run(); });
+}
+
+template <class T>
+constexpr Kernels<T> kernels() {
+  return {forward_workspace<T>, forward<T>, backward_workspace<T>, backward<T>, multiply_adds<T>, read<T>};
+}
+
+constexpr InstructionSet instruction_set(const char* name) {
+  return {name, FASTRNN_VECTOR_BYTES, kTileRows, facts, kernels<float>(), kernels<double>()};
+}
+
+}  // namespace
+}  // namespace fastrnn

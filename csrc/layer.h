@@ -1,0 +1,108 @@
+// What a layer's forward and backward take: sizes, rows, pointers and the plan. Plain C++, without torch.
+//
+// Shapes below are row-major. T steps, B rows, I inputs, H hidden units, P outputs (H unless projected), D directions,
+// G gates, A sums, S saved values, N rows over all steps.
+#pragma once
+
+#include <cstdint>
+
+#include "team.h"
+
+namespace fastrnn {
+
+enum class CellKind { kRnnTanh, kRnnRelu, kLstm, kGru };
+
+// What allocation and planning need to know of a cell; cells.h says it, per struct.
+struct CellFacts {
+  int gates, sums, saved;
+  bool has_memory, has_carry;
+};
+
+struct Sizes {
+  int64_t T, B, I, H, P, D, N;
+};
+
+// Row (t, b) of every sequence tensor is at row number first[t] + b * stride. Rows 0 .. active[t] - 1 take part in step
+// t, and active does not increase with t. So one description covers [T, B], [B, T] and packed batches.
+struct Rows {
+  const int64_t* first;
+  const int64_t* active;
+  int64_t stride;
+};
+
+template <class T>
+struct Weights {
+  const T *w_ih, *w_hh;  // [G*H, I], [G*H, P]
+  const T *b_ih, *b_hh;  // [G*H] or null
+  const T* w_hr;         // [P, H] or null
+};
+
+template <class T>
+struct WeightGradients {
+  T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;  // as Weights; null where not asked for
+};
+
+// How threads share a layer. Directions run side by side where threads divide among them. The threads of a direction
+// split its rows, then the units of each part of the rows; splitting units costs a barrier per step.
+struct Plan {
+  int threads = 1;
+  int directions_at_once = 1;
+  int row_parts = 1;
+  int unit_parts = 1;
+  bool hoist = false;   // x W_ih^T ahead of the steps, in chunks, instead of inside each step's register tile
+  bool direct = false;  // products straight from PyTorch's weight layout, nothing packed
+};
+
+template <class T>
+struct Forward {
+  Sizes sizes;
+  Rows rows;
+  const T* x;                 // [N, I]
+  const T* h_0;               // [D, B, P] or null: zeros
+  const Weights<T>* weights;  // [D]
+  T* y;                       // [N, D*P]
+  T* h_T;                     // [D, B, P]
+  T* memory;                  // [D, B, H]: the cell's own state, initial on entry and final on return; null if it has none
+  T* saved;                   // [D, N, S, H] or null
+};
+
+template <class T>
+struct BackwardPass {
+  Sizes sizes;
+  Rows rows;
+  const T* x;
+  const T* h_0;       // or null: zeros
+  const T* memory_0;  // [D, B, H], null if the cell has none or for zeros
+  const Weights<T>* weights;
+  const T* y;
+  const T* saved;
+  const T* dy;    // [N, D*P] or null: zeros
+  const T* dh_T;  // [D, B, P] or null: zeros
+  T* dx;          // [N, I] or null
+  T* dh_0;        // [D, B, P] or null
+  T* carry;       // [D, B, H]: the gradient of the memory, final on entry and initial on return; scratch, zero on entry,
+                  // for a cell that carries the gradient of h; null for one that carries nothing
+  const WeightGradients<T>* gradients;  // [D]
+};
+
+// The compiled kernels of one instruction set.
+template <class T>
+struct Kernels {
+  int64_t (*forward_workspace)(CellKind, const Forward<T>&, const Plan&);  // in elements
+  void (*forward)(CellKind, const Forward<T>&, const Plan&, Team, T* workspace);
+  int64_t (*backward_workspace)(CellKind, const BackwardPass<T>&, const Plan&);
+  void (*backward)(CellKind, const BackwardPass<T>&, const Plan&, Team, T* workspace);
+  double (*multiply_adds)(int64_t rounds);                        // runs and counts fused multiply-adds
+  T (*read)(const T* buffer, int64_t elements, int64_t rounds);  // reads a buffer over and over
+};
+
+struct InstructionSet {
+  const char* name;
+  int vector_bytes;
+  int tile_rows;
+  CellFacts (*facts)(CellKind);
+  Kernels<float> f32;
+  Kernels<double> f64;
+};
+
+}  // namespace fastrnn

@@ -1,0 +1,68 @@
+// Which part of a layer a thread works on, in which order, and where in the workspace.
+#pragma once
+
+#include "layer.h"
+#include "tiles-inl.h"
+
+namespace fastrnn {
+namespace {
+
+// A thread's directions, its part of their rows and its part of their units.
+struct Share {
+  Range directions{0, 0};
+  int64_t slot = 0;  // which of the directions that run at once
+  int64_t row_part = 0, unit_part = 0;
+  Barrier* group = nullptr;  // of the threads that share these rows
+
+  Share(const Plan& plan, const Sizes& sizes, Team team) {
+    const int per_direction = plan.row_parts * plan.unit_parts;
+    slot = team.rank / per_direction;
+    if (slot >= plan.directions_at_once) return;
+    directions = plan.directions_at_once == 1 ? Range{0, sizes.D} : Range{slot, slot + 1};
+    row_part = team.rank % per_direction / plan.unit_parts;
+    unit_part = team.rank % plan.unit_parts;
+    group = team.barriers + 1 + team.rank / plan.unit_parts;
+  }
+};
+
+// The rows part, part + parts, part + 2 parts ... of a batch, seen by one direction: step s is the s-th one in its own
+// forward order. Taking every parts-th row balances ragged batches, which come sorted by length.
+struct Steps {
+  const Rows& rows;
+  int64_t T, part, parts;
+  bool reverse;
+
+  int64_t time(int64_t s) const { return reverse ? T - 1 - s : s; }
+  int64_t active(int64_t s) const {
+    return s < 0 || s >= T ? 0 : divide_up(larger(0, rows.active[time(s)] - part), parts);
+  }
+  int64_t first(int64_t s) const { return rows.first[time(s)] + part * rows.stride; }
+  int64_t stride() const { return parts * rows.stride; }
+  int64_t row(int64_t s, int64_t j) const { return first(s) + j * stride(); }
+  // Rows 0 .. kept(s) - 1 of step s also took part in step s - 1.
+  int64_t kept(int64_t s) const { return smaller(active(s), active(s - 1)); }
+  // Own rows of the batch: as many as at the fullest step.
+  int64_t most() const { return larger(active(0), active(T - 1)); }
+};
+
+// Hands out 64-byte aligned pieces of one allocation; with a null base it only counts.
+template <class T>
+struct Arena {
+  T* base;
+  int64_t used = 0;
+
+  T* take(int64_t elements) {
+    constexpr int64_t line = 64 / sizeof(T);
+    T* piece = base ? base + used : nullptr;
+    used += divide_up(elements, line) * line;
+    return piece;
+  }
+
+  template <class U>
+  U* take_as(int64_t elements) {
+    return reinterpret_cast<U*>(take(divide_up(elements * int64_t(sizeof(U)), sizeof(T))));
+  }
+};
+
+}  // namespace
+}  // namespace fastrnn

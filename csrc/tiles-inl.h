@@ -1,0 +1,218 @@
+// Register tiles and the panels that feed them. One micro-kernel, `multiply`, carries every matrix product of the
+// project: kRows rows by kCols vectors of columns, accumulated in registers over a panel packed in reading order.
+#pragma once
+
+#include "vec.h"
+
+namespace fastrnn {
+namespace {
+
+// 6 rows by 4 vectors fill 24 of 32 vector registers; with 16 registers 3 rows leave room for the operands.
+#if defined(FASTRNN_AVX512) || defined(__aarch64__)
+constexpr int kTileRows = 6;
+#else
+constexpr int kTileRows = 3;
+#endif
+// Vectors of columns in a tile of a plain product.
+constexpr int kTileCols = 4;
+
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
+// The part-th of `parts` nearly equal pieces.
+FASTRNN_INLINE Range share(Range all, int64_t part, int64_t parts) {
+  return {all.begin + all.size() * part / parts, all.begin + all.size() * (part + 1) / parts};
+}
+
+// f(first row, rows) over blocks of at most kTileRows rows, balanced: 32 rows are 6+6+5+5+5+5.
+template <class F>
+FASTRNN_INLINE void for_row_blocks(Range rows, F&& f) {
+  const int64_t blocks = divide_up(rows.size(), kTileRows);
+  for (int64_t i = 0; i < blocks; ++i) {
+    const Range block = share(rows, i, blocks);
+    f(block.begin, int(block.size()));
+  }
+}
+
+// f.operator()<n>() for a run-time n in 1 .. kMax.
+template <int kMax, class F>
+FASTRNN_INLINE void with_constant(int n, F&& f) {
+  if constexpr (kMax > 1) {
+    if (n < kMax) return with_constant<kMax - 1>(n, f);
+  }
+  f.template operator()<kMax>();
+}
+
+// Columns are covered by groups of kMost vectors; the last group is as narrow as it may be.
+template <class T, int kMost>
+struct ColumnGroups {
+  int64_t columns;
+
+  static constexpr int64_t kWidth = kMost * kLanes<T>;
+  int64_t count() const { return divide_up(columns, kWidth); }
+  int vectors(int64_t group) const {
+    return int(smaller(kMost, divide_up(columns - group * kWidth, kLanes<T>)));
+  }
+  int64_t padded() const { return divide_up(columns, kLanes<T>) * kLanes<T>; }
+};
+
+// Valid lanes of the vector that starts at column `column`.
+template <class T>
+FASTRNN_INLINE int valid_lanes(int64_t column, int64_t columns) {
+  return int(larger(0, smaller(kLanes<T>, columns - column)));
+}
+
+// acc[r][Map(c)] += sum over k of a(r, k) * panel[k][c]. a(r, k) is a[r * lda + k * kStep].
+template <class T, int kRows, int kCols, int kAcc, int kStep, class Map>
+FASTRNN_INLINE void multiply(Vec<T> (&acc)[kRows][kAcc], const T* a, int64_t lda, const T* panel, int64_t K, Map map) {
+  for (int64_t k = 0; k < K; ++k) {
+    Vec<T> w[kCols];
+    FASTRNN_UNROLL for (int c = 0; c < kCols; ++c) w[c] = load(panel + c * kLanes<T>);
+    FASTRNN_UNROLL for (int r = 0; r < kRows; ++r) {
+      const Vec<T> x = broadcast<T>(a[r * lda]);
+      FASTRNN_UNROLL for (int c = 0; c < kCols; ++c) acc[r][map(c)] += x * w[c];
+    }
+    a += kStep;
+    panel += kCols * kLanes<T>;
+  }
+}
+
+// Left operand of a product (null: no product), the packed right one, and the length of the sum.
+template <class T>
+struct Operand {
+  const T* data;
+  int64_t ld;
+  const T* panel;
+  int64_t K;
+};
+
+// Pre-activation sums of kRows rows for kUnits vectors of units: out[r][sum][unit] = init + x W_ih^T + h W_hh^T.
+template <class T, class Gates, int kUnits, int kRows>
+FASTRNN_NOINLINE void gate_tile(T* out, const T* init, int64_t init_ld, Operand<T> x, Operand<T> h) {
+  constexpr int kAcc = Gates::kSums * kUnits, kCols = Gates::kGates * kUnits;
+  Vec<T> acc[kRows][kAcc];
+  FASTRNN_UNROLL for (int r = 0; r < kRows; ++r) {
+    FASTRNN_UNROLL for (int c = 0; c < kAcc; ++c) acc[r][c] = load(init + r * init_ld + c * kLanes<T>);
+  }
+  if (x.data)
+    multiply<T, kRows, kCols, kAcc, 1>(acc, x.data, x.ld, x.panel, x.K,
+                                       [](int c) { return Gates::x_sum(c / kUnits) * kUnits + c % kUnits; });
+  if (h.data)
+    multiply<T, kRows, kCols, kAcc, 1>(acc, h.data, h.ld, h.panel, h.K,
+                                       [](int c) { return Gates::h_sum(c / kUnits) * kUnits + c % kUnits; });
+  FASTRNN_UNROLL for (int r = 0; r < kRows; ++r) {
+    FASTRNN_UNROLL for (int c = 0; c < kAcc; ++c) store(out + (r * kAcc + c) * kLanes<T>, acc[r][c]);
+  }
+}
+
+// out[r][c] = the sum over segments s and k < K of a(r, segment[s] + k) * panel[s * K + k][c].
+template <class T, int kCols, int kRows, int kStep>
+FASTRNN_NOINLINE void product_tile(T* out, const T* a, int64_t lda, const int64_t* segment, int segments,
+                                   const T* panel, int64_t K) {
+  Vec<T> acc[kRows][kCols];
+  FASTRNN_UNROLL for (int r = 0; r < kRows; ++r) {
+    FASTRNN_UNROLL for (int c = 0; c < kCols; ++c) acc[r][c] = Vec<T>{};
+  }
+  for (int s = 0; s < segments; ++s)
+    multiply<T, kRows, kCols, kCols, kStep>(acc, a + segment[s], lda, panel + s * K * kCols * kLanes<T>, K,
+                                            [](int c) { return c; });
+  FASTRNN_UNROLL for (int r = 0; r < kRows; ++r) {
+    FASTRNN_UNROLL for (int c = 0; c < kCols; ++c) store(out + (r * kCols + c) * kLanes<T>, acc[r][c]);
+  }
+}
+
+// A product with run-time numbers of rows and column vectors.
+template <class T>
+FASTRNN_INLINE void product(T* out, int rows, int cols, const T* a, int64_t lda, const int64_t* segment, int segments,
+                            const T* panel, int64_t K) {
+  with_constant<kTileCols>(cols, [&]<int kCols>() {
+    with_constant<kTileRows>(rows, [&]<int kRows>() {
+      product_tile<T, kCols, kRows, 1>(out, a, lda, segment, segments, panel, K);
+    });
+  });
+}
+
+// Gate panel of one group: dst[k][gate][unit] = w[gate * H + unit][k] for the units from `unit` on, zero past H.
+template <class T, int kUnits>
+FASTRNN_NOINLINE void pack_gates(T* dst, const T* w, int gates, int64_t H, int64_t K, int64_t unit, int units) {
+  const int64_t ld = int64_t(gates) * units * kLanes<T>;
+  for (int block = 0; block < gates * units; ++block) {
+    const int64_t first = unit + (block % units) * kLanes<T>;
+    const int rows = valid_lanes<T>(first, H);
+    const T* src = w + ((block / units) * H + first) * K;
+    T* out = dst + block * kLanes<T>;
+    for (int64_t k = 0; k < K; k += kLanes<T>) {
+      const int n = valid_lanes<T>(k, K);
+      Vec<T> v[kLanes<T>];
+      FASTRNN_UNROLL for (int i = 0; i < kLanes<T>; ++i) v[i] = i < rows ? load(src + i * K + k, n) : Vec<T>{};
+      transpose<T>(v);
+      if (n == kLanes<T>) {
+        FASTRNN_UNROLL for (int i = 0; i < kLanes<T>; ++i) store(out + (k + i) * ld, v[i]);
+      } else {
+        for (int i = 0; i < n; ++i) store(out + (k + i) * ld, v[i]);
+      }
+    }
+  }
+}
+
+// Plain panel of one group: dst[k][0 .. cols) = row(k)[column ..], zero past the last of `columns` and for null rows.
+template <class T, class Row>
+FASTRNN_INLINE void pack_rows(T* dst, Row row, int64_t K, int64_t column, int cols, int64_t columns) {
+  for (int64_t k = 0; k < K; ++k) {
+    const T* src = row(k);
+    for (int c = 0; c < cols; ++c, dst += kLanes<T>) {
+      const int64_t at = column + c * kLanes<T>;
+      store(dst, src ? load(src + at, valid_lanes<T>(at, columns)) : Vec<T>{});
+    }
+  }
+}
+
+// Left operand of a weight gradient: dst[block][k][kTileRows] = src[k * ld + columns of the block], zero past the end.
+template <class T>
+FASTRNN_NOINLINE void pack_columns(T* dst, const T* src, int64_t ld, int64_t K, Range columns) {
+  for (int64_t c = columns.begin; c < columns.end; c += kTileRows, dst += K * kTileRows) {
+    if (c + kTileRows <= columns.end) {
+      for (int64_t k = 0; k < K; ++k) __builtin_memcpy(dst + k * kTileRows, src + k * ld + c, kTileRows * sizeof(T));
+    } else {
+      for (int64_t k = 0; k < K; ++k)
+        for (int i = 0; i < kTileRows; ++i) dst[k * kTileRows + i] = c + i < columns.end ? src[k * ld + c + i] : T(0);
+    }
+  }
+}
+
+// out[r][sum][unit] += a[r] . w[gate * H + unit] from PyTorch's own layout: kLanes dot products at once.
+template <class T, class Gates, class Map>
+FASTRNN_NOINLINE void add_dot_products(T* out, int rows, int units, const T* a, int64_t lda, const T* w, int64_t H,
+                                       int64_t K, int64_t unit, Map sum_of) {
+  for (int gate = 0; gate < Gates::kGates; ++gate) {
+    for (int u = 0; u < units; ++u) {
+      const int64_t first = unit + u * kLanes<T>;
+      const T* row[kLanes<T>];
+      // Rows past the last unit repeat it: their sums land in lanes that nobody stores.
+      for (int i = 0; i < kLanes<T>; ++i) row[i] = w + (gate * H + smaller(first + i, H - 1)) * K;
+      for (int r = 0; r < rows; ++r) {
+        Vec<T> v[kLanes<T>] = {};
+        int64_t k = 0;
+        for (; k + kLanes<T> <= K; k += kLanes<T>) {
+          const Vec<T> x = load(a + r * lda + k);
+          FASTRNN_UNROLL for (int i = 0; i < kLanes<T>; ++i) v[i] += x * load(row[i] + k);
+        }
+        if (k < K) {
+          const Vec<T> x = load_first(a + r * lda + k, int(K - k));
+          FASTRNN_UNROLL for (int i = 0; i < kLanes<T>; ++i) v[i] += x * load_first(row[i] + k, int(K - k));
+        }
+        T* at = out + ((int64_t(r) * Gates::kSums + sum_of(gate)) * units + u) * kLanes<T>;
+        store(at, load(at) + sum_each<T>(v));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fastrnn

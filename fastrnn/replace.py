@@ -1,0 +1,99 @@
+"""``accelerate`` and ``restore``: torch.nn's recurrent modules to fastrnn's and back, in place.
+
+A module is swapped by assigning its ``__class__``. The two classes keep the same attributes under the same names, so
+the object stays what it was: its Parameters, buffers, hooks, mode, the attributes that users have put on it, and every
+place that refers to it. Building a new module would have to copy all of this, and would break sharing.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch.nn import Module, RNNBase
+from torch.nn.utils import parametrize
+
+from fastrnn import modules
+
+__all__ = ["accelerate", "restore"]
+
+M = TypeVar("M", bound=Module)
+
+_FAST: dict[type[Module], type[Module]] = {getattr(torch.nn, name): getattr(modules, name) for name in modules.__all__}
+_PLAIN = {fast: plain for plain, fast in _FAST.items()}
+
+
+def accelerate(model: M) -> M:
+    """Swaps every ``torch.nn`` RNN, LSTM, GRU and cell in ``model``, itself included, for fastrnn's, in place.
+
+    Nothing but the class of these modules changes: the same objects with the same Parameters, hooks, mode,
+    parametrizations and attributes, in every place that shares them. ``restore`` goes back.
+
+    Recurrent modules that cannot be swapped are left as they are, and one warning names them with the reasons:
+    subclasses of ``torch.nn``'s modules (their methods may depend on them), quantized and scripted ones, and those
+    with a ``forward`` set on the instance. Modules that ``model.named_modules()`` does not reach are not seen.
+
+    Returns:
+        ``model``.
+    """
+    return _swap(model, _FAST)
+
+
+def restore(model: M) -> M:
+    """Swaps every fastrnn module in ``model`` for its ``torch.nn`` counterpart, in place: ``accelerate`` undone.
+
+    Modules that were built as fastrnn's become ``torch.nn``'s as well. What cannot be swapped is named in one warning.
+
+    Returns:
+        ``model``.
+    """
+    return _swap(model, _PLAIN)
+
+
+def _swap(model: M, counterparts: Mapping[type[Module], type[Module]]) -> M:
+    kept = []
+    for name, module in list(model.named_modules()):
+        cls = _class(module)
+        reason = _reason_to_keep(module, cls, counterparts)
+        if reason:
+            kept.append(f"  {name or '(the model itself)'}: {reason}")
+        elif cls in counterparts:
+            _become(module, counterparts[cls])
+    if kept:
+        target = "fastrnn" if counterparts is _FAST else "torch.nn"
+        warnings.warn("\n".join([f"not replaced by {target}:", *kept]), stacklevel=3)
+    return model
+
+
+def _class(module: Module) -> type[Module]:
+    """The class as written: ``parametrize`` puts a class of its own, made for the one module, in between."""
+    cls = type(module)
+    return cls.__bases__[0] if parametrize.is_parametrized(module) else cls
+
+
+def _reason_to_keep(module: Module, cls: type[Module], counterparts: Mapping[type[Module], type[Module]]) -> str | None:
+    """None where the module is to be swapped, or is no recurrent module at all."""
+    if cls in counterparts:
+        return "its forward is set on the instance" if "forward" in vars(module) else None
+    if isinstance(module, tuple(counterparts)):
+        return f"it is of {cls.__qualname__}, a subclass"
+    if counterparts is _FAST:
+        if isinstance(module, torch.jit.ScriptModule) and getattr(module, "original_name", None) in modules.__all__:
+            return "it is scripted"
+        if cls.__module__.startswith("torch.ao.nn.quant") and cls.__name__ in modules.__all__:
+            return "it is quantized"
+    return None
+
+
+def _become(module: Module, cls: type[Module]) -> None:
+    if parametrize.is_parametrized(module):
+        # A class of its own again, with the same properties: other modules may share the old one by deepcopy.
+        members = {k: v for k, v in vars(type(module)).items() if k not in ("__dict__", "__weakref__", "__doc__")}
+        cls = type(type(module).__name__, (cls,), members)
+    module.__class__ = cls
+    if isinstance(module, RNNBase):
+        # torch.nn.RNNBase mirrors its parameters here. fastrnn has a property of this name and keeps no references.
+        vars(module).pop("_flat_weights", None)
+        module._flat_weight_refs = []
+        with torch.no_grad():
+            module._init_flat_weights()
