@@ -37,8 +37,8 @@ FASTRNN_NOINLINE void apply_cell_backward(const T* sums, int rows, int units, in
       Backward<T, Cell> in{};
       in.dh = load_or_zero(at.dy, r * at.dy_ld + column, n) + load_or_zero(at.dh_T, r * at.dh_T_ld + column, n);
       if (sums) in.dh += load(sums + (r * units + u) * kLanes<T>);
-      FASTRNN_UNROLL for (int i = 0; i < Cell::kSaved; ++i)
-          in.saved[i] = load(at.saved + r * at.saved_ld + i * H + column, n);
+      FASTRNN_UNROLL
+      for (int i = 0; i < Cell::kSaved; ++i) in.saved[i] = load(at.saved + r * at.saved_ld + i * H + column, n);
       if (Cell::kReadsHidden) in.h_prev = load_or_zero(at.h_prev, r * at.h_prev_ld + column, n);
       if (Cell::kReadsOutput) in.h = load(at.h + r * at.h_ld + column, n);
       if (Cell::kMemory >= 0) in.memory_prev = load_or_zero(at.memory_prev, r * at.memory_prev_ld + column, n);
@@ -46,8 +46,8 @@ FASTRNN_NOINLINE void apply_cell_backward(const T* sums, int rows, int units, in
       if (Cell::kCarry != Carry::kNone) carry = load(at.carry + r * at.carry_ld + column, n);
       Cell::template backward<T>(in, carry, dsum);
       if (Cell::kCarry != Carry::kNone) store(at.carry + r * at.carry_ld + column, carry, n);
-      FASTRNN_UNROLL for (int a = 0; a < Cell::Gates::kSums; ++a)
-          store(at.dsums + r * at.dsums_ld + a * H + column, dsum[a], n);
+      FASTRNN_UNROLL
+      for (int a = 0; a < Cell::Gates::kSums; ++a) store(at.dsums + r * at.dsums_ld + a * H + column, dsum[a], n);
     }
   }
 }
@@ -151,7 +151,9 @@ class LayerBackward {
   void pack_weight(T* panel, const T* w, int64_t K, const Groups& groups) {
     const Range mine = share({0, groups.count()}, team_.rank, team_.size);
     for (int64_t q = mine.begin; q < mine.end; ++q)
-      pack_rows(panel + q * Groups::kWidth * K, [&](int64_t k) { return w + k * groups.columns; }, K, q * Groups::kWidth, groups.vectors(q), groups.columns);
+      pack_rows(
+          panel + q * Groups::kWidth * K, [&](int64_t k) { return w + k * groups.columns; }, K, q * Groups::kWidth,
+          groups.vectors(q), groups.columns);
   }
 
   void run_direction(int64_t d) {
@@ -178,8 +180,7 @@ class LayerBackward {
       now += steps.active(s) * dsums_ld();
     }
     multiply_chunk(steps, begin, end, rows, first_chunk);
-    if (share_.unit_part == 0)
-      __builtin_memcpy(rows_.dsums, next, steps.active(begin) * dsums_ld() * sizeof(T));
+    if (share_.unit_part == 0) __builtin_memcpy(rows_.dsums, next, steps.active(begin) * dsums_ld() * sizeof(T));
     wait(share_.group, plan_.unit_parts);
   }
 
@@ -233,8 +234,8 @@ class LayerBackward {
           for (int c = 0; c < cols; ++c) {
             const int64_t column = q * Groups::kWidth + c * kLanes<T>;
             const int n = valid_lanes<T>(column, n_.P);
-            const Vec<T> outside = load_or_zero(at.dy, r * at.dy_ld + column, n) +
-                                   load_or_zero(at.dh_T, r * at.dh_T_ld + column, n);
+            const Vec<T> outside =
+                load_or_zero(at.dy, r * at.dy_ld + column, n) + load_or_zero(at.dh_T, r * at.dh_T_ld + column, n);
             store(dh + (row + r) * n_.P + column, load(sums + (r * cols + c) * kLanes<T>) + outside, n);
           }
         }
@@ -263,7 +264,8 @@ class LayerBackward {
       const int64_t column = q * Groups::kWidth + u * kLanes<T>;
       const int n = valid_lanes<T>(column, n_.H);
       Vec<T> saved[Cell::kSaved + 1];
-      FASTRNN_UNROLL for (int i = 0; i < Cell::kSaved; ++i) saved[i] = load(saved_row + i * n_.H + column, n);
+      FASTRNN_UNROLL
+      for (int i = 0; i < Cell::kSaved; ++i) saved[i] = load(saved_row + i * n_.H + column, n);
       store(h + column, Cell::template hidden<T>(saved), n);
     }
   }

@@ -91,8 +91,8 @@ struct Layer {
 
   void check(const Tensor& x, at::TensorList state, at::TensorList weights) const {
     const auto expect = [&](const Tensor& t, std::vector<int64_t> shape, const char* name) {
-      TORCH_CHECK(t.sizes() == at::IntArrayRef(shape), "fastrnn: expected ", name, " of shape ",
-                  at::IntArrayRef(shape), ", got ", t.sizes());
+      TORCH_CHECK(t.sizes() == at::IntArrayRef(shape), "fastrnn: expected ", name, " of shape ", at::IntArrayRef(shape),
+                  ", got ", t.sizes());
       TORCH_CHECK(t.scalar_type() == x.scalar_type() && t.device() == x.device(), "fastrnn: expected ", name, " as ",
                   x.scalar_type(), " on ", x.device(), " like the input, got ", t.scalar_type(), " on ", t.device());
     };
@@ -226,10 +226,10 @@ void backward_as(const Layer& layer, const Tensor& dy, const Tensor& dh_T, const
   run_backward(layer.kind, args, at::get_num_threads());
 }
 
-Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::optional<Tensor>>& dstate,
-                       const Tensor& x, at::TensorList state, at::TensorList weights, const Tensor& y,
-                       const Tensor& saved, const std::optional<Tensor>& batch_sizes, std::string_view cell,
-                       int64_t directions, bool has_bias, bool batch_first, const c10::List<bool>& needed) {
+Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::optional<Tensor>>& dstate, const Tensor& x,
+                       at::TensorList state, at::TensorList weights, const Tensor& y, const Tensor& saved,
+                       const std::optional<Tensor>& batch_sizes, std::string_view cell, int64_t directions,
+                       bool has_bias, bool batch_first, const c10::List<bool>& needed) {
   const Layer layer(x, state, weights, batch_sizes, cell, directions, has_bias, batch_first);
   const Sizes& n = layer.n;
   const at::ScalarType type = compute_type(x);

@@ -26,8 +26,8 @@ std::vector<const InstructionSet*> runnable() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     sets.push_back(&kAvx2);
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
       sets.push_back(&kAvx512);
   }
 #endif
@@ -117,9 +117,8 @@ void run_layer(CellKind kind, const Args& args, int threads, Size size, Run run)
   for (;; plan = make_plan(kind, args.sizes, sizeof(T), 1)) {
     T* memory = static_cast<T*>(workspace.at_least(size(kind, args, plan) * sizeof(T)));
     std::vector<Barrier> barriers(plan.threads + 1);
-    const bool done = run_together(plan.threads, [&](int rank) {
-      run(kind, args, plan, Team{rank, plan.threads, barriers.data()}, memory);
-    });
+    const bool done = run_together(
+        plan.threads, [&](int rank) { run(kind, args, plan, Team{rank, plan.threads, barriers.data()}, memory); });
     if (done) break;
   }
   workspace.give_back_large();
@@ -136,9 +135,7 @@ const Kernels<double>& kernels() {
   return instruction_set().f64;
 }
 
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // The best of several runs of work() -> amount, per second and summed over the threads.
 template <class F>

@@ -24,7 +24,7 @@ void run_forward(CellKind kind, const Forward<T>& args, int threads);
 template <class T>
 void run_backward(CellKind kind, const BackwardPass<T>& args, int threads);
 
-double peak_flops(bool float64, int threads);             // FLOP/s, two per fused multiply-add
+double peak_flops(bool float64, int threads);       // FLOP/s, two per fused multiply-add
 double read_bandwidth(int64_t bytes, int threads);  // bytes/s over all threads, each reading its own buffer
 
 }  // namespace fastrnn

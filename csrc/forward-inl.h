@@ -30,14 +30,15 @@ FASTRNN_NOINLINE void apply_cell(const T* sums, int rows, int units, int64_t uni
       const int64_t column = unit + u * kLanes<T>;
       const int n = valid_lanes<T>(column, H);
       Vec<T> sum[kSums], saved[Cell::kSaved + 1], h_prev{}, memory{};
-      FASTRNN_UNROLL for (int a = 0; a < kSums; ++a) sum[a] = load(sums + ((r * kSums + a) * units + u) * kLanes<T>);
+      FASTRNN_UNROLL
+      for (int a = 0; a < kSums; ++a) sum[a] = load(sums + ((r * kSums + a) * units + u) * kLanes<T>);
       if (Cell::kReadsHidden && at.h_prev) h_prev = load(at.h_prev + r * at.h_prev_ld + column, n);
       if (Cell::kMemory >= 0) memory = load(at.memory + r * at.memory_ld + column, n);
       const Vec<T> h = Cell::template forward<T>(sum, h_prev, memory, saved);
       if (Cell::kMemory >= 0) store(at.memory + r * at.memory_ld + column, memory, n);
       if (at.saved) {
-        FASTRNN_UNROLL for (int i = 0; i < Cell::kSaved; ++i)
-            store(at.saved + r * at.saved_ld + i * H + column, saved[i], n);
+        FASTRNN_UNROLL
+        for (int i = 0; i < Cell::kSaved; ++i) store(at.saved + r * at.saved_ld + i * H + column, saved[i], n);
       }
       store(at.h + r * at.h_ld + column, h, n);
     }
@@ -172,9 +173,8 @@ class LayerForward {
 
   static void tile(T* out, int rows, int units, const T* init, int64_t init_ld, Operand<T> x, Operand<T> h) {
     with_constant<Cell::kUnits>(units, [&]<int kUnits>() {
-      with_constant<kTileRows>(rows, [&]<int kRows>() {
-        gate_tile<T, Gates, kUnits, kRows>(out, init, init_ld, x, h);
-      });
+      with_constant<kTileRows>(rows,
+                               [&]<int kRows>() { gate_tile<T, Gates, kUnits, kRows>(out, init, init_ld, x, h); });
     });
   }
 

@@ -62,8 +62,8 @@ struct Forward {
   const Weights<T>* weights;  // [D]
   T* y;                       // [N, D*P]
   T* h_T;                     // [D, B, P]
-  T* memory;                  // [D, B, H]: the cell's own state, initial on entry and final on return; null if it has none
-  T* saved;                   // [D, N, S, H] or null
+  T* memory;  // [D, B, H]: the cell's own state, initial on entry and final on return; null if it has none
+  T* saved;   // [D, N, S, H] or null
 };
 
 template <class T>
@@ -80,8 +80,8 @@ struct BackwardPass {
   const T* dh_T;  // [D, B, P] or null: zeros
   T* dx;          // [N, I] or null
   T* dh_0;        // [D, B, P] or null
-  T* carry;       // [D, B, H]: the gradient of the memory, final on entry and initial on return; scratch, zero on entry,
-                  // for a cell that carries the gradient of h; null for one that carries nothing
+  T* carry;  // [D, B, H]: the gradient of the memory, final on entry and initial on return; scratch, zero on entry,
+             // for a cell that carries the gradient of h; null for one that carries nothing
   const WeightGradients<T>* gradients;  // [D]
 };
 
@@ -92,7 +92,7 @@ struct Kernels {
   void (*forward)(CellKind, const Forward<T>&, const Plan&, Team, T* workspace);
   int64_t (*backward_workspace)(CellKind, const BackwardPass<T>&, const Plan&);
   void (*backward)(CellKind, const BackwardPass<T>&, const Plan&, Team, T* workspace);
-  double (*multiply_adds)(int64_t rounds);                        // runs and counts fused multiply-adds
+  double (*multiply_adds)(int64_t rounds);                       // runs and counts fused multiply-adds
   T (*read)(const T* buffer, int64_t elements, int64_t rounds);  // reads a buffer over and over
 };
 

@@ -11,13 +11,16 @@ template <class T>
 FASTRNN_NOINLINE double multiply_adds(int64_t rounds) {
   constexpr int chains = 12;
   Vec<T> acc[chains];
-  FASTRNN_UNROLL for (int i = 0; i < chains; ++i) acc[i] = broadcast<T>(T(i));
+  FASTRNN_UNROLL
+  for (int i = 0; i < chains; ++i) acc[i] = broadcast<T>(T(i));
   Vec<T> factor = broadcast<T>(T(0.5)), term = broadcast<T>(T(1));
   for (int64_t n = 0; n < rounds; ++n) {
-    FASTRNN_UNROLL for (int i = 0; i < chains; ++i) acc[i] = acc[i] * factor + term;
+    FASTRNN_UNROLL
+    for (int i = 0; i < chains; ++i) acc[i] = acc[i] * factor + term;
     __asm__ volatile("" : : : "memory");
   }
-  FASTRNN_UNROLL for (int i = 1; i < chains; ++i) acc[0] += acc[i];
+  FASTRNN_UNROLL
+  for (int i = 1; i < chains; ++i) acc[0] += acc[i];
   volatile T sink = acc[0][0];
   (void)sink;
   return double(rounds) * chains * kLanes<T>;
@@ -30,11 +33,13 @@ FASTRNN_NOINLINE T read(const T* buffer, int64_t elements, int64_t rounds) {
   Vec<T> acc[streams] = {};
   for (int64_t n = 0; n < rounds; ++n) {
     for (int64_t i = 0; i + streams * kLanes<T> <= elements; i += streams * kLanes<T>) {
-      FASTRNN_UNROLL for (int j = 0; j < streams; ++j) acc[j] += load(buffer + i + j * kLanes<T>);
+      FASTRNN_UNROLL
+      for (int j = 0; j < streams; ++j) acc[j] += load(buffer + i + j * kLanes<T>);
     }
     __asm__ volatile("" : : : "memory");
   }
-  FASTRNN_UNROLL for (int j = 1; j < streams; ++j) acc[0] += acc[j];
+  FASTRNN_UNROLL
+  for (int j = 1; j < streams; ++j) acc[0] += acc[j];
   T sum = 0;
   for (int i = 0; i < kLanes<T>; ++i) sum += acc[0][i];
   return sum;

@@ -56,9 +56,7 @@ struct ColumnGroups {
 
   static constexpr int64_t kWidth = kMost * kLanes<T>;
   int64_t count() const { return divide_up(columns, kWidth); }
-  int vectors(int64_t group) const {
-    return int(smaller(kMost, divide_up(columns - group * kWidth, kLanes<T>)));
-  }
+  int vectors(int64_t group) const { return int(smaller(kMost, divide_up(columns - group * kWidth, kLanes<T>))); }
   int64_t padded() const { return divide_up(columns, kLanes<T>) * kLanes<T>; }
 };
 
@@ -73,10 +71,13 @@ template <class T, int kRows, int kCols, int kAcc, int kStep, class Map>
 FASTRNN_INLINE void multiply(Vec<T> (&acc)[kRows][kAcc], const T* a, int64_t lda, const T* panel, int64_t K, Map map) {
   for (int64_t k = 0; k < K; ++k) {
     Vec<T> w[kCols];
-    FASTRNN_UNROLL for (int c = 0; c < kCols; ++c) w[c] = load(panel + c * kLanes<T>);
-    FASTRNN_UNROLL for (int r = 0; r < kRows; ++r) {
+    FASTRNN_UNROLL
+    for (int c = 0; c < kCols; ++c) w[c] = load(panel + c * kLanes<T>);
+    FASTRNN_UNROLL
+    for (int r = 0; r < kRows; ++r) {
       const Vec<T> x = broadcast<T>(a[r * lda]);
-      FASTRNN_UNROLL for (int c = 0; c < kCols; ++c) acc[r][map(c)] += x * w[c];
+      FASTRNN_UNROLL
+      for (int c = 0; c < kCols; ++c) acc[r][map(c)] += x * w[c];
     }
     a += kStep;
     panel += kCols * kLanes<T>;
@@ -97,8 +98,10 @@ template <class T, class Gates, int kUnits, int kRows>
 FASTRNN_NOINLINE void gate_tile(T* out, const T* init, int64_t init_ld, Operand<T> x, Operand<T> h) {
   constexpr int kAcc = Gates::kSums * kUnits, kCols = Gates::kGates * kUnits;
   Vec<T> acc[kRows][kAcc];
-  FASTRNN_UNROLL for (int r = 0; r < kRows; ++r) {
-    FASTRNN_UNROLL for (int c = 0; c < kAcc; ++c) acc[r][c] = load(init + r * init_ld + c * kLanes<T>);
+  FASTRNN_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    FASTRNN_UNROLL
+    for (int c = 0; c < kAcc; ++c) acc[r][c] = load(init + r * init_ld + c * kLanes<T>);
   }
   if (x.data)
     multiply<T, kRows, kCols, kAcc, 1>(acc, x.data, x.ld, x.panel, x.K,
@@ -106,8 +109,10 @@ FASTRNN_NOINLINE void gate_tile(T* out, const T* init, int64_t init_ld, Operand<
   if (h.data)
     multiply<T, kRows, kCols, kAcc, 1>(acc, h.data, h.ld, h.panel, h.K,
                                        [](int c) { return Gates::h_sum(c / kUnits) * kUnits + c % kUnits; });
-  FASTRNN_UNROLL for (int r = 0; r < kRows; ++r) {
-    FASTRNN_UNROLL for (int c = 0; c < kAcc; ++c) store(out + (r * kAcc + c) * kLanes<T>, acc[r][c]);
+  FASTRNN_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    FASTRNN_UNROLL
+    for (int c = 0; c < kAcc; ++c) store(out + (r * kAcc + c) * kLanes<T>, acc[r][c]);
   }
 }
 
@@ -116,14 +121,18 @@ template <class T, int kCols, int kRows, int kStep>
 FASTRNN_NOINLINE void product_tile(T* out, const T* a, int64_t lda, const int64_t* segment, int segments,
                                    const T* panel, int64_t K) {
   Vec<T> acc[kRows][kCols];
-  FASTRNN_UNROLL for (int r = 0; r < kRows; ++r) {
-    FASTRNN_UNROLL for (int c = 0; c < kCols; ++c) acc[r][c] = Vec<T>{};
+  FASTRNN_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    FASTRNN_UNROLL
+    for (int c = 0; c < kCols; ++c) acc[r][c] = Vec<T>{};
   }
   for (int s = 0; s < segments; ++s)
     multiply<T, kRows, kCols, kCols, kStep>(acc, a + segment[s], lda, panel + s * K * kCols * kLanes<T>, K,
                                             [](int c) { return c; });
-  FASTRNN_UNROLL for (int r = 0; r < kRows; ++r) {
-    FASTRNN_UNROLL for (int c = 0; c < kCols; ++c) store(out + (r * kCols + c) * kLanes<T>, acc[r][c]);
+  FASTRNN_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    FASTRNN_UNROLL
+    for (int c = 0; c < kCols; ++c) store(out + (r * kCols + c) * kLanes<T>, acc[r][c]);
   }
 }
 
@@ -132,9 +141,8 @@ template <class T>
 FASTRNN_INLINE void product(T* out, int rows, int cols, const T* a, int64_t lda, const int64_t* segment, int segments,
                             const T* panel, int64_t K) {
   with_constant<kTileCols>(cols, [&]<int kCols>() {
-    with_constant<kTileRows>(rows, [&]<int kRows>() {
-      product_tile<T, kCols, kRows, 1>(out, a, lda, segment, segments, panel, K);
-    });
+    with_constant<kTileRows>(
+        rows, [&]<int kRows>() { product_tile<T, kCols, kRows, 1>(out, a, lda, segment, segments, panel, K); });
   });
 }
 
@@ -150,10 +158,12 @@ FASTRNN_NOINLINE void pack_gates(T* dst, const T* w, int gates, int64_t H, int64
     for (int64_t k = 0; k < K; k += kLanes<T>) {
       const int n = valid_lanes<T>(k, K);
       Vec<T> v[kLanes<T>];
-      FASTRNN_UNROLL for (int i = 0; i < kLanes<T>; ++i) v[i] = i < rows ? load(src + i * K + k, n) : Vec<T>{};
+      FASTRNN_UNROLL
+      for (int i = 0; i < kLanes<T>; ++i) v[i] = i < rows ? load(src + i * K + k, n) : Vec<T>{};
       transpose<T>(v);
       if (n == kLanes<T>) {
-        FASTRNN_UNROLL for (int i = 0; i < kLanes<T>; ++i) store(out + (k + i) * ld, v[i]);
+        FASTRNN_UNROLL
+        for (int i = 0; i < kLanes<T>; ++i) store(out + (k + i) * ld, v[i]);
       } else {
         for (int i = 0; i < n; ++i) store(out + (k + i) * ld, v[i]);
       }
@@ -201,11 +211,13 @@ FASTRNN_NOINLINE void add_dot_products(T* out, int rows, int units, const T* a, 
         int64_t k = 0;
         for (; k + kLanes<T> <= K; k += kLanes<T>) {
           const Vec<T> x = load(a + r * lda + k);
-          FASTRNN_UNROLL for (int i = 0; i < kLanes<T>; ++i) v[i] += x * load(row[i] + k);
+          FASTRNN_UNROLL
+          for (int i = 0; i < kLanes<T>; ++i) v[i] += x * load(row[i] + k);
         }
         if (k < K) {
           const Vec<T> x = load_first(a + r * lda + k, int(K - k));
-          FASTRNN_UNROLL for (int i = 0; i < kLanes<T>; ++i) v[i] += x * load_first(row[i] + k, int(K - k));
+          FASTRNN_UNROLL
+          for (int i = 0; i < kLanes<T>; ++i) v[i] += x * load_first(row[i] + k, int(K - k));
         }
         T* at = out + ((int64_t(r) * Gates::kSums + sum_of(gate)) * units + u) * kLanes<T>;
         store(at, load(at) + sum_each<T>(v));

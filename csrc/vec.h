@@ -119,22 +119,26 @@ FASTRNN_INLINE Vec<T> zip(Vec<T> a, Vec<T> b) {
 template <class T>
 FASTRNN_INLINE void transpose(Vec<T> (&v)[kLanes<T>]) {
   constexpr int n = kLanes<T>;
-  FASTRNN_UNROLL for (int done = 1; done < n; done *= 2) {
+  FASTRNN_UNROLL
+  for (int done = 1; done < n; done *= 2) {
     Vec<T> w[n];
-    FASTRNN_UNROLL for (int i = 0; i < n / 2; ++i) {
+    FASTRNN_UNROLL
+    for (int i = 0; i < n / 2; ++i) {
       w[2 * i] = zip<T, 0>(v[i], v[i + n / 2]);
       w[2 * i + 1] = zip<T, 1>(v[i], v[i + n / 2]);
     }
-    FASTRNN_UNROLL for (int i = 0; i < n; ++i) v[i] = w[i];
+    FASTRNN_UNROLL
+    for (int i = 0; i < n; ++i) v[i] = w[i];
   }
 }
 
 // Lane i of the result is the sum over the lanes of v[i]: a transposition whose shuffles are added as they meet.
 template <class T>
 FASTRNN_INLINE Vec<T> sum_each(Vec<T> (&v)[kLanes<T>]) {
-  FASTRNN_UNROLL for (int half = kLanes<T> / 2; half >= 1; half /= 2) {
-    FASTRNN_UNROLL for (int i = 0; i < half; ++i) v[i] =
-        zip<T, 0>(v[i], v[i + half]) + zip<T, 1>(v[i], v[i + half]);
+  FASTRNN_UNROLL
+  for (int half = kLanes<T> / 2; half >= 1; half /= 2) {
+    FASTRNN_UNROLL
+    for (int i = 0; i < half; ++i) v[i] = zip<T, 0>(v[i], v[i + half]) + zip<T, 1>(v[i], v[i + half]);
   }
   return v[0];
 }
@@ -185,7 +189,8 @@ FASTRNN_INLINE Reduced<T> reduce(Vec<T> y) {
   const Vec<T> n = shifted - E::round;
   const Vec<T> r = (y - n * E::ln2_high) - n * E::ln2_low;
   Vec<T> q = broadcast<T>(E::q[degree]);
-  FASTRNN_UNROLL for (int i = degree - 1; i >= 0; --i) q = q * r + E::q[i];
+  FASTRNN_UNROLL
+  for (int i = degree - 1; i >= 0; --i) q = q * r + E::q[i];
   return {r * r * q + r, n, (Bits<T>)shifted - (Bits<T>)broadcast<T>(E::round)};
 }
 
