@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from benches.limits import extension
+from fastrnn.backends.cpu import processor
 
 __all__ = ["describe"]
 
@@ -24,7 +25,7 @@ def describe(threads: int) -> dict[str, object]:
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
-        "cpu": _cpu_model(),
+        "cpu": processor(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "isa": compiled.isa() if compiled is not None else None,
         "threads": threads,
@@ -42,15 +43,6 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return result.stdout.strip()
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from fastrnn import reference
-from fastrnn.dispatch import runs_fused
+from fastrnn.dispatch import infer, runs_fused
 from fastrnn.ops import layer_backward, layer_forward
 
-__all__ = ["layer"]
+__all__ = ["layer", "step"]
 
 State = tuple[Tensor, ...]
 
@@ -42,17 +42,33 @@ def layer(
     if torch.is_grad_enabled() and any([t.requires_grad for t in tensors]):
         y, *final, _ = _Layer.apply(cell, directions, has_bias, batch_first, batch_sizes, len(state), *tensors)
         return y, tuple(final)
-    # Lists, because the operator's argument parser takes those at once and copies tuples.
+    if not torch.compiler.is_compiling():
+        result = infer(x, state, weights, batch_sizes, cell, directions, has_bias, batch_first)
+        if result is not None:
+            return result
     y, final, _ = layer_forward(
         x, list(state), list(weights), batch_sizes, cell, directions, has_bias, batch_first, False
     )
     return y, tuple(final)
 
 
-class _Layer(torch.autograd.Function):
-    """Arguments: the layer's options, the number of states, then x, the states and the weights."""
+def step(cell: str, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], *, has_bias: bool) -> State:
+    """One step of one direction: ``x`` [B, I] and ``state`` [B, P], [B, H] or empty, to the new state."""
+    if not torch.compiler.is_compiling() and runs_fused(x):
+        if not torch.is_grad_enabled() or not any([t.requires_grad for t in (x, *state, *weights)]):
+            result = infer(x, state, weights, None, cell, 1, has_bias, False)
+            if result is not None:
+                return result[1]
+    _, final = layer(cell, x.unsqueeze(0), tuple([s.unsqueeze(0) for s in state]), weights, has_bias=has_bias)
+    return tuple([s.squeeze(0) for s in final])
 
-    OPTIONS = 6
+
+# Arguments of _Layer before x. At module level: Dynamo does not read class attributes of a Function as constants.
+_OPTIONS = 6
+
+
+class _Layer(torch.autograd.Function):
+    """Arguments: the options of the layer, then x, the states and the weights."""
 
     @staticmethod
     def forward(
@@ -71,24 +87,24 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.cell, ctx.directions, ctx.has_bias, ctx.batch_first, batch_sizes, ctx.states = inputs[: _Layer.OPTIONS]
+        ctx.cell, ctx.directions, ctx.has_bias, ctx.batch_first, batch_sizes, ctx.states = inputs[:_OPTIONS]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(output[-1])
-        ctx.save_for_backward(batch_sizes, output[0], output[-1], *inputs[_Layer.OPTIONS :])
+        ctx.save_for_backward(batch_sizes, output[0], output[-1], *inputs[_OPTIONS:])
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *dstate_and_saved: Tensor | None) -> tuple[Tensor | None, ...]:
         batch_sizes, y, saved, x, *tensors = ctx.saved_tensors
         dstate = list(dstate_and_saved[:-1])
         state, weights = tensors[: ctx.states], tensors[ctx.states :]
-        needed = list(ctx.needs_input_grad[_Layer.OPTIONS :])
+        needed = list(ctx.needs_input_grad[_OPTIONS:])
         options = (ctx.cell, ctx.directions, ctx.has_bias, ctx.batch_first)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             gradients = _differentiable_backward(dy, dstate, x, state, weights, batch_sizes, *options, needed)
         else:
             gradients = layer_backward(dy, dstate, x, state, weights, y, saved, batch_sizes, *options, needed)
         given = iter(gradients)
-        return (None,) * _Layer.OPTIONS + tuple([next(given) if wanted else None for wanted in needed])
+        return (None,) * _OPTIONS + tuple([next(given) if wanted else None for wanted in needed])
 
 
 def _differentiable_backward(

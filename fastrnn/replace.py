@@ -13,14 +13,22 @@ import torch
 from torch.nn import Module, RNNBase
 from torch.nn.utils import parametrize
 
-from fastrnn import modules
+from fastrnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 __all__ = ["accelerate", "restore"]
 
 M = TypeVar("M", bound=Module)
 
-_FAST: dict[type[Module], type[Module]] = {getattr(torch.nn, name): getattr(modules, name) for name in modules.__all__}
-_PLAIN = {fast: plain for plain, fast in _FAST.items()}
+FAST: dict[type[Module], type[Module]] = {
+    torch.nn.RNN: RNN,
+    torch.nn.LSTM: LSTM,
+    torch.nn.GRU: GRU,
+    torch.nn.RNNCell: RNNCell,
+    torch.nn.LSTMCell: LSTMCell,
+    torch.nn.GRUCell: GRUCell,
+}
+PLAIN = {fast: plain for plain, fast in FAST.items()}
+_NAMES = {cls.__name__ for cls in FAST}
 
 
 def accelerate(model: M) -> M:
@@ -36,7 +44,7 @@ def accelerate(model: M) -> M:
     Returns:
         ``model``.
     """
-    return _swap(model, _FAST)
+    return _swap(model, FAST)
 
 
 def restore(model: M) -> M:
@@ -47,40 +55,40 @@ def restore(model: M) -> M:
     Returns:
         ``model``.
     """
-    return _swap(model, _PLAIN)
+    return _swap(model, PLAIN)
 
 
 def _swap(model: M, counterparts: Mapping[type[Module], type[Module]]) -> M:
     kept = []
     for name, module in list(model.named_modules()):
-        cls = _class(module)
-        reason = _reason_to_keep(module, cls, counterparts)
+        cls = written_class(module)
+        reason = reason_to_keep(module, cls, counterparts)
         if reason:
             kept.append(f"  {name or '(the model itself)'}: {reason}")
         elif cls in counterparts:
             _become(module, counterparts[cls])
     if kept:
-        target = "fastrnn" if counterparts is _FAST else "torch.nn"
+        target = "fastrnn" if counterparts is FAST else "torch.nn"
         warnings.warn("\n".join([f"not replaced by {target}:", *kept]), stacklevel=3)
     return model
 
 
-def _class(module: Module) -> type[Module]:
+def written_class(module: Module) -> type[Module]:
     """The class as written: ``parametrize`` puts a class of its own, made for the one module, in between."""
     cls = type(module)
     return cls.__bases__[0] if parametrize.is_parametrized(module) else cls
 
 
-def _reason_to_keep(module: Module, cls: type[Module], counterparts: Mapping[type[Module], type[Module]]) -> str | None:
+def reason_to_keep(module: Module, cls: type[Module], counterparts: Mapping[type[Module], type[Module]]) -> str | None:
     """None where the module is to be swapped, or is no recurrent module at all."""
     if cls in counterparts:
         return "its forward is set on the instance" if "forward" in vars(module) else None
     if isinstance(module, tuple(counterparts)):
         return f"it is of {cls.__qualname__}, a subclass"
-    if counterparts is _FAST:
-        if isinstance(module, torch.jit.ScriptModule) and getattr(module, "original_name", None) in modules.__all__:
+    if counterparts is FAST:
+        if isinstance(module, torch.jit.ScriptModule) and getattr(module, "original_name", None) in _NAMES:
             return "it is scripted"
-        if cls.__module__.startswith("torch.ao.nn.quant") and cls.__name__ in modules.__all__:
+        if cls.__module__.startswith("torch.ao.nn.quant") and cls.__name__ in _NAMES:
             return "it is quantized"
     return None
 

@@ -1,21 +1,22 @@
 """The C++ kernels of ``fastrnn._C``: which layers they take, and the plan they follow."""
 
+import importlib
+import platform
+from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import torch
 
-extension: ModuleType | None
-missing: str | None
+extension: ModuleType | None = None
+missing: str | None = None
 try:
     # Loading the extension registers its implementations of the operators in fastrnn.ops.
-    from fastrnn import _C as extension
-
-    missing = None
+    extension = importlib.import_module("fastrnn._C")
 except ImportError as error:
-    extension = None
     missing = f"the compiled extension fastrnn._C cannot be loaded ({error})"
 
-__all__ = ["NAME", "extension", "missing", "plan", "reasons_against"]
+__all__ = ["NAME", "Plan", "extension", "missing", "plan", "processor", "reasons_against"]
 
 NAME = "cpu"
 
@@ -34,6 +35,33 @@ def reasons_against(device: torch.device, dtype: torch.dtype) -> list[str]:
     return reasons
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How the kernels share one layer among threads, and how they form its products."""
+
+    isa: str
+    threads: int
+    directions_at_once: int
+    row_parts: int
+    unit_parts: int
+    products: str
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        parts = {"directions": self.directions_at_once, "rows": self.row_parts, "units": self.unit_parts}
+        split = " x ".join(f"{n} parts of the {name}" for name, n in parts.items() if n > 1)
+        threads = f"{self.threads} threads ({split})" if split else "1 thread"
+        converted = f"; {self.dtype} computed in float32" if self.dtype in (torch.bfloat16, torch.float16) else ""
+        return f"{self.isa} on {threads}; {_PRODUCTS[self.products]}{converted}"
+
+
+_PRODUCTS = {
+    "fused": "x W_ih^T + h W_hh^T accumulate in one register tile over packed weights",
+    "hoisted": "x W_ih^T ahead of the steps in chunks, h W_hh^T in each step, packed weights",
+    "direct": "dot products on the weights as they lie, nothing packed",
+}
+
+
 def plan(
     cell: str,
     steps: int,
@@ -44,21 +72,23 @@ def plan(
     outputs: int,
     directions: int,
     dtype: torch.dtype,
-) -> str:
-    """What the kernels would do with one layer of these sizes, on the current number of threads."""
+) -> Plan:
+    """What the kernels would do with one layer of these sizes, on the current number of threads.
+
+    ``rows`` counts them over all steps: ``steps * batch`` unless the batch is packed.
+    """
     assert extension is not None
     element_bytes = 8 if dtype == torch.float64 else 4
-    chosen = extension.plan(
-        cell, steps, batch, inputs, hidden, outputs, directions, rows, element_bytes, torch.get_num_threads()
-    )
-    products = {
-        "fused": "x W_ih^T + h W_hh^T accumulate in one register tile over packed weights",
-        "hoisted": "x W_ih^T ahead of the steps in chunks, h W_hh^T in each step, packed weights",
-        "direct": "dot products on the weights as they lie, nothing packed",
-    }[chosen["products"]]
-    converted = f", {dtype} computed in float32" if dtype in (torch.bfloat16, torch.float16) else ""
-    return (
-        f"{extension.isa()} kernels on {chosen['threads']} threads "
-        f"({chosen['directions_at_once']} directions at once x {chosen['row_parts']} parts of the rows "
-        f"x {chosen['unit_parts']} parts of the units); {products}{converted}"
-    )
+    threads = torch.get_num_threads() if extension.built_with_openmp() else 1
+    chosen = extension.plan(cell, steps, batch, inputs, hidden, outputs, directions, rows, element_bytes, threads)
+    return Plan(isa=extension.isa(), dtype=dtype, **chosen)
+
+
+def processor() -> str:
+    """The model name of this machine's processor, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

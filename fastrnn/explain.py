@@ -1,0 +1,203 @@
+"""``explain``: on what a recurrent module runs, by which plan, and why not on something faster."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Module, RNNBase
+from torch.nn.utils.rnn import PackedSequence
+
+from fastrnn import replace
+from fastrnn.dispatch import BACKENDS, reasons_against
+from fastrnn.functional import autocast_enabled
+from fastrnn.spec import CELLS
+
+__all__ = ["explain"]
+
+
+def explain(module: Module, x: Tensor | PackedSequence | None = None, hx: Any = None) -> str:
+    """Says on what ``module(x, hx)`` would run and why, without running it.
+
+    With ``x``, for a fastrnn layer or cell: for each stacked layer the backend and its plan, the reasons of the
+    backends that decline, and how many bytes forward would save for backward.
+
+    Without ``x``, for a layer, a cell or a whole model: for each recurrent module inside, what the device and dtype of
+    its parameters decide, which is the backend.
+
+    Of a ``torch.nn`` layer or cell it says whether ``fastrnn.accelerate`` would swap it; ``x`` is then not looked at.
+    The answer depends on grad mode, autocast and the number of threads, as they are at the time.
+
+    Raises:
+        TypeError: where an argument is of a type that does not fit.
+        ValueError: where ``x`` or ``hx`` does not fit the layer, or is given with a model that contains layers.
+    """
+    if not isinstance(module, Module):
+        raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
+    if _is_recurrent(module):
+        return "\n".join(_recurrent(module, x, hx))
+    if x is not None or hx is not None:
+        raise ValueError(
+            f"x and hx: expected none with {_class_name(module)}, which is not itself a recurrent layer or cell; "
+            "pass the model alone, or one of its layers with the input of that layer"
+        )
+    found = {name: m for name, m in module.named_modules() if _is_recurrent(m)}
+    if not found:
+        return f"{_class_name(module)}: no recurrent layer or cell inside"
+    return "\n".join(f"{name}: " + "\n".join(_recurrent(m, None, None)) for name, m in found.items())
+
+
+def _is_fast(module: Module) -> bool:
+    return isinstance(module, tuple(replace.PLAIN))
+
+
+def _is_recurrent(module: Module) -> bool:
+    cls = replace.written_class(module)
+    return _is_fast(module) or cls in replace.FAST or replace.reason_to_keep(module, cls, replace.FAST) is not None
+
+
+def _class_name(module: Module) -> str:
+    cls = replace.written_class(module)
+    package = "fastrnn" if cls in replace.PLAIN else "torch.nn" if cls in replace.FAST else cls.__module__
+    return f"{package}.{cls.__qualname__}"
+
+
+def _recurrent(module: Module, x: Tensor | PackedSequence | None, hx: Any) -> Iterator[str]:
+    title = f"{_class_name(module)}({module.extra_repr()})"
+    if not _is_fast(module):
+        reason = replace.reason_to_keep(module, replace.written_class(module), replace.FAST)
+        yield title
+        yield "  runs on torch's own kernels"
+        yield f"  fastrnn.accelerate() {f'would leave it: {reason}' if reason else 'would swap it'}"
+    elif x is not None:
+        yield from _call(title, module, x, hx)
+    elif hx is not None:
+        raise ValueError("hx: expected none without x")
+    else:
+        weight = _weights(module)[0]
+        dtype = _compute_dtype(weight)
+        yield f"{title}, {dtype} on {weight.device}"
+        yield from _backend(weight.device, dtype)
+
+
+def _call(title: str, module: Any, x: Tensor | PackedSequence, hx: Any) -> Iterator[str]:
+    weights = _weights(module)
+    sizes = _Sizes.of(module, x)
+    data = x.data if isinstance(x, PackedSequence) else x
+    _check_input(module, data, weights[0])
+    dtype = _compute_dtype(data)
+    yield f"{title}, {sizes}, {dtype} on {data.device}"
+
+    layers = module.num_layers if isinstance(module, RNNBase) else 1
+    per_layer = len(weights) // layers
+    differentiable = any(t.requires_grad for t in (data, *_states(module, hx)))
+    blocks = []
+    for i in range(layers):
+        # The output of a layer requires grad, and so does the input of the next, where anything that entered it does.
+        differentiable |= any(w.requires_grad for w in weights[i * per_layer : (i + 1) * per_layer])
+        blocks.append(list(_layer(module, i, sizes, data.device, dtype, differentiable)))
+    for _, group in groupby(range(layers), key=blocks.__getitem__):
+        first, *others = group
+        indent = ""
+        if layers > 1:
+            yield f"  layers {first} to {others[-1]}:" if others else f"  layer {first}:"
+            indent = "  "
+        yield from (indent + line for line in blocks[first])
+
+
+class _Sizes(NamedTuple):
+    steps: int
+    batch: int
+    rows: int  # over all steps
+
+    def __str__(self) -> str:
+        ragged = self.rows != self.steps * self.batch
+        return f"T={self.steps}, B={self.batch}" + f", {self.rows} rows in all" * ragged
+
+    @staticmethod
+    def of(module: Any, x: Tensor | PackedSequence) -> "_Sizes":
+        layer = isinstance(module, RNNBase)
+        if isinstance(x, PackedSequence) and layer:
+            return _Sizes(len(x.batch_sizes), int(x.batch_sizes[0]), len(x.data))
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x: expected a Tensor{' or a PackedSequence' * layer}, got {type(x).__name__}")
+        unbatched = 2 if layer else 1
+        if x.dim() not in (unbatched, unbatched + 1):
+            raise ValueError(f"x: expected {unbatched} or {unbatched + 1} dimensions, got {x.dim()}")
+        batch = x.size(0 if not layer or module.batch_first else 1) if x.dim() > unbatched else 1
+        steps = x.size(1 if module.batch_first and x.dim() == 3 else 0) if layer else 1
+        if steps == 0:
+            raise ValueError("x: expected at least one time step, got none")
+        return _Sizes(steps, batch, steps * batch)
+
+
+def _check_input(module: Any, data: Tensor, weight: Tensor) -> None:
+    if data.size(-1) != module.input_size:
+        raise ValueError(f"x: expected {module.input_size} in the last dimension, got {data.size(-1)}")
+    if data.device != weight.device:
+        raise ValueError(f"x: expected it on {weight.device} as the weights, got {data.device}")
+    if data.dtype != weight.dtype and not autocast_enabled(data):
+        raise ValueError(f"x: expected {weight.dtype} as the weights, got {data.dtype}")
+
+
+def _states(module: Any, hx: Any) -> tuple[Tensor, ...]:
+    names = CELLS[module.mode.lower()].states
+    states = () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    if states and len(states) != len(names) or not all(isinstance(s, Tensor) for s in states):
+        raise TypeError(f"hx: expected {' and '.join(names)}, {len(names)} tensors, got {type(hx).__name__}")
+    return states
+
+
+def _weights(module: Any) -> list[Tensor]:
+    if isinstance(module, RNNBase):
+        return [w for w in module._flat_weights if w is not None]
+    names = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * module.bias
+    return [getattr(module, name) for name in names]
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    return torch.get_autocast_dtype(x.device.type) if autocast_enabled(x) and x.dtype != torch.float64 else x.dtype
+
+
+def _layer(
+    module: Any, i: int, sizes: _Sizes, device: torch.device, dtype: torch.dtype, differentiable: bool
+) -> Iterator[str]:
+    """The i-th layer of a stack, or a cell."""
+    spec = CELLS[module.mode.lower()]
+    stacked = isinstance(module, RNNBase)
+    directions = 2 if stacked and module.bidirectional else 1
+    hidden = module.hidden_size
+    outputs = stacked and module.proj_size or hidden
+    inputs = module.input_size if i == 0 else directions * outputs
+    backend = _chosen(device, dtype)
+
+    yield from _backend(device, dtype)
+    if backend and sizes.rows:
+        yield f"  plan: {backend.plan(spec.name, *sizes, inputs, hidden, outputs, directions, dtype)}"
+    if not torch.is_grad_enabled():
+        kept = "nothing, gradients are disabled"
+    elif not differentiable:
+        kept = "nothing, no input or parameter requires grad"
+    elif not backend:
+        kept = "whatever autograd keeps of each operation"
+    elif not spec.saved:
+        kept = "nothing besides input and output"
+    else:
+        values = directions * sizes.rows * len(spec.saved) * hidden
+        size = values * (8 if dtype == torch.float64 else 4)
+        kept = f"{size:,} bytes ({', '.join(spec.saved)} of every row) besides input and output"
+    yield f"  saved for backward: {kept}"
+
+
+def _chosen(device: torch.device, dtype: torch.dtype) -> Any:
+    against = reasons_against(device, dtype)
+    return next((backend for backend in BACKENDS if not against[backend.NAME]), None)
+
+
+def _backend(device: torch.device, dtype: torch.dtype) -> Iterator[str]:
+    backend = _chosen(device, dtype)
+    yield f"  backend: {backend.NAME if backend else 'none, so the reference in plain PyTorch'}"
+    for name, reasons in reasons_against(device, dtype).items():
+        if reasons:
+            yield f"  not {name}: {'; '.join(reasons)}"
