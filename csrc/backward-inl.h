@@ -34,7 +34,7 @@ FASTRNN_NOINLINE void apply_cell_backward(const T* sums, int rows, int units, in
     for (int u = 0; u < units; ++u) {
       const int64_t column = unit + u * kLanes<T>;
       const int n = valid_lanes<T>(column, H);
-      Backward<T, Cell> in{};
+      StepValues<T, Cell> in{};
       in.dh = load_or_zero(at.dy, r * at.dy_ld + column, n) + load_or_zero(at.dh_T, r * at.dh_T_ld + column, n);
       if (sums) in.dh += load(sums + (r * units + u) * kLanes<T>);
       FASTRNN_UNROLL
@@ -60,7 +60,7 @@ class LayerBackward {
   static constexpr int64_t kChunkRows = 192;
 
  public:
-  LayerBackward(const BackwardPass<T>& args, const Plan& plan, Team team, T* workspace)
+  LayerBackward(const BackwardArgs<T>& args, const Plan& plan, Team team, T* workspace)
       : a_(args), n_(args.sizes), plan_(plan), team_(team), share_(plan, args.sizes, team), arena_{workspace} {
     const bool projected = args.weights[0].w_hr;
     for (int64_t d = 0; d < n_.D; ++d) {
@@ -468,7 +468,7 @@ class LayerBackward {
     }
   }
 
-  const BackwardPass<T>& a_;
+  const BackwardArgs<T>& a_;
   const Sizes n_;
   const Plan plan_;
   const Team team_;

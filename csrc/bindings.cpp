@@ -54,6 +54,8 @@ struct Layer {
                 facts.gates, " * hidden_size, outputs], got ", weights[1].sizes());
     n.H = weights[1].size(0) / facts.gates;
     n.P = weights[1].size(1);
+    TORCH_CHECK(x.dim() == (batch_sizes ? 2 : 3), "fastrnn: expected ", batch_sizes ? "a packed input of 2" : "3",
+                " dimensions, got ", x.dim());
     n.I = x.size(-1);
     set_rows(x, state, batch_sizes, batch_first);
     check(x, state, weights);
@@ -67,7 +69,6 @@ struct Layer {
     y_shape.assign(x.sizes().begin(), x.sizes().end());
     y_shape.back() = n.D * n.P;
     if (!batch_sizes) {
-      TORCH_CHECK(x.dim() == 3, "fastrnn: expected a 3-D input, got ", x.dim(), "-D");
       n.T = x.size(batch_first ? 1 : 0), n.B = x.size(batch_first ? 0 : 1), n.N = n.T * n.B;
       TORCH_CHECK(n.T > 0, "Expected sequence length to be larger than 0 in RNN");
       row_stride = batch_first ? n.T : 1;
@@ -75,10 +76,13 @@ struct Layer {
       for (int64_t t = 0; t < n.T; ++t) first[t] = batch_first ? t : t * n.B;
       return;
     }
-    TORCH_CHECK(x.dim() == 2 && !state.empty(), "fastrnn: a packed input needs 2 dimensions and initial states");
+    TORCH_CHECK(!state.empty() && state[0].dim() == 3,
+                "fastrnn: expected initial states [D, B, P] with a packed input, got ",
+                state.empty() ? "none" : std::to_string(state[0].dim()) + " dimensions");
     TORCH_CHECK(batch_sizes->dim() == 1 && batch_sizes->scalar_type() == at::kLong && batch_sizes->is_cpu() &&
                     batch_sizes->size(0) > 0,
-                "fastrnn: expected batch_sizes to be int64 [T] on the CPU, T > 0");
+                "fastrnn: expected batch_sizes to be int64 [T] on the CPU, T > 0, got ", batch_sizes->scalar_type(),
+                " ", batch_sizes->sizes(), " on ", batch_sizes->device());
     const Tensor sizes = batch_sizes->contiguous();
     n.T = sizes.size(0), n.B = state[0].size(1);
     active.assign(sizes.const_data_ptr<int64_t>(), sizes.const_data_ptr<int64_t>() + n.T);
@@ -164,7 +168,7 @@ template <class T>
 void forward_as(const Layer& layer, const Tensor& x, const Tensors& state, const Tensors& weights, Tensor& y,
                 Tensors& final_state, Tensor& saved) {
   const auto pointers = weight_pointers<T>(layer, weights);
-  Forward<T> args;
+  ForwardArgs<T> args;
   args.sizes = layer.n;
   args.rows = layer.rows();
   args.x = read<T>(x);
@@ -217,7 +221,7 @@ void backward_as(const Layer& layer, const Tensor& dy, const Tensor& dh_T, const
                          layer.has_bias ? write<T>(w[3]) : nullptr,
                          layer.projected ? write<T>(w[layer.per_direction - 1]) : nullptr});
   }
-  BackwardPass<T> args;
+  BackwardArgs<T> args;
   args.sizes = layer.n;
   args.rows = layer.rows();
   args.x = read<T>(x);
@@ -249,7 +253,8 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::opt
   TORCH_CHECK(dstate.size() == states, "fastrnn: expected ", states, " final-state gradients, got ", dstate.size());
   TORCH_CHECK(y.sizes() == at::IntArrayRef(layer.y_shape) &&
                   saved.sizes() == at::IntArrayRef({n.D, n.N, layer.facts.saved * n.H}) && saved.scalar_type() == type,
-              "fastrnn: y and saved are not those of this layer's forward");
+              "fastrnn: expected y and saved of this layer's forward, got ", y.sizes(), " and ", saved.scalar_type(),
+              " ", saved.sizes());
 
   const auto optional = [&](const std::optional<Tensor>& t, at::IntArrayRef shape, const char* name) {
     if (!t || !t->defined()) return Tensor();
@@ -364,7 +369,6 @@ TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
 }
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
-  fastrnn::instruction_set();  // a wrong FASTRNN_CPU_ISA is reported on import
   m.doc() = "Compiled CPU kernels of fastrnn.";
   m.def("isa", [] { return std::string(fastrnn::instruction_set().name); });
   m.def("runnable_isas", &fastrnn::runnable_isas);

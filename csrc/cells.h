@@ -37,7 +37,7 @@ struct GruGates {
 };
 
 template <class T, class Cell>
-struct Backward {
+struct StepValues {
   Vec<T> saved[Cell::kSaved > 0 ? Cell::kSaved : 1];
   Vec<T> h_prev, memory_prev, h, dh;
 };
@@ -55,7 +55,7 @@ struct Rnn {
   }
 
   template <class T>
-  static FASTRNN_INLINE void backward(const Backward<T, Rnn>& at, Vec<T>&, Vec<T>* dsum) {
+  static FASTRNN_INLINE void backward(const StepValues<T, Rnn>& at, Vec<T>&, Vec<T>* dsum) {
     dsum[0] = at.dh * (kTanh ? d_tanh<T>(at.h) : d_relu<T>(at.h));
   }
 };
@@ -84,7 +84,7 @@ struct Lstm {
   }
 
   template <class T>
-  static FASTRNN_INLINE void backward(const Backward<T, Lstm>& at, Vec<T>& dc, Vec<T>* dsum) {
+  static FASTRNN_INLINE void backward(const StepValues<T, Lstm>& at, Vec<T>& dc, Vec<T>* dsum) {
     const Vec<T> i = at.saved[0], f = at.saved[1], g = at.saved[2], o = at.saved[3];
     const Vec<T> tanh_c = tanh<T>(at.saved[4]);
     dc = dc + at.dh * o * d_tanh<T>(tanh_c);
@@ -112,7 +112,7 @@ struct Gru {
   }
 
   template <class T>
-  static FASTRNN_INLINE void backward(const Backward<T, Gru>& at, Vec<T>& dh_direct, Vec<T>* dsum) {
+  static FASTRNN_INLINE void backward(const StepValues<T, Gru>& at, Vec<T>& dh_direct, Vec<T>* dsum) {
     const Vec<T> r = at.saved[0], z = at.saved[1], n = at.saved[2], gh_n = at.saved[3];
     const Vec<T> dh = at.dh + dh_direct;
     const Vec<T> dn = dh * (1 - z) * d_tanh<T>(n);

@@ -203,19 +203,19 @@ Plan make_plan(CellKind kind, const Sizes& n, int element_bytes, int threads) {
 }
 
 template <class T>
-void run_forward(CellKind kind, const Forward<T>& args, int threads) {
+void run_forward(CellKind kind, const ForwardArgs<T>& args, int threads) {
   run_layer<T>(kind, args, threads, kernels<T>().forward_workspace, kernels<T>().forward);
 }
 
 template <class T>
-void run_backward(CellKind kind, const BackwardPass<T>& args, int threads) {
+void run_backward(CellKind kind, const BackwardArgs<T>& args, int threads) {
   run_layer<T>(kind, args, threads, kernels<T>().backward_workspace, kernels<T>().backward);
 }
 
-template void run_forward(CellKind, const Forward<float>&, int);
-template void run_forward(CellKind, const Forward<double>&, int);
-template void run_backward(CellKind, const BackwardPass<float>&, int);
-template void run_backward(CellKind, const BackwardPass<double>&, int);
+template void run_forward(CellKind, const ForwardArgs<float>&, int);
+template void run_forward(CellKind, const ForwardArgs<double>&, int);
+template void run_backward(CellKind, const BackwardArgs<float>&, int);
+template void run_backward(CellKind, const BackwardArgs<double>&, int);
 
 double peak_flops(bool float64, int threads) {
   constexpr int64_t rounds = 2'000'000;

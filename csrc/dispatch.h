@@ -20,9 +20,9 @@ bool built_with_openmp();
 Plan make_plan(CellKind kind, const Sizes& sizes, int element_bytes, int threads);
 
 template <class T>
-void run_forward(CellKind kind, const Forward<T>& args, int threads);
+void run_forward(CellKind kind, const ForwardArgs<T>& args, int threads);
 template <class T>
-void run_backward(CellKind kind, const BackwardPass<T>& args, int threads);
+void run_backward(CellKind kind, const BackwardArgs<T>& args, int threads);
 
 double peak_flops(bool float64, int threads);       // FLOP/s, two per fused multiply-add
 double read_bandwidth(int64_t bytes, int threads);  // bytes/s over all threads, each reading its own buffer

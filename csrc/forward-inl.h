@@ -54,7 +54,7 @@ class LayerForward {
   static constexpr int64_t kHoistRows = 8 * kTileRows;
 
  public:
-  LayerForward(const Forward<T>& args, const Plan& plan, Team team, T* workspace)
+  LayerForward(const ForwardArgs<T>& args, const Plan& plan, Team team, T* workspace)
       : a_(args), n_(args.sizes), plan_(plan), team_(team), share_(plan, args.sizes, team), arena_{workspace} {
     for (int64_t d = 0; d < n_.D; ++d) {
       Panels& p = panels_[d];
@@ -266,7 +266,7 @@ class LayerForward {
     }
   }
 
-  const Forward<T>& a_;
+  const ForwardArgs<T>& a_;
   const Sizes n_;
   const Plan plan_;
   const Team team_;

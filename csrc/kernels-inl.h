@@ -32,26 +32,26 @@ CellFacts facts(CellKind kind) {
 }
 
 template <class T>
-int64_t forward_workspace(CellKind kind, const Forward<T>& args, const Plan& plan) {
+int64_t forward_workspace(CellKind kind, const ForwardArgs<T>& args, const Plan& plan) {
   return with_cell(kind, [&]<class Cell>() {
     return LayerForward<T, Cell>(args, plan, Team{0, plan.threads, nullptr}, nullptr).workspace();
   });
 }
 
 template <class T>
-void forward(CellKind kind, const Forward<T>& args, const Plan& plan, Team team, T* workspace) {
+void forward(CellKind kind, const ForwardArgs<T>& args, const Plan& plan, Team team, T* workspace) {
   with_cell(kind, [&]<class Cell>() { LayerForward<T, Cell>(args, plan, team, workspace).run(); });
 }
 
 template <class T>
-int64_t backward_workspace(CellKind kind, const BackwardPass<T>& args, const Plan& plan) {
+int64_t backward_workspace(CellKind kind, const BackwardArgs<T>& args, const Plan& plan) {
   return with_cell(kind, [&]<class Cell>() {
     return LayerBackward<T, Cell>(args, plan, Team{0, plan.threads, nullptr}, nullptr).workspace();
   });
 }
 
 template <class T>
-void backward(CellKind kind, const BackwardPass<T>& args, const Plan& plan, Team team, T* workspace) {
+void backward(CellKind kind, const BackwardArgs<T>& args, const Plan& plan, Team team, T* workspace) {
   with_cell(kind, [&]<class Cell>() { LayerBackward<T, Cell>(args, plan, team, workspace).run(); });
 }
 

@@ -54,7 +54,7 @@ struct Plan {
 };
 
 template <class T>
-struct Forward {
+struct ForwardArgs {
   Sizes sizes;
   Rows rows;
   const T* x;                 // [N, I]
@@ -67,7 +67,7 @@ struct Forward {
 };
 
 template <class T>
-struct BackwardPass {
+struct BackwardArgs {
   Sizes sizes;
   Rows rows;
   const T* x;
@@ -88,10 +88,10 @@ struct BackwardPass {
 // The compiled kernels of one instruction set.
 template <class T>
 struct Kernels {
-  int64_t (*forward_workspace)(CellKind, const Forward<T>&, const Plan&);  // in elements
-  void (*forward)(CellKind, const Forward<T>&, const Plan&, Team, T* workspace);
-  int64_t (*backward_workspace)(CellKind, const BackwardPass<T>&, const Plan&);
-  void (*backward)(CellKind, const BackwardPass<T>&, const Plan&, Team, T* workspace);
+  int64_t (*forward_workspace)(CellKind, const ForwardArgs<T>&, const Plan&);  // in elements
+  void (*forward)(CellKind, const ForwardArgs<T>&, const Plan&, Team, T* workspace);
+  int64_t (*backward_workspace)(CellKind, const BackwardArgs<T>&, const Plan&);
+  void (*backward)(CellKind, const BackwardArgs<T>&, const Plan&, Team, T* workspace);
   double (*multiply_adds)(int64_t rounds);                       // runs and counts fused multiply-adds
   T (*read)(const T* buffer, int64_t elements, int64_t rounds);  // reads a buffer over and over
 };

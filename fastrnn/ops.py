@@ -10,6 +10,8 @@ direction. ``saved`` is [D, N, S*H] in the type of computation, with N = 0 if ``
 backend's own. ``layer_backward`` returns gradients for those of (x, *state, *weights) that ``needed`` flags, in order.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -46,7 +48,7 @@ def _layer_forward_fake(
     spec = CELLS[cell]
     hidden, outputs = weights[1].shape[0] // len(spec.gates), weights[1].shape[1]
     batch = state[0].shape[1] if state else x.shape[0 if batch_first else 1]
-    rows = x.shape[:-1].numel()
+    rows = math.prod(x.shape[:-1])  # Size.numel() would fix a symbolic length
     y = x.new_empty((*x.shape[:-1], directions * outputs))
     final_state = [x.new_empty((directions, batch, outputs if name == "h" else hidden)) for name in spec.states]
     saved = x.new_empty(

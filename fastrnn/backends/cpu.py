@@ -15,6 +15,8 @@ try:
     extension = importlib.import_module("fastrnn._C")
 except ImportError as error:
     missing = f"the compiled extension fastrnn._C cannot be loaded ({error})"
+else:
+    extension.isa()  # raises ValueError for a FASTRNN_CPU_ISA that this build or processor does not run
 
 __all__ = ["NAME", "Plan", "extension", "missing", "plan", "processor", "reasons_against"]
 

@@ -1,0 +1,361 @@
+"""The registered operators as PyTorch sees them: schemas, fakes, errors, the compiler, threads and processes."""
+
+import copy
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from comparison import LAYERS, assert_same, inputs, pair, results, tensors
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+import fastrnn
+from fastrnn import _C
+from fastrnn.ops import layer_backward, layer_forward
+from fastrnn.spec import CELLS
+
+T, B, I, H = 4, 3, 5, 6  # noqa: E741
+BATCH_SIZES = torch.tensor([3, 2, 2, 1])
+
+
+def forward_arguments(cell: str, batch: str = "dense", **changes: object) -> dict:
+    """Arguments of layer_forward by name. ``batch``: dense, batch-first, packed, no-state or projected."""
+    generator = torch.Generator().manual_seed(0)
+
+    def make(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    x = {"packed": (int(BATCH_SIZES.sum()), I), "batch-first": (B, T, I)}.get(batch, (T, B, I))
+    P = 2 if batch == "projected" else H
+    rows = len(CELLS[cell].gates) * H
+    of_direction = [(rows, I), (rows, P), (rows,), (rows,)] + [(P, H)] * (batch == "projected")
+    states = [] if batch == "no-state" else [P, H][: len(CELLS[cell].states)]
+    return {
+        "x": make(*x),
+        "state": [make(2, B, width) for width in states],
+        "weights": [make(*shape) for shape in of_direction * 2],
+        "batch_sizes": BATCH_SIZES if batch == "packed" else None,
+        "cell": cell,
+        "directions": 2,
+        "has_bias": True,
+        "batch_first": batch == "batch-first",
+        "save": True,
+    } | changes
+
+
+def backward_arguments(forward: dict, **changes: object) -> dict:
+    """Arguments of layer_backward by name, after that forward. All gradients are there and needed."""
+    forward = forward | {"save": True}
+    y, final, saved = layer_forward(**forward)
+    shared = {name: forward[name] for name in forward if name != "save"}
+    needed = [True] * (1 + len(forward["state"]) + len(forward["weights"]))
+    return shared | {"dy": y.cos(), "dstate": list(final), "y": y, "saved": saved, "needed": needed} | changes
+
+
+SAMPLES = {f"{cell}-dense": (cell, "dense") for cell in CELLS} | {
+    "gru-no-state": ("gru", "no-state"),
+    "gru-batch-first": ("gru", "batch-first"),
+    "lstm-no-state": ("lstm", "no-state"),
+    "lstm-packed": ("lstm", "packed"),
+    "lstm-projected": ("lstm", "projected"),
+}
+every_sample = pytest.mark.parametrize("cell,batch", SAMPLES.values(), ids=SAMPLES)
+
+
+@every_sample
+@pytest.mark.parametrize("save", [True, False], ids=["save", "inference"])
+def test_opcheck_of_forward(cell, batch, save):
+    torch.library.opcheck(layer_forward, (), forward_arguments(cell, batch, save=save))
+
+
+BACKWARD_CHANGES = {
+    "everything": lambda a: {},
+    "dy-alone": lambda a: {"dstate": [None] * len(a["dstate"])},
+    "dh-alone": lambda a: {"dy": None, "dstate": [a["dstate"][0], None][: len(a["dstate"])]},
+    "dc-alone": lambda a: {"dy": None, "dstate": [None, a["dstate"][-1]][-len(a["dstate"]) :]},
+    "x-alone": lambda a: {"needed": [i == 0 for i in range(len(a["needed"]))]},
+    "weights-alone": lambda a: {"needed": [i >= 1 + len(a["state"]) for i in range(len(a["needed"]))]},
+}
+
+
+@every_sample
+@pytest.mark.parametrize("change", BACKWARD_CHANGES.values(), ids=BACKWARD_CHANGES)
+def test_opcheck_of_backward(cell, batch, change):
+    arguments = backward_arguments(forward_arguments(cell, batch))
+    torch.library.opcheck(layer_backward, (), arguments | change(arguments))
+
+
+def test_nothing_needed_gives_nothing():
+    arguments = backward_arguments(forward_arguments("lstm"))
+    assert layer_backward(**arguments | {"needed": [False] * len(arguments["needed"])}) == []
+
+
+@every_sample
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["float64", "bfloat16"])
+def test_meta_tensors_have_the_form_of_real_ones(cell, batch, dtype):
+    def convert(arguments: dict, **to: object) -> dict:
+        def each(value: object) -> object:
+            if isinstance(value, Tensor) and value.is_floating_point():
+                return value.to(**to)
+            return [each(v) for v in value] if isinstance(value, list) else value
+
+        return {name: each(value) for name, value in arguments.items()}
+
+    forward = convert(forward_arguments(cell, batch), dtype=dtype)
+    for operator, arguments in ((layer_forward, forward), (layer_backward, backward_arguments(forward))):
+        real = list(tensors(operator(**arguments)))
+        meta = list(tensors(operator(**convert(arguments, device="meta"))))
+        assert [(t.shape, t.dtype, t.stride()) for t in meta] == [(t.shape, t.dtype, t.stride()) for t in real]
+        assert all(t.is_meta for t in meta)
+
+
+# Errors
+
+
+def with_weight(position: int, *shape: int) -> Callable[[dict], dict]:
+    def change(arguments: dict) -> dict:
+        weights = list(arguments["weights"])
+        weights[position] = torch.zeros(shape)
+        return {"weights": weights}
+
+    return change
+
+
+def with_sizes(*sizes: int, dtype: torch.dtype = torch.int64) -> Callable[[dict], dict]:
+    return lambda arguments: {"batch_sizes": torch.tensor(sizes, dtype=dtype)}
+
+
+FORWARD_ERRORS = {
+    "unknown-cell": ("dense", lambda a: {"cell": "elman"}, "unknown cell 'elman', expected lstm, gru, rnn_tanh"),
+    "three-directions": ("dense", lambda a: {"directions": 3}, "expected 1 or 2 directions, got 3"),
+    "too-few-weights": ("dense", lambda a: {"weights": a["weights"][:5]}, "expected 4 weights .* got 5 for 2"),
+    "no-weights": ("dense", lambda a: {"weights": []}, "expected 4 weights .* got 0 for 2"),
+    "w_ih-columns": ("dense", with_weight(0, 24, 7), r"weight_ih of shape \[24, 5\], got \[24, 7\]"),
+    "w_hh-1-D": ("dense", with_weight(1, 24), r"weight_hh \[4 \* hidden_size, outputs\], got \[24\]"),
+    "w_hh-rows": ("dense", with_weight(1, 23, 6), r"weight_hh \[4 \* hidden_size, outputs\], got \[23, 6\]"),
+    "w_hh-columns": ("dense", with_weight(1, 24, 7), "weight_hh with 6 columns, got 7|weight_hh of shape"),
+    "bias-of-second-direction": ("dense", with_weight(7, 23), r"bias_hh of shape \[24\], got \[23\]"),
+    "projection": ("projected", with_weight(4, 3, 6), r"weight_hr of shape \[2, 6\], got \[3, 6\]"),
+    "projection-of-gru": ("projected", lambda a: {"cell": "gru"}, "only an LSTM can have a projection"),
+    "x-1-D": ("dense", lambda a: {"x": torch.zeros(I)}, "expected a 3-D input, got 1-D"),
+    "no-steps": ("dense", lambda a: {"x": torch.zeros(0, B, I)}, "sequence length to be larger than 0"),
+    "dtypes-of-weights": (
+        "dense",
+        lambda a: {"weights": [w.double() for w in a["weights"]]},
+        "weight_ih as Float on cpu like the input, got Double",
+    ),
+    "dtype-of-state": (
+        "dense",
+        lambda a: {"state": [a["state"][0], a["state"][1].double()]},
+        "c_0 as Float on cpu like the input, got Double",
+    ),
+    "integers": (
+        "no-state",
+        lambda a: {"x": a["x"].long(), "weights": [w.long() for w in a["weights"]]},
+        "expected float32, float64, bfloat16 or float16, got Long",
+    ),
+    "one-state": ("dense", lambda a: {"state": a["state"][:1]}, "expected 2 initial states or none, got 1"),
+    "three-states": ("dense", lambda a: {"state": a["state"] + a["state"][:1]}, "expected 2 .*states or none, got 3"),
+    "batch-of-state": (
+        "dense",
+        lambda a: {"state": [s[:, :2] for s in a["state"]]},
+        r"h_0 of shape \[2, 3, 6\], got \[2, 2, 6\]",
+    ),
+    "packed-without-state": ("packed", lambda a: {"state": []}, "a packed input needs 2 dimensions and initial states"),
+    "packed-3-D": ("packed", lambda a: {"x": torch.zeros(T, B, I)}, "a packed input needs 2 dimensions"),
+    "sizes-increase": ("packed", with_sizes(3, 1, 2, 2), "do not increase, .* got 2 at step 2"),
+    "sizes-above-batch": ("packed", with_sizes(4, 2, 1, 1), "do not increase, from 3 .* got 4 at step 0"),
+    "sizes-below-batch": ("packed", with_sizes(2, 2, 2, 2), "begin with 2 and add up to 8, expected 3 and 8"),
+    "sizes-sum": ("packed", with_sizes(3, 2, 2, 2), "add up to 9, expected 3 and 8"),
+    "sizes-zero": ("packed", with_sizes(3, 3, 2, 0), "no less than 1, got 0 at step 3"),
+    "sizes-negative": ("packed", with_sizes(3, 3, 3, -1), "no less than 1, got -1 at step 3"),
+    "sizes-empty": ("packed", with_sizes(), r"batch_sizes to be int64 \[T\] on the CPU"),
+    "sizes-int32": ("packed", with_sizes(3, 2, 2, 1, dtype=torch.int32), r"batch_sizes to be int64 \[T\] on the CPU"),
+}
+
+
+@pytest.mark.parametrize("batch,change,message", FORWARD_ERRORS.values(), ids=FORWARD_ERRORS)
+def test_forward_refuses(batch, change, message):
+    arguments = forward_arguments("lstm", batch)
+    with pytest.raises(RuntimeError, match=message):
+        layer_forward(**arguments | change(arguments))
+
+
+BACKWARD_ERRORS = {
+    "dy-shape": (lambda a: {"dy": a["dy"][:2]}, r"dy of shape \[4, 3, 12\], got \[2, 3, 12\]"),
+    "dh_T-shape": (lambda a: {"dstate": [a["dy"], None]}, r"dh_T of shape \[2, 3, 6\], got \[4, 3, 12\]"),
+    "dc_T-shape": (lambda a: {"dstate": [None, a["dy"]]}, r"dc_T of shape \[2, 3, 6\], got \[4, 3, 12\]"),
+    "one-dstate": (lambda a: {"dstate": [None]}, "expected 2 final-state gradients, got 1"),
+    "needed": (lambda a: {"needed": [True] * 3}, "expected 11 flags in needed, got 3"),
+    "nothing-saved": (lambda a: {"saved": a["saved"][:, :0]}, "y and saved are not those of this layer's forward"),
+    "saved-dtype": (lambda a: {"saved": a["saved"].double()}, "y and saved are not those of this layer's forward"),
+    "y-shape": (lambda a: {"y": a["y"][:2]}, "y and saved are not those of this layer's forward"),
+    "weights": (with_weight(0, 24, 7), r"weight_ih of shape \[24, 5\], got \[24, 7\]"),
+}
+
+
+@pytest.mark.parametrize("change,message", BACKWARD_ERRORS.values(), ids=BACKWARD_ERRORS)
+def test_backward_refuses(change, message):
+    arguments = backward_arguments(forward_arguments("lstm"))
+    with pytest.raises(RuntimeError, match=message):
+        layer_backward(**arguments | change(arguments))
+
+
+# Transformations
+
+
+class Tagger(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 8)
+        self.rnn = fastrnn.LSTM(8, 16)
+        self.head = nn.Linear(16, 20)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.rnn(self.embedding(tokens))[0])
+
+
+def test_compiled_model_trains_and_infers_at_any_length():
+    """Three compilations: the first length, any length, any length without gradients."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    eager = Tagger().double()
+    compiled = torch.compile(copy.deepcopy(eager), fullgraph=True)
+    before = counters["stats"]["unique_graphs"]
+
+    def train(model: nn.Module, tokens: Tensor) -> dict[str, Tensor]:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loss = nn.functional.cross_entropy(model(tokens[:-1]).flatten(0, 1), tokens[1:].flatten())
+        loss.backward()
+        gradients = {name.removeprefix("_orig_mod."): p.grad for name, p in model.named_parameters()}
+        optimizer.step()
+        optimizer.zero_grad()
+        return {"loss": loss.detach()} | gradients
+
+    for length in (7, 7, 9, 5, 12, 2):
+        tokens = torch.randint(20, (length + 1, 3))
+        expected = train(eager, tokens)
+        assert_same(train(compiled, tokens), expected)
+    assert counters["stats"]["unique_graphs"] - before == 2
+    with torch.no_grad():
+        for length in (8, 4, 31):
+            tokens = torch.randint(20, (length, 3))
+            assert_same({"y": compiled(tokens)}, {"y": eager(tokens)})
+    assert counters["stats"]["unique_graphs"] - before == 3
+
+
+def test_the_first_use_of_all_compiles_once(monkeypatch):
+    """Nothing that a traced call changes may be guarded, or the second call compiles again."""
+    monkeypatch.setattr("fastrnn.dispatch._answers", {}, raising=False)
+    torch._dynamo.reset()
+    compiled = torch.compile(fastrnn.GRU(4, 5), fullgraph=True, backend="eager")
+    before = counters["stats"]["unique_graphs"]
+    for _ in range(2):
+        compiled(inputs(6, 3, 4, dtype=torch.float32))
+    assert counters["stats"]["unique_graphs"] - before == 1
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_torch_func_grad(kind):
+    _, module = pair(LAYERS, kind, 4, 5, bidirectional=True, dtype=torch.float64)
+    x = inputs(6, 3, 4)
+    parameters = dict(module.named_parameters())
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(module, parameters, (x,))[0].square().sum()
+
+    got = torch.func.grad(loss)(parameters)
+    expected = torch.autograd.grad(loss(parameters), list(parameters.values()))
+    assert_same(got, dict(zip(parameters, expected, strict=True)))
+
+
+# Threads and processes
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_threads_may_change_between_forward_and_backward(kind, threads):
+    _, module = pair(LAYERS, kind, 4, 65, bidirectional=True, dtype=torch.float64)
+    x = inputs(9, 32, 4)
+    gradients = []
+    for before, after in ((1, 1), (1, 3), (5, 2), (3, 1)):
+        threads(before)
+        y, _ = module(x)
+        threads(after)
+        gradients.append(dict(enumerate(torch.autograd.grad(y.square().sum(), list(module.parameters())))))
+    for found in gradients[1:]:
+        assert_same(found, gradients[0])
+
+
+def test_calls_from_several_threads_at_once():
+    cases = []
+    for kind in LAYERS:
+        for size in (3, 40):
+            _, module = pair(LAYERS, kind, 4, size, bidirectional=True, dtype=torch.float64)
+            x = inputs(20, 8, 4)
+            cases.append((module, x, results(module, x)))
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [(pool.submit(results, module, x), expected) for module, x, expected in cases * 5]
+        for job, expected in jobs:
+            assert_same(job.result(timeout=60), expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_forked_child_on_one_thread_may_use_a_layer_used_by_its_parent():
+    """As workers of a DataLoader do. On more threads no parallel operation of PyTorch survives a fork under libgomp."""
+    _, module = pair(LAYERS, "lstm", 16, 64, dtype=torch.float64)
+    x = inputs(20, 16, 16)
+    expected = results(module, x)
+
+    def work() -> None:
+        torch.set_num_threads(1)
+        assert_same(results(module, x), expected)
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(timeout=30)
+    if child.is_alive():
+        child.kill()
+        child.join()
+    assert child.exitcode == 0
+
+
+def import_with_isa(name: str) -> subprocess.CompletedProcess:
+    root = str(Path(fastrnn.__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, "-c", "from fastrnn import _C; print(_C.isa())"],
+        env=os.environ | {"FASTRNN_CPU_ISA": name, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_environment_chooses_the_instruction_set():
+    assert import_with_isa("baseline").stdout.strip() == "baseline"
+
+
+def test_environment_with_an_unknown_instruction_set():
+    process = import_with_isa("mmx")
+    assert process.returncode != 0
+    assert "instruction set 'mmx' was asked for" in process.stderr
+    assert ", ".join(_C.runnable_isas()) in process.stderr
+
+
+def test_force_isa_refuses_unknown_names_and_keeps_the_old_one():
+    before = _C.isa()
+    with pytest.raises(ValueError, match=f"'sse9' was asked for, .* run {', '.join(_C.runnable_isas())}"):
+        _C.force_isa("sse9")
+    assert _C.isa() == before
