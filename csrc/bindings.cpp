@@ -143,6 +143,12 @@ Tensors prepare(at::TensorList list, at::ScalarType type) {
   return out;
 }
 
+Tensor allocate(at::IntArrayRef shape, at::TensorOptions options) {
+  Tensor t = at::empty(shape, options);
+  prefer_large_pages(t.data_ptr(), t.nbytes());
+  return t;
+}
+
 template <class T>
 const T* read(const Tensor& t) {
   return t.defined() ? t.const_data_ptr<T>() : nullptr;
@@ -188,9 +194,9 @@ std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, at::TensorLis
   const Sizes& n = layer.n;
   const at::ScalarType type = compute_type(x);
   const auto options = x.options().dtype(type);
-  Tensor y = at::empty(layer.y_shape, options);
+  Tensor y = allocate(layer.y_shape, options);
   const int64_t kept = save ? n.N : 0;
-  Tensor saved = at::empty({n.D, kept, layer.facts.saved * n.H}, options);
+  Tensor saved = allocate({n.D, kept, layer.facts.saved * n.H}, options);
   const Tensors initial = prepare(state, type);
   Tensors final_state;
   final_state.push_back(layer.empty() ? at::zeros({n.D, n.B, n.P}, options) : at::empty({n.D, n.B, n.P}, options));
@@ -265,14 +271,14 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::opt
   const Tensor dh_T = optional(dstate.get(0), {n.D, n.B, n.P}, "dh_T");
   const Tensor dmemory_T = states > 1 ? optional(dstate.get(1), {n.D, n.B, n.H}, "dc_T") : Tensor();
 
-  Tensor dx = needed.get(0) ? at::empty(x.sizes(), options) : Tensor();
+  Tensor dx = needed.get(0) ? allocate(x.sizes(), options) : Tensor();
   Tensor dh_0 = !state.empty() && needed.get(1) ? at::empty({n.D, n.B, n.P}, options) : Tensor();
   Tensor carry;
   if (layer.facts.has_carry) carry = dmemory_T.defined() ? dmemory_T.clone() : at::zeros({n.D, n.B, n.H}, options);
   Tensors dweights(weights.size());
   for (size_t i = 0; i < weights.size(); ++i)
     if (needed.get(1 + state.size() + i))
-      dweights[i] = layer.empty() ? at::zeros(weights[i].sizes(), options) : at::empty(weights[i].sizes(), options);
+      dweights[i] = layer.empty() ? at::zeros(weights[i].sizes(), options) : allocate(weights[i].sizes(), options);
 
   if (layer.empty()) {
     if (dh_0.defined()) dh_0.zero_();
