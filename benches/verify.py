@@ -1,7 +1,8 @@
 """A result is right when its error is at most twice that of torch.nn at the same dtype, plus a few ulps.
 
 Errors are the largest absolute differences from torch.nn in float64 on the same values; an ulp is that of the largest
-value in the tensor.
+value in the tensor. Where the dtype is float64 itself, nothing more exact stands behind the comparison, and the floor
+allows for the rounding of both sides in sums over thousands of rows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from benches.workload import Workload, build, run_inference, run_training, to_fl
 
 __all__ = ["check_close", "check_fastrnn"]
 
-_FLOOR_ULPS = {torch.float64: 4, torch.float32: 4, torch.bfloat16: 1}
+_FLOOR_ULPS = {torch.float64: 1000, torch.float32: 4, torch.bfloat16: 1}
 _PEER_ULPS = 2000
 
 

@@ -148,12 +148,23 @@ class LayerBackward {
     }
   }
 
-  void pack_weight(T* panel, const T* w, int64_t K, const Groups& groups) {
+  // Where nothing is packed, a group of whole vectors is read as it lies; only a narrower last one is copied.
+  bool in_place(const Groups& groups, int64_t q) const {
+    return plan_.direct_backward && q * Groups::kWidth + groups.vectors(q) * kLanes<T> <= groups.columns;
+  }
+
+  void pack_weight(T* packed, const T* w, int64_t K, const Groups& groups) {
     const Range mine = share({0, groups.count()}, team_.rank, team_.size);
-    for (int64_t q = mine.begin; q < mine.end; ++q)
-      pack_rows(
-          panel + q * Groups::kWidth * K, [&](int64_t k) { return w + k * groups.columns; }, K, q * Groups::kWidth,
-          groups.vectors(q), groups.columns);
+    for (int64_t q = mine.begin; q < mine.end; ++q) {
+      if (in_place(groups, q)) continue;
+      const auto row = [&](int64_t k) { return w + k * groups.columns; };
+      pack_rows(packed + q * Groups::kWidth * K, row, K, q * Groups::kWidth, groups.vectors(q), groups.columns);
+    }
+  }
+
+  Panel<T> panel(const T* packed, const T* w, int64_t K, const Groups& groups, int64_t q) const {
+    if (in_place(groups, q)) return {w + q * Groups::kWidth, groups.columns};
+    return {packed + q * Groups::kWidth * K, groups.vectors(q) * kLanes<T>};
   }
 
   void run_direction(int64_t d) {
@@ -215,7 +226,7 @@ class LayerBackward {
     int64_t segment[Gates::kGates];
     for (int g = 0; g < Gates::kGates; ++g) segment[g] = Gates::h_sum(g) * n_.H;
     product(sums, rows, cols, dsums, dsums_ld(), segment, Gates::kGates,
-            panels_[d_].h + q * Groups::kWidth * Gates::kGates * n_.H, n_.H);
+            panel(panels_[d_].h, a_.weights[d_].w_hh, Gates::kGates * n_.H, outputs_, q), n_.H);
   }
 
   // With a projection: first dh of the outputs, kept for the gradient of w_hr; then dh W_hr goes through the cell.
@@ -249,7 +260,7 @@ class LayerBackward {
         alignas(64) T sums[kTileRows * kTileCols * kLanes<T>];
         const int units = groups_.vectors(q);
         product(sums, count, units, dh + row * n_.P, n_.P, &start, 1,
-                panels_[d_].projection + q * Groups::kWidth * n_.P, n_.P);
+                panel(panels_[d_].projection, a_.weights[d_].w_hr, n_.P, groups_, q), n_.P);
         const CellGradientRows<T> at = cell_rows(steps, s, row, now, kept);
         apply_cell_backward<T, Cell>(sums, count, units, q * Groups::kWidth, n_.H, at);
         if constexpr (requires { &Cell::template hidden<T>; }) {
@@ -391,7 +402,8 @@ class LayerBackward {
         for (int64_t m = columns.begin; m < columns.end; m += kTileRows, left += kTileRows * rows) {
           alignas(64) T out[kTileRows * kTileCols * kLanes<T>];
           with_constant<kTileCols>(cols, [&]<int kCols>() {
-            product_tile<T, kCols, kTileRows, kTileRows>(out, left, 1, &start, 1, mine_.right, rows);
+            product_tile<T, kCols, kTileRows, kTileRows>(out, left, 1, &start, 1, {mine_.right, cols * kLanes<T>},
+                                                         rows);
           });
           const int valid = int(smaller(kTileRows, columns.end - m));
           add_tile(w + (gate * height + m) * groups.columns, out, valid, q, cols, groups, first_chunk);
@@ -418,10 +430,17 @@ class LayerBackward {
       for (int64_t c = columns.begin; c < columns.end; c += kLanes<T>) {
         const int n = valid_lanes<T>(c, columns.end);
         const T* src = chunk_dsums_ + sum_of(gate) * n_.H + c;
+        // Several short sums are more accurate than a long one, and faster.
+        constexpr int parts = 8;
+        Vec<T> v[parts] = {};
+        for (int64_t k = 0; k < rows; k += parts) {
+          FASTRNN_UNROLL
+          for (int i = 0; i < parts; ++i)
+            if (k + i < rows) v[i] += load(src + (k + i) * dsums_ld(), n);
+        }
+        const Vec<T> sum = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
         T* at = b + gate * n_.H + c;
-        Vec<T> v = overwrite ? Vec<T>{} : load(at, n);
-        for (int64_t k = 0; k < rows; ++k) v += load(src + k * dsums_ld(), n);
-        store(at, v, n);
+        store(at, overwrite ? sum : load(at, n) + sum, n);
       }
     }
   }
@@ -435,7 +454,7 @@ class LayerBackward {
         alignas(64) T out[kTileRows * kTileCols * kLanes<T>];
         const int cols = inputs_.vectors(q);
         product(out, count, cols, chunk_dsums_ + row * dsums_ld(), dsums_ld(), segment, Gates::kGates,
-                panels_[d_].x + q * Groups::kWidth * Gates::kGates * n_.H, n_.H);
+                panel(panels_[d_].x, a_.weights[d_].w_ih, Gates::kGates * n_.H, inputs_, q), n_.H);
         for (int r = 0; r < count; ++r)
           add_tile(dx + mine_.numbers[row + r] * n_.I, out + r * cols * kLanes<T>, 1, q, cols, inputs_, true);
       });

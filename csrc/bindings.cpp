@@ -362,7 +362,7 @@ pybind11::dict plan(const std::string& cell, int64_t T, int64_t B, int64_t I, in
   out["directions_at_once"] = plan.directions_at_once;
   out["row_parts"] = plan.row_parts;
   out["unit_parts"] = plan.unit_parts;
-  out["products"] = plan.direct ? "direct" : plan.hoist ? "hoisted" : "fused";
+  out["products"] = plan.direct_forward ? "direct" : plan.hoist ? "hoisted" : "fused";
   return out;
 }
 

@@ -59,7 +59,7 @@ class LayerForward {
     for (int64_t d = 0; d < n_.D; ++d) {
       Panels& p = panels_[d];
       p.bias = arena_.take(groups_.padded() * Gates::kSums);
-      if (plan.direct) continue;
+      if (plan.direct_forward) continue;
       p.x = arena_.take(groups_.padded() * Gates::kGates * n_.I);
       p.h = arena_.take(groups_.padded() * Gates::kGates * n_.P);
       if (args.weights[d].w_hr) p.projection = arena_.take(outputs_.padded() * n_.H);
@@ -116,7 +116,7 @@ class LayerForward {
         store(h_bias, load(h_bias) + load(w.b_hh + g * n_.H + column, lanes));
       }
     }
-    if (plan_.direct) return;
+    if (plan_.direct_forward) return;
     pack_gates<T, Cell::kUnits>(x_panel(d, q), w.w_ih, Gates::kGates, n_.H, n_.I, unit, units);
     pack_gates<T, Cell::kUnits>(h_panel(d, q), w.w_hh, Gates::kGates, n_.H, n_.P, unit, units);
   }
@@ -207,11 +207,11 @@ class LayerForward {
       for_row_blocks(rows, [&](int64_t row, int count) {
         alignas(64) T sums[kTileRows * Gates::kSums * Cell::kUnits * kLanes<T>];
         const T* h_rows = h ? h + row * h_ld : nullptr;
-        if (plan_.direct)
+        if (plan_.direct_forward)
           direct_sums(sums, d, q, count, x + row * x_ld, x_ld, h_rows, h_ld);
         else if (plan_.hoist)
           tile(sums, count, units, gx_of(q, hoisted_row + row), Gates::kSums * units * kLanes<T>,
-               {nullptr, 0, nullptr, 0}, {h_rows, h_ld, h_panel(d, q), n_.P});
+               {nullptr, 0, nullptr, n_.I}, {h_rows, h_ld, h_panel(d, q), n_.P});
         else
           tile(sums, count, units, bias_of(d, q), 0, {x + row * x_ld, x_ld, x_panel(d, q), n_.I},
                {h_rows, h_ld, h_panel(d, q), n_.P});
@@ -254,7 +254,7 @@ class LayerForward {
         alignas(64) T out[kTileRows * kTileCols * kLanes<T>];
         const int cols = outputs_.vectors(q);
         product(out, count, cols, unprojected_ + row * n_.H, n_.H, &start, 1,
-                panels_[d].projection + q * Outputs::kWidth * n_.H, n_.H);
+                {panels_[d].projection + q * Outputs::kWidth * n_.H, cols * kLanes<T>}, n_.H);
         for (int r = 0; r < count; ++r) {
           T* y = a_.y + steps.row(s, row + r) * n_.D * n_.P + d * n_.P;
           for (int c = 0; c < cols; ++c) {

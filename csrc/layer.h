@@ -49,8 +49,9 @@ struct Plan {
   int directions_at_once = 1;
   int row_parts = 1;
   int unit_parts = 1;
-  bool hoist = false;   // x W_ih^T ahead of the steps, in chunks, instead of inside each step's register tile
-  bool direct = false;  // products straight from PyTorch's weight layout, nothing packed
+  bool hoist = false;  // forward: x W_ih^T ahead of the steps, in chunks, instead of inside each step's register tile
+  bool direct_forward = false;  // products straight from PyTorch's weight layout, nothing packed
+  bool direct_backward = false;
 };
 
 template <class T>

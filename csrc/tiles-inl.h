@@ -66,9 +66,11 @@ FASTRNN_INLINE int valid_lanes(int64_t column, int64_t columns) {
   return int(larger(0, smaller(kLanes<T>, columns - column)));
 }
 
-// acc[r][Map(c)] += sum over k of a(r, k) * panel[k][c]. a(r, k) is a[r * lda + k * kStep].
+// acc[r][map(c)] += sum over k of a(r, k) * panel(k, c). a(r, k) is a[r * lda + k * kStep], panel(k, c) the c-th vector
+// of panel + k * panel_ld.
 template <class T, int kRows, int kCols, int kAcc, int kStep, class Map>
-FASTRNN_INLINE void multiply(Vec<T> (&acc)[kRows][kAcc], const T* a, int64_t lda, const T* panel, int64_t K, Map map) {
+FASTRNN_INLINE void multiply(Vec<T> (&acc)[kRows][kAcc], const T* a, int64_t lda, const T* panel, int64_t panel_ld,
+                             int64_t K, Map map) {
   for (int64_t k = 0; k < K; ++k) {
     Vec<T> w[kCols];
     FASTRNN_UNROLL
@@ -80,11 +82,52 @@ FASTRNN_INLINE void multiply(Vec<T> (&acc)[kRows][kAcc], const T* a, int64_t lda
       for (int c = 0; c < kCols; ++c) acc[r][map(c)] += x * w[c];
     }
     a += kStep;
-    panel += kCols * kLanes<T>;
+    panel += panel_ld;
   }
 }
 
-// Left operand of a product (null: no product), the packed right one, and the length of the sum.
+// The sums of one tile. Long ones are taken in pieces of kPiece products, added up in memory: rounding errors then grow
+// with the length of a piece and the number of pieces, as in a blocked matrix library, not with their product.
+template <class T, int kRows, int kAcc>
+struct TileSums {
+  static constexpr int64_t kPiece = 256;
+
+  Vec<T> acc[kRows][kAcc];
+  T* out;  // [kRows][kAcc][lanes]
+  bool partial = false;
+
+  template <int kCols, int kStep, class Map>
+  FASTRNN_INLINE void add_product(const T* a, int64_t lda, const T* panel, int64_t panel_ld, int64_t K, Map map) {
+    for (int64_t k = 0; k < K; k += kPiece) {
+      if (k > 0) close_piece();
+      multiply<T, kRows, kCols, kAcc, kStep>(acc, a + k * kStep, lda, panel + k * panel_ld, panel_ld,
+                                             smaller(kPiece, K - k), map);
+    }
+  }
+
+  FASTRNN_INLINE void close_piece() {
+    store_all();
+    partial = true;
+    FASTRNN_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      FASTRNN_UNROLL
+      for (int c = 0; c < kAcc; ++c) acc[r][c] = Vec<T>{};
+    }
+  }
+
+  FASTRNN_INLINE void store_all() {
+    FASTRNN_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      FASTRNN_UNROLL
+      for (int c = 0; c < kAcc; ++c) {
+        T* at = out + (r * kAcc + c) * kLanes<T>;
+        store(at, partial ? load(at) + acc[r][c] : acc[r][c]);
+      }
+    }
+  }
+};
+
+// Left operand of a product (null: no product here), the packed right one, and the length of the sum.
 template <class T>
 struct Operand {
   const T* data;
@@ -97,49 +140,59 @@ struct Operand {
 template <class T, class Gates, int kUnits, int kRows>
 FASTRNN_NOINLINE void gate_tile(T* out, const T* init, int64_t init_ld, Operand<T> x, Operand<T> h) {
   constexpr int kAcc = Gates::kSums * kUnits, kCols = Gates::kGates * kUnits;
-  Vec<T> acc[kRows][kAcc];
+  TileSums<T, kRows, kAcc> sums;
+  sums.out = out;
   FASTRNN_UNROLL
   for (int r = 0; r < kRows; ++r) {
     FASTRNN_UNROLL
-    for (int c = 0; c < kAcc; ++c) acc[r][c] = load(init + r * init_ld + c * kLanes<T>);
+    for (int c = 0; c < kAcc; ++c) sums.acc[r][c] = load(init + r * init_ld + c * kLanes<T>);
   }
-  if (x.data)
-    multiply<T, kRows, kCols, kAcc, 1>(acc, x.data, x.ld, x.panel, x.K,
-                                       [](int c) { return Gates::x_sum(c / kUnits) * kUnits + c % kUnits; });
+  if (x.data) {
+    sums.template add_product<kCols, 1>(x.data, x.ld, x.panel, kCols * kLanes<T>, x.K,
+                                        [](int c) { return Gates::x_sum(c / kUnits) * kUnits + c % kUnits; });
+  }
+  // By the length of x even where its product is in `init` already, so that hoisting does not change a bit.
+  if (h.data && x.K + h.K > sums.kPiece) sums.close_piece();
   if (h.data)
-    multiply<T, kRows, kCols, kAcc, 1>(acc, h.data, h.ld, h.panel, h.K,
-                                       [](int c) { return Gates::h_sum(c / kUnits) * kUnits + c % kUnits; });
-  FASTRNN_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    FASTRNN_UNROLL
-    for (int c = 0; c < kAcc; ++c) store(out + (r * kAcc + c) * kLanes<T>, acc[r][c]);
-  }
+    sums.template add_product<kCols, 1>(h.data, h.ld, h.panel, kCols * kLanes<T>, h.K,
+                                        [](int c) { return Gates::h_sum(c / kUnits) * kUnits + c % kUnits; });
+  sums.store_all();
 }
 
-// out[r][c] = the sum over segments s and k < K of a(r, segment[s] + k) * panel[s * K + k][c].
+// The right operand of a plain product: row k at data + k * ld, packed or as it lies.
+template <class T>
+struct Panel {
+  const T* data;
+  int64_t ld;
+};
+
+// out[r][c] = the sum over segments s and k < K of a(r, segment[s] + k) * panel(s * K + k, c).
 template <class T, int kCols, int kRows, int kStep>
 FASTRNN_NOINLINE void product_tile(T* out, const T* a, int64_t lda, const int64_t* segment, int segments,
-                                   const T* panel, int64_t K) {
-  Vec<T> acc[kRows][kCols];
+                                   Panel<T> panel, int64_t K) {
+  TileSums<T, kRows, kCols> sums;
+  sums.out = out;
   FASTRNN_UNROLL
   for (int r = 0; r < kRows; ++r) {
     FASTRNN_UNROLL
-    for (int c = 0; c < kCols; ++c) acc[r][c] = Vec<T>{};
+    for (int c = 0; c < kCols; ++c) sums.acc[r][c] = Vec<T>{};
   }
-  for (int s = 0; s < segments; ++s)
-    multiply<T, kRows, kCols, kCols, kStep>(acc, a + segment[s], lda, panel + s * K * kCols * kLanes<T>, K,
+  int64_t length = 0;
+  for (int s = 0; s < segments; ++s, length += K) {
+    if (length > 0 && length + K > sums.kPiece) {
+      sums.close_piece();
+      length = 0;
+    }
+    sums.template add_product<kCols, kStep>(a + segment[s], lda, panel.data + s * K * panel.ld, panel.ld, K,
                                             [](int c) { return c; });
-  FASTRNN_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    FASTRNN_UNROLL
-    for (int c = 0; c < kCols; ++c) store(out + (r * kCols + c) * kLanes<T>, acc[r][c]);
   }
+  sums.store_all();
 }
 
 // A product with run-time numbers of rows and column vectors.
 template <class T>
 FASTRNN_INLINE void product(T* out, int rows, int cols, const T* a, int64_t lda, const int64_t* segment, int segments,
-                            const T* panel, int64_t K) {
+                            Panel<T> panel, int64_t K) {
   with_constant<kTileCols>(cols, [&]<int kCols>() {
     with_constant<kTileRows>(
         rows, [&]<int kRows>() { product_tile<T, kCols, kRows, 1>(out, a, lda, segment, segments, panel, K); });
