@@ -39,7 +39,7 @@ def reasons_against(device: torch.device, dtype: torch.dtype) -> list[str]:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the kernels share one layer among threads, and how they form its products."""
+    """How the kernels share one layer among threads, and how forward forms its products."""
 
     isa: str
     threads: int
