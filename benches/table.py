@@ -37,11 +37,12 @@ def format_row(cells: list[str]) -> str:
     return " ".join(f"{c:<{w}}" if n < _LEFT else f"{c:>{w}}" for n, (c, w) in pairs).rstrip()
 
 
-def format_report(report: Report, markdown: bool = False) -> str:
-    """Machine, every case, groups, and what was lost or refused."""
+def format_report(report: Report, markdown: bool = False, summary: bool = False) -> str:
+    """Machine, every case (not in a summary), groups, and what was lost or refused."""
     sections = [_machine(report)]
-    cases = [row(result, report.absent) for result in report.results]
-    sections.append(_table(HEADER, cases, _LEFT, markdown))
+    if not summary:
+        cases = [row(result, report.absent) for result in report.results]
+        sections.append(_table(HEADER, cases, _LEFT, markdown))
     for peer in ("torch", "onnxrt"):
         if any(peer in result.ratios for result in report.results):
             sections.append(_groups(report, peer, markdown))

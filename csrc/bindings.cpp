@@ -19,12 +19,23 @@ namespace {
 using at::Tensor;
 using Tensors = std::vector<Tensor>;
 
-CellKind cell_kind(std::string_view name) {
-  if (name == "lstm") return CellKind::kLstm;
-  if (name == "gru") return CellKind::kGru;
-  if (name == "rnn_tanh") return CellKind::kRnnTanh;
-  if (name == "rnn_relu") return CellKind::kRnnRelu;
-  TORCH_CHECK(false, "fastrnn: unknown cell '", name, "', expected lstm, gru, rnn_tanh or rnn_relu");
+constexpr std::pair<std::string_view, CellKind> kCells[] = {
+    {"rnn_tanh", CellKind::kRnnTanh},
+    {"rnn_relu", CellKind::kRnnRelu},
+    {"lstm", CellKind::kLstm},
+    {"gru", CellKind::kGru},
+};
+
+std::vector<std::string> cell_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, kind] : kCells) names.emplace_back(name);
+  return names;
+}
+
+CellKind cell_kind(std::string_view wanted) {
+  for (const auto& [name, kind] : kCells)
+    if (name == wanted) return kind;
+  TORCH_CHECK(false, "fastrnn: unknown cell '", wanted, "', expected one of ", cell_names());
 }
 
 // A layer's sizes and rows, checked: what the kernels read through raw pointers is known to be there.
@@ -377,6 +388,7 @@ TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Compiled CPU kernels of fastrnn.";
   m.def("isa", [] { return std::string(fastrnn::instruction_set().name); });
+  m.def("cells", &fastrnn::cell_names);
   m.def("runnable_isas", &fastrnn::runnable_isas);
   m.def("force_isa", &fastrnn::force_isa, pybind11::arg("name"));
   m.def("built_with_openmp", &fastrnn::built_with_openmp);

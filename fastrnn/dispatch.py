@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from fastrnn.backends import cpu
 
@@ -12,32 +13,37 @@ __all__ = ["BACKENDS", "infer", "reasons_against", "runs_fused"]
 BACKENDS = (cpu,)
 
 
-def reasons_against(device: torch.device, dtype: torch.dtype) -> dict[str, list[str]]:
-    """For each backend by name, why it does not take a layer of this device and dtype; no reasons if it does."""
-    return {backend.NAME: backend.reasons_against(device, dtype) for backend in BACKENDS}
+def reasons_against(cell: str, device: torch.device, dtype: torch.dtype) -> dict[str, list[str]]:
+    """For each backend by name, why it does not take a cell on this device and dtype; no reasons if it does."""
+    return {backend.NAME: backend.reasons_against(cell, device, dtype) for backend in BACKENDS}
 
 
 # The question is asked at every call and its answer does not change. A plain dict, which Dynamo traces through.
-_answers: dict[tuple[str, torch.dtype], bool] = {}
+_answers: dict[tuple[str, str, torch.dtype], bool] = {}
 
 
-def runs_fused(x: torch.Tensor) -> bool:
-    """Whether a fused backend takes layers on tensors like ``x``. Warns once for each kind that none takes."""
-    kind = (x.device.type, x.dtype)
+def runs_fused(cell: str, x: torch.Tensor) -> bool:
+    """Whether a fused backend takes a cell on tensors like ``x``. Warns once for each kind that none takes.
+
+    Inside ``torch.autograd.forward_ad`` the answer is no: the operators have no forward-mode derivative.
+    """
+    if forward_ad._current_level >= 0:
+        return False
+    kind = (cell, x.device.type, x.dtype)
     answer = _answers.get(kind)
     if answer is None:
-        answer = _ask(x.device, x.dtype)
+        answer = _ask(cell, x.device, x.dtype)
         if not torch.compiler.is_compiling():  # Dynamo would guard on the missing entry and compile again
             _answers[kind] = answer
     return answer
 
 
-def _ask(device: torch.device, dtype: torch.dtype) -> bool:
-    against = reasons_against(device, dtype)
+def _ask(cell: str, device: torch.device, dtype: torch.dtype) -> bool:
+    against = reasons_against(cell, device, dtype)
     if not all(against.values()):
         return True
     told = "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in against.items())
-    warnings.warn(f"fastrnn: layers on {device.type} in {dtype} run on the slow reference ({told})", stacklevel=4)
+    warnings.warn(f"fastrnn: {cell} layers on {device.type} in {dtype} run on the slow reference ({told})", stacklevel=4)
     return False
 
 

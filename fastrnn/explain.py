@@ -78,7 +78,7 @@ def _recurrent(module: Module, x: Tensor | PackedSequence | None, hx: Any) -> It
         weight = _weights(module)[0]
         dtype = _compute_dtype(weight)
         yield f"{title}, {dtype} on {weight.device}"
-        yield from _backend(weight.device, dtype)
+        yield from _backend(module.mode.lower(), weight.device, dtype)
 
 
 def _call(title: str, module: Any, x: Tensor | PackedSequence, hx: Any) -> Iterator[str]:
@@ -170,9 +170,9 @@ def _layer(
     hidden = module.hidden_size
     outputs = stacked and module.proj_size or hidden
     inputs = module.input_size if i == 0 else directions * outputs
-    backend = _chosen(device, dtype)
+    backend = _chosen(spec.name, device, dtype)
 
-    yield from _backend(device, dtype)
+    yield from _backend(spec.name, device, dtype)
     if backend and sizes.rows:
         yield f"  plan: {backend.plan(spec.name, *sizes, inputs, hidden, outputs, directions, dtype)}"
     if not torch.is_grad_enabled():
@@ -190,14 +190,14 @@ def _layer(
     yield f"  saved for backward: {kept}"
 
 
-def _chosen(device: torch.device, dtype: torch.dtype) -> Any:
-    against = reasons_against(device, dtype)
+def _chosen(cell: str, device: torch.device, dtype: torch.dtype) -> Any:
+    against = reasons_against(cell, device, dtype)
     return next((backend for backend in BACKENDS if not against[backend.NAME]), None)
 
 
-def _backend(device: torch.device, dtype: torch.dtype) -> Iterator[str]:
-    backend = _chosen(device, dtype)
+def _backend(cell: str, device: torch.device, dtype: torch.dtype) -> Iterator[str]:
+    backend = _chosen(cell, device, dtype)
     yield f"  backend: {backend.NAME if backend else 'none, so the reference in plain PyTorch'}"
-    for name, reasons in reasons_against(device, dtype).items():
+    for name, reasons in reasons_against(cell, device, dtype).items():
         if reasons:
             yield f"  not {name}: {'; '.join(reasons)}"

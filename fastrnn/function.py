@@ -27,7 +27,7 @@ def layer(
     batch_sizes: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """One layer, all its directions, on the fastest backend that takes it. Contract of ``reference.layer``."""
-    if not runs_fused(x):
+    if not runs_fused(cell, x):
         return reference.layer(
             cell,
             x,
@@ -54,7 +54,7 @@ def layer(
 
 def step(cell: str, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], *, has_bias: bool) -> State:
     """One step of one direction: ``x`` [B, I] and ``state`` [B, P], [B, H] or empty, to the new state."""
-    if not torch.compiler.is_compiling() and runs_fused(x) and not _needs_gradient((x, *state, *weights)):
+    if not torch.compiler.is_compiling() and runs_fused(cell, x) and not _needs_gradient((x, *state, *weights)):
         result = infer(x, state, weights, None, cell, 1, has_bias, False)
         if result is not None:
             return result[1]

@@ -328,8 +328,19 @@ def functional_arguments(kind, options, packed):
 )
 def test_first_and_second_derivatives(kind, options, packed):
     call, arguments = functional_arguments(kind, options, packed)
-    assert torch.autograd.gradcheck(call, arguments)
+    assert torch.autograd.gradcheck(call, arguments, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(call, arguments)
+
+
+@pytest.mark.parametrize("record", [True, False], ids=["grad", "no-grad"])
+def test_forward_mode_derivative_is_that_of_torch(record):
+    theirs, ours = torch.nn.GRU(3, 4).double(), fastrnn.GRU(3, 4).double()
+    ours.load_state_dict(theirs.state_dict())
+    x, tangent = torch.randn(2, 5, 2, 3, dtype=torch.float64)
+    with torch.set_grad_enabled(record):
+        expected = torch.func.jvp(lambda x: theirs(x)[0], (x,), (tangent,))
+        got = torch.func.jvp(lambda x: ours(x)[0], (x,), (tangent,))
+    torch.testing.assert_close(got, expected)
 
 
 # Bookkeeping of modules: each modification is made to both modules, which must go on agreeing

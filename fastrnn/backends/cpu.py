@@ -25,11 +25,13 @@ NAME = "cpu"
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def reasons_against(device: torch.device, dtype: torch.dtype) -> list[str]:
-    """Why the C++ kernels cannot take tensors of this device and dtype; empty if they can."""
+def reasons_against(cell: str, device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Why the C++ kernels cannot take a cell on tensors of this device and dtype; empty if they can."""
     reasons = []
     if missing:
         reasons.append(missing)
+    elif extension is not None and cell not in extension.cells():
+        reasons.append(f"it has the cells {', '.join(extension.cells())}, not {cell}")
     if device.type not in ("cpu", "meta"):
         reasons.append(f"it runs on the CPU, the input is on {device}")
     if dtype not in _DTYPES:
