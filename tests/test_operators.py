@@ -132,7 +132,11 @@ def with_sizes(*sizes: int, dtype: torch.dtype = torch.int64) -> Callable[[dict]
 
 
 FORWARD_ERRORS = {
-    "unknown-cell": ("dense", lambda a: {"cell": "elman"}, "unknown cell 'elman', expected one of rnn_tanh, rnn_relu, lstm, gru"),
+    "unknown-cell": (
+        "dense",
+        lambda a: {"cell": "elman"},
+        "unknown cell 'elman', expected one of rnn_tanh rnn_relu lstm gru",
+    ),
     "three-directions": ("dense", lambda a: {"directions": 3}, "expected 1 or 2 directions, got 3"),
     "too-few-weights": ("dense", lambda a: {"weights": a["weights"][:5]}, "expected 4 weights .* got 5 for 2"),
     "no-weights": ("dense", lambda a: {"weights": []}, "expected 4 weights .* got 0 for 2"),

@@ -17,6 +17,7 @@ except ImportError as error:
     missing = f"the compiled extension fastrnn._C cannot be loaded ({error})"
 else:
     extension.isa()  # raises ValueError for a FASTRNN_CPU_ISA that this build or processor does not run
+_cells: list[str] = extension.cells() if extension else []
 
 __all__ = ["NAME", "Plan", "extension", "missing", "plan", "processor", "reasons_against"]
 
@@ -30,8 +31,8 @@ def reasons_against(cell: str, device: torch.device, dtype: torch.dtype) -> list
     reasons = []
     if missing:
         reasons.append(missing)
-    elif extension is not None and cell not in extension.cells():
-        reasons.append(f"it has the cells {', '.join(extension.cells())}, not {cell}")
+    elif cell not in _cells:
+        reasons.append(f"it has the cells {', '.join(_cells)}, not {cell}")
     if device.type not in ("cpu", "meta"):
         reasons.append(f"it runs on the CPU, the input is on {device}")
     if dtype not in _DTYPES:
