@@ -63,7 +63,7 @@ def _class_name(module: Module) -> str:
     return f"{package}.{cls.__qualname__}"
 
 
-def _recurrent(module: Module, x: Tensor | PackedSequence | None, hx: Any) -> Iterator[str]:
+def _recurrent(module: Any, x: Tensor | PackedSequence | None, hx: Any) -> Iterator[str]:
     title = f"{_class_name(module)}({module.extra_repr()})"
     if not _is_fast(module):
         reason = replace.reason_to_keep(module, replace.written_class(module), replace.FAST)
