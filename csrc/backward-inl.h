@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cells.h"
+#include "gradients-inl.h"
 #include "share-inl.h"
 
 namespace fastrnn {
@@ -63,11 +64,13 @@ class LayerBackward {
   LayerBackward(const BackwardArgs<T>& args, const Plan& plan, Team team, T* workspace)
       : a_(args), n_(args.sizes), plan_(plan), team_(team), share_(plan, args.sizes, team), arena_{workspace} {
     const bool projected = args.weights[0].w_hr;
+    const int64_t gates = Gates::kGates * n_.H;
     for (int64_t d = 0; d < n_.D; ++d) {
-      Panels& p = panels_[d];
-      if (needs_recurrence()) p.h = arena_.take(outputs_.padded() * Gates::kGates * n_.H);
-      if (args.dx) p.x = arena_.take(inputs_.padded() * Gates::kGates * n_.H);
-      if (projected) p.projection = arena_.take(groups_.padded() * n_.P);
+      const Weights<T>& w = args.weights[d];
+      const bool direct = plan.direct_backward;
+      if (n_.T > 1 || args.dh_0) w_hh_[d] = RightWeight<T>(w.w_hh, gates, n_.P, direct, arena_);
+      if (args.dx) w_ih_[d] = RightWeight<T>(w.w_ih, gates, n_.I, direct, arena_);
+      if (projected) w_hr_[d] = RightWeight<T>(w.w_hr, n_.P, n_.H, direct, arena_);
     }
     // The second direction's input gradient, where the first writes its own beside it.
     if (args.dx && n_.D == 2) other_dx_ = arena_.take(n_.N * n_.I);
@@ -80,12 +83,11 @@ class LayerBackward {
       if (i == share_.slot * plan.row_parts + share_.row_part) rows_ = b;
     }
     for (int i = 0; i < plan.threads; ++i) {
-      ThreadBuffers b;
-      b.left = arena_.take(chunk_rows_ * Gates::kSums * (divide_up(larger(n_.H, n_.P), kTileRows) + 1) * kTileRows);
-      b.right = arena_.take(chunk_rows_ * Groups::kWidth);
-      b.numbers = arena_.template take_as<int64_t>(chunk_rows_);
-      b.previous = arena_.template take_as<const T*>(chunk_rows_);
-      if (i == team.rank) mine_ = b;
+      ChunkGradients<T, Gates> of_thread(n_, share_.unit_part, plan.unit_parts);
+      of_thread.take_buffers(chunk_rows_, arena_);
+      int64_t* numbers = arena_.template take_as<int64_t>(chunk_rows_);
+      const T** previous = arena_.template take_as<const T*>(chunk_rows_);
+      if (i == team.rank) products_ = of_thread, numbers_ = numbers, previous_ = previous;
     }
     for (int64_t d = 0; d < n_.D; ++d) {
       gradients_[d] = a_.gradients[d];
@@ -109,21 +111,10 @@ class LayerBackward {
   }
 
  private:
-  struct Panels {
-    T *h = nullptr, *x = nullptr, *projection = nullptr;
-  };
   // Shared by the threads of one part of the rows. dsums: the last step of the chunk before, then the chunk.
   struct RowBuffers {
     T *dsums = nullptr, *dh = nullptr, *h = nullptr;
   };
-  // Operands of a weight gradient, and for each row of the chunk its number and the hidden state before it.
-  struct ThreadBuffers {
-    T *left = nullptr, *right = nullptr;
-    int64_t* numbers = nullptr;
-    const T** previous = nullptr;
-  };
-
-  bool needs_recurrence() const { return n_.T > 1 || a_.dh_0; }
   // One line more than the sums, so that rows do not fall into one set of the cache.
   int64_t dsums_ld() const { return Gates::kSums * n_.H + 64 / int64_t(sizeof(T)); }
 
@@ -140,31 +131,8 @@ class LayerBackward {
   }
 
   void pack() {
-    for (int64_t d = 0; d < n_.D; ++d) {
-      const Weights<T>& w = a_.weights[d];
-      if (panels_[d].h) pack_weight(panels_[d].h, w.w_hh, Gates::kGates * n_.H, outputs_);
-      if (panels_[d].x) pack_weight(panels_[d].x, w.w_ih, Gates::kGates * n_.H, inputs_);
-      if (panels_[d].projection) pack_weight(panels_[d].projection, w.w_hr, n_.P, groups_);
-    }
-  }
-
-  // Where nothing is packed, a group of whole vectors is read as it lies; only a narrower last one is copied.
-  bool in_place(const Groups& groups, int64_t q) const {
-    return plan_.direct_backward && q * Groups::kWidth + groups.vectors(q) * kLanes<T> <= groups.columns;
-  }
-
-  void pack_weight(T* packed, const T* w, int64_t K, const Groups& groups) {
-    const Range mine = share({0, groups.count()}, team_.rank, team_.size);
-    for (int64_t q = mine.begin; q < mine.end; ++q) {
-      if (in_place(groups, q)) continue;
-      const auto row = [&](int64_t k) { return w + k * groups.columns; };
-      pack_rows(packed + q * Groups::kWidth * K, row, K, q * Groups::kWidth, groups.vectors(q), groups.columns);
-    }
-  }
-
-  Panel<T> panel(const T* packed, const T* w, int64_t K, const Groups& groups, int64_t q) const {
-    if (in_place(groups, q)) return {w + q * Groups::kWidth, groups.columns};
-    return {packed + q * Groups::kWidth * K, groups.vectors(q) * kLanes<T>};
+    for (int64_t d = 0; d < n_.D; ++d)
+      for (const RightWeight<T>* weight : {&w_hh_[d], &w_ih_[d], &w_hr_[d]}) weight->pack(team_);
   }
 
   void run_direction(int64_t d) {
@@ -190,7 +158,10 @@ class LayerBackward {
       next = now;
       now += steps.active(s) * dsums_ld();
     }
-    multiply_chunk(steps, begin, end, rows, first_chunk);
+    list_rows(steps, begin, end);
+    const Chunk<T> chunk{rows, first_chunk, chunk_dsums_, dsums_ld(), rows_.dh, rows_.h, numbers_, previous_};
+    products_.add_weights(chunk, a_.x, gradients_[d_]);
+    if (a_.dx) products_.write_inputs(chunk, w_ih_[d_], d_ == 0 ? a_.dx : other_dx_);
     if (share_.unit_part == 0) __builtin_memcpy(rows_.dsums, next, steps.active(begin) * dsums_ld() * sizeof(T));
     wait(share_.group, plan_.unit_parts);
   }
@@ -225,8 +196,7 @@ class LayerBackward {
   void hidden_gradient(T* sums, int rows, int64_t q, int cols, const T* dsums) const {
     int64_t segment[Gates::kGates];
     for (int g = 0; g < Gates::kGates; ++g) segment[g] = Gates::h_sum(g) * n_.H;
-    product(sums, rows, cols, dsums, dsums_ld(), segment, Gates::kGates,
-            panel(panels_[d_].h, a_.weights[d_].w_hh, Gates::kGates * n_.H, outputs_, q), n_.H);
+    product(sums, rows, cols, dsums, dsums_ld(), segment, Gates::kGates, w_hh_[d_].panel(q), n_.H);
   }
 
   // With a projection: first dh of the outputs, kept for the gradient of w_hr; then dh W_hr goes through the cell.
@@ -259,8 +229,7 @@ class LayerBackward {
       for_row_blocks(rows, [&](int64_t row, int count) {
         alignas(64) T sums[kTileRows * kTileCols * kLanes<T>];
         const int units = groups_.vectors(q);
-        product(sums, count, units, dh + row * n_.P, n_.P, &start, 1,
-                panel(panels_[d_].projection, a_.weights[d_].w_hr, n_.P, groups_, q), n_.P);
+        product(sums, count, units, dh + row * n_.P, n_.P, &start, 1, w_hr_[d_].panel(q), n_.P);
         const CellGradientRows<T> at = cell_rows(steps, s, row, now, kept);
         apply_cell_backward<T, Cell>(sums, count, units, q * Groups::kWidth, n_.H, at);
         if constexpr (requires { &Cell::template hidden<T>; }) {
@@ -337,127 +306,18 @@ class LayerBackward {
     }
   }
 
-  // Weight, bias and input gradients from the chunk's gate gradients.
-  void multiply_chunk(const Steps& steps, int64_t begin, int64_t end, int64_t rows, bool first_chunk) {
-    const WeightGradients<T>& w = gradients_[d_];
-    list_rows(steps, begin, end);
-    const Range units = own_rows(n_.H);
-    if (w.b_ih) add_bias(w.b_ih, Gates::x_sum, units, rows, first_chunk);
-    if (w.b_hh) add_bias(w.b_hh, Gates::h_sum, units, rows, first_chunk);
-    const auto x = [this](int64_t k) { return a_.x + mine_.numbers[k] * n_.I; };
-    const auto previous = [this](int64_t k) { return mine_.previous[k]; };
-    if (w.w_ih || w.w_hh) pack_left<Gates::kSums>(chunk_dsums_, dsums_ld(), n_.H, rows, units);
-    if (w.w_ih) add_outer(w.w_ih, inputs_, x, n_.H, Gates::kGates, Gates::x_sum, rows, units, first_chunk);
-    if (w.w_hh) add_outer(w.w_hh, outputs_, previous, n_.H, Gates::kGates, Gates::h_sum, rows, units, first_chunk);
-    if (w.w_hr) {
-      const auto h = [this](int64_t k) { return rows_.h + k * n_.H; };
-      const Range outputs = own_rows(n_.P);
-      pack_left<1>(rows_.dh, n_.P, n_.P, rows, outputs);
-      add_outer(w.w_hr, groups_, h, n_.P, 1, [](int) { return 0; }, rows, outputs, first_chunk);
-    }
-    if (a_.dx) input_gradient(rows);
-  }
-
   void list_rows(const Steps& steps, int64_t begin, int64_t end) {
     int64_t k = 0;
     const T* y = a_.y + d_ * n_.P;
     for (int64_t s = end - 1; s >= begin; --s) {
       const int64_t kept = steps.kept(s);
       for (int64_t j = 0; j < steps.active(s); ++j, ++k) {
-        mine_.numbers[k] = steps.row(s, j);
+        numbers_[k] = steps.row(s, j);
         if (j < kept)
-          mine_.previous[k] = y + steps.row(s - 1, j) * n_.D * n_.P;
+          previous_[k] = y + steps.row(s - 1, j) * n_.D * n_.P;
         else
-          mine_.previous[k] = a_.h_0 ? a_.h_0 + of_batch(steps, j) * n_.P : nullptr;
+          previous_[k] = a_.h_0 ? a_.h_0 + of_batch(steps, j) * n_.P : nullptr;
       }
-    }
-  }
-
-  // The thread's share of the `height` rows of each gate of a weight, in whole tiles.
-  Range own_rows(int64_t height) const {
-    const Range tiles = share({0, divide_up(height, kTileRows)}, share_.unit_part, plan_.unit_parts);
-    return {smaller(tiles.begin * kTileRows, height), smaller(tiles.end * kTileRows, height)};
-  }
-
-  static int64_t left_size(Range columns, int64_t rows) {
-    return divide_up(columns.size(), kTileRows) * kTileRows * rows;
-  }
-
-  template <int kSums>
-  void pack_left(const T* src, int64_t ld, int64_t width, int64_t rows, Range columns) {
-    for (int a = 0; a < kSums; ++a)
-      pack_columns(mine_.left + a * left_size(columns, rows), src + a * width, ld, rows, columns);
-  }
-
-  // w[gate * height + columns] (+)= left^T right, where right(k) is the k-th row of the chunk, null for zeros.
-  template <class Row, class SumOf>
-  void add_outer(T* w, const Groups& groups, Row right, int64_t height, int gates, SumOf sum_of, int64_t rows,
-                 Range columns, bool first_chunk) {
-    const int64_t start = 0;
-    for (int64_t q = 0; q < groups.count(); ++q) {
-      const int cols = groups.vectors(q);
-      pack_rows(mine_.right, right, rows, q * Groups::kWidth, cols, groups.columns);
-      for (int gate = 0; gate < gates; ++gate) {
-        const T* left = mine_.left + sum_of(gate) * left_size(columns, rows);
-        for (int64_t m = columns.begin; m < columns.end; m += kTileRows, left += kTileRows * rows) {
-          alignas(64) T out[kTileRows * kTileCols * kLanes<T>];
-          with_constant<kTileCols>(cols, [&]<int kCols>() {
-            product_tile<T, kCols, kTileRows, kTileRows>(out, left, 1, &start, 1, {mine_.right, cols * kLanes<T>},
-                                                         rows);
-          });
-          const int valid = int(smaller(kTileRows, columns.end - m));
-          add_tile(w + (gate * height + m) * groups.columns, out, valid, q, cols, groups, first_chunk);
-        }
-      }
-    }
-  }
-
-  static void add_tile(T* w, const T* tile, int rows, int64_t q, int cols, const Groups& groups, bool overwrite) {
-    for (int r = 0; r < rows; ++r) {
-      for (int c = 0; c < cols; ++c) {
-        const int64_t column = q * Groups::kWidth + c * kLanes<T>;
-        const int n = valid_lanes<T>(column, groups.columns);
-        T* at = w + r * groups.columns + column;
-        const Vec<T> v = load(tile + (r * cols + c) * kLanes<T>);
-        store(at, overwrite ? v : load(at, n) + v, n);
-      }
-    }
-  }
-
-  template <class SumOf>
-  void add_bias(T* b, SumOf sum_of, Range columns, int64_t rows, bool overwrite) {
-    for (int gate = 0; gate < Gates::kGates; ++gate) {
-      for (int64_t c = columns.begin; c < columns.end; c += kLanes<T>) {
-        const int n = valid_lanes<T>(c, columns.end);
-        const T* src = chunk_dsums_ + sum_of(gate) * n_.H + c;
-        // Several short sums are more accurate than a long one, and faster.
-        constexpr int parts = 8;
-        Vec<T> v[parts] = {};
-        for (int64_t k = 0; k < rows; k += parts) {
-          FASTRNN_UNROLL
-          for (int i = 0; i < parts; ++i)
-            if (k + i < rows) v[i] += load(src + (k + i) * dsums_ld(), n);
-        }
-        const Vec<T> sum = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
-        T* at = b + gate * n_.H + c;
-        store(at, overwrite ? sum : load(at, n) + sum, n);
-      }
-    }
-  }
-
-  void input_gradient(int64_t rows) {
-    int64_t segment[Gates::kGates];
-    for (int g = 0; g < Gates::kGates; ++g) segment[g] = Gates::x_sum(g) * n_.H;
-    T* const dx = d_ == 0 ? a_.dx : other_dx_;
-    for (int64_t q = 0; q < inputs_.count(); ++q) {
-      for_row_blocks(share({0, rows}, share_.unit_part, plan_.unit_parts), [&](int64_t row, int count) {
-        alignas(64) T out[kTileRows * kTileCols * kLanes<T>];
-        const int cols = inputs_.vectors(q);
-        product(out, count, cols, chunk_dsums_ + row * dsums_ld(), dsums_ld(), segment, Gates::kGates,
-                panel(panels_[d_].x, a_.weights[d_].w_ih, Gates::kGates * n_.H, inputs_, q), n_.H);
-        for (int r = 0; r < count; ++r)
-          add_tile(dx + mine_.numbers[row + r] * n_.I, out + r * cols * kLanes<T>, 1, q, cols, inputs_, true);
-      });
     }
   }
 
@@ -493,12 +353,15 @@ class LayerBackward {
   const Team team_;
   const Share share_;
   Arena<T> arena_;
-  const Groups groups_{n_.H}, outputs_{n_.P}, inputs_{n_.I};
+  const Groups groups_{n_.H}, outputs_{n_.P};
   int64_t part_rows_ = 0, chunk_rows_ = 0, d_ = 0;
   T *other_dx_ = nullptr, *chunk_dsums_ = nullptr;
-  Panels panels_[2];
+  RightWeight<T> w_hh_[2], w_ih_[2], w_hr_[2];
   RowBuffers rows_;
-  ThreadBuffers mine_;
+  ChunkGradients<T, Gates> products_{n_, 0, 1};
+  // For each row of the chunk its number, and the hidden state before it.
+  int64_t* numbers_ = nullptr;
+  const T** previous_ = nullptr;
   WeightGradients<T> gradients_[2], second_part_[2];
   int64_t private_size_[2] = {0, 0};
 };

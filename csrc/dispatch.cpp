@@ -14,6 +14,8 @@
 #include <sys/mman.h>
 #endif
 
+#include "plan.h"
+
 namespace fastrnn {
 
 extern const InstructionSet kBaseline;
@@ -117,8 +119,8 @@ int usable_threads(int threads) {
 
 template <class T, class Args, class Size, class Run>
 void run_layer(CellKind kind, const Args& args, int threads, Size size, Run run) {
-  Plan plan = make_plan(kind, args.sizes, sizeof(T), usable_threads(threads));
-  for (;; plan = make_plan(kind, args.sizes, sizeof(T), 1)) {
+  Plan plan = make_plan(instruction_set(), kind, args.sizes, sizeof(T), usable_threads(threads));
+  for (;; plan = make_plan(instruction_set(), kind, args.sizes, sizeof(T), 1)) {
     T* memory = static_cast<T*>(workspace.at_least(size(kind, args, plan) * sizeof(T)));
     std::vector<Barrier> barriers(plan.threads + 1);
     const bool done = run_together(
@@ -188,39 +190,6 @@ void prefer_large_pages(void* block, size_t bytes) {
 #else
   (void)block, (void)bytes;
 #endif
-}
-
-Plan make_plan(CellKind kind, const Sizes& n, int element_bytes, int threads) {
-  const InstructionSet& set = instruction_set();
-  const int gates = set.facts(kind).gates;
-  const double weight_elements = double(gates) * n.H * (n.I + n.P);
-  Plan plan;
-
-  // A thread is worth starting for about 5 us of work.
-  const double flops = 2.0 * n.N * n.D * weight_elements;
-  constexpr double flops_per_thread = 4e5;
-  threads = int(std::min<double>(threads, std::max(1.0, flops / flops_per_thread)));
-
-  if (n.D > 1 && threads % n.D == 0) plan.directions_at_once = int(n.D);
-  const int per_direction = threads / plan.directions_at_once;
-  // Rows need no barrier, but each part must keep tiles busy, and keeps a copy of the weight gradients, which has to be
-  // worth its rows. Units divide the weights among the caches: 1.3 times as fast at H = I = 1024, even at 512.
-  constexpr int64_t rows_per_part = 4, all_rows_per_part = 64;
-  constexpr double large_weights = 12e6;  // bytes
-  if (weight_elements * element_bytes < large_weights)
-    plan.row_parts = int(std::clamp<int64_t>(std::min(n.B / rows_per_part, n.N / all_rows_per_part), 1, per_direction));
-  const int64_t unit_groups = std::max<int64_t>(1, n.H * element_bytes / (4 * set.vector_bytes));
-  plan.unit_parts = int(std::min<int64_t>(per_direction / plan.row_parts, unit_groups));
-  plan.threads = plan.directions_at_once * plan.row_parts * plan.unit_parts;
-
-  // Packing pays once a weight is read for about two tiles of rows; dot products from the weights as they lie need a
-  // reduction each, so with several steps they pay less long.
-  const bool projected = n.P != n.H;
-  plan.direct_forward = !projected && n.N <= (n.T == 1 ? 24 : 8);
-  plan.direct_backward = n.N <= 32;
-  const int64_t rows_at_once = (n.B + plan.row_parts - 1) / plan.row_parts;
-  plan.hoist = !plan.direct_forward && n.T > 1 && rows_at_once < 4;
-  return plan;
 }
 
 template <class T>

@@ -1,4 +1,4 @@
-// Chooses the instruction set once and the plan per call, and runs the kernels on a team of threads.
+// Chooses the instruction set once, and runs the kernels on a team of threads.
 #pragma once
 
 #include <cstddef>
@@ -20,8 +20,6 @@ bool built_with_openmp();
 
 // Asks for large pages under a large new block: a first touch of 64 MB in pages of 4 KB costs 25 ms.
 void prefer_large_pages(void* block, size_t bytes);
-
-Plan make_plan(CellKind kind, const Sizes& sizes, int element_bytes, int threads);
 
 template <class T>
 void run_forward(CellKind kind, const ForwardArgs<T>& args, int threads);

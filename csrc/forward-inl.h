@@ -59,10 +59,10 @@ class LayerForward {
     for (int64_t d = 0; d < n_.D; ++d) {
       Panels& p = panels_[d];
       p.bias = arena_.take(groups_.padded() * Gates::kSums);
+      if (args.weights[d].w_hr) p.projection = arena_.take(outputs_.padded() * n_.H);
       if (plan.direct_forward) continue;
       p.x = arena_.take(groups_.padded() * Gates::kGates * n_.I);
       p.h = arena_.take(groups_.padded() * Gates::kGates * n_.P);
-      if (args.weights[d].w_hr) p.projection = arena_.take(outputs_.padded() * n_.H);
     }
     const int64_t part_rows = divide_up(n_.B, plan.row_parts);
     for (int64_t i = 0; i < plan.directions_at_once * plan.row_parts; ++i) {

@@ -107,6 +107,7 @@ CASES = {
     "long-tail-of-one-row": Case(63, 5, 64, 40, threads=2, lengths=(63, 3, 1, 1, 1)),
     # projections
     "projected-T1-B1": Case(1, 1, 17, 1, P=3),
+    "projected-square": Case(2, 3, 17, 1, P=17),
     "projected-T63-B5-3-threads": Case(63, 5, 130, 40, threads=3, P=17, state=False),
     "projected-T2-B32-bidirectional": Case(2, 32, 64, 40, threads=2, directions=2, P=63, batch_first=True, bias=False),
     "projected-ragged": Case(9, 9, 64, 40, threads=5, directions=2, P=20, lengths=(9, 9, 5, 4, 4, 3, 1, 1, 1)),
@@ -302,6 +303,8 @@ def test_float64_agrees_with_the_oracle(cell, case, isa):
 @every_isa
 @every_case
 def test_float32_is_as_accurate_as_torch(cell, case, isa):
+    if case.P == case.H:
+        pytest.skip("torch.nn, the measure here, refuses a projection to as many outputs as hidden units")
     got = fused(problem(cell, case).to(torch.float32))
     assert_accurate(got, torch_nn(cell, case, torch.float32), oracle(cell, case, torch.float32))
 
