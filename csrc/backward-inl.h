@@ -1,5 +1,6 @@
-// A layer's backward pass. Steps are taken in chunks: the time loop leaves the gradients of a chunk's gate sums in L2,
-// and the weight and input gradients are products over them at once. No atomics, so results are reproducible.
+// A layer's backward pass. Steps are taken in chunks: the time loop leaves the gradients of a chunk's gate sums, in L2
+// unless a single step has more rows than that holds, and the weight and input gradients are products over them at
+// once. No atomics, so results are reproducible.
 #pragma once
 
 #include "cells.h"
@@ -57,7 +58,7 @@ template <class T, class Cell>
 class LayerBackward {
   using Gates = typename Cell::Gates;
   using Groups = ColumnGroups<T, kTileCols>;
-  // Rows per chunk: the tiles of a weight gradient sum over as many before they are added to memory.
+  // Rows per chunk, or those of one step where they are more.
   static constexpr int64_t kChunkRows = 192;
 
  public:
@@ -243,7 +244,7 @@ class LayerBackward {
     for (int u = 0; u < units; ++u) {
       const int64_t column = q * Groups::kWidth + u * kLanes<T>;
       const int n = valid_lanes<T>(column, n_.H);
-      Vec<T> saved[Cell::kSaved + 1];
+      Vec<T> saved[kRoomForSaved<Cell>];
       FASTRNN_UNROLL
       for (int i = 0; i < Cell::kSaved; ++i) saved[i] = load(saved_row + i * n_.H + column, n);
       store(h + column, Cell::template hidden<T>(saved), n);
@@ -273,7 +274,8 @@ class LayerBackward {
     at.h = a_.y + number * y_width + d_ * n_.P, at.h_ld = steps.stride() * y_width;
     if (kept) {
       at.h_prev = a_.y + before * y_width + d_ * n_.P, at.h_prev_ld = at.h_ld;
-      at.memory_prev = saved + before * saved_width + Cell::kMemory * n_.H, at.memory_prev_ld = at.saved_ld;
+      if (Cell::kMemory >= 0) at.memory_prev = saved + before * saved_width + Cell::kMemory * n_.H;
+      at.memory_prev_ld = at.saved_ld;
     } else {
       at.h_prev = a_.h_0 ? a_.h_0 + of_batch(steps, row) * n_.P : nullptr, at.h_prev_ld = steps.parts * n_.P;
       at.memory_prev = a_.memory_0 ? a_.memory_0 + of_batch(steps, row) * n_.H : nullptr;

@@ -1,6 +1,7 @@
 // The Python module fastrnn._C.
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/TensorSubclassLikeUtils.h>
+#include <ATen/record_function.h>
 #include <c10/util/SmallVector.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -21,13 +22,24 @@ bool is_plain(const Tensor& t) {
   return t.is_cpu() && t.layout() == at::kStrided && !t.is_neg() && !at::isTensorSubclassLike(t);
 }
 
+bool is_plain_tensor(const pybind11::handle& object) {
+  return THPVariable_CheckExact(object.ptr()) && is_plain(THPVariable_Unpack(object.ptr()));
+}
+
+// Whether a mode, a transform or a tracer wants to see the operators that are called.
+bool operators_are_observed() {
+  const c10::impl::LocalDispatchKeySet keys = c10::impl::tls_local_dispatch_key_set();
+  return at::impl::torch_function_mode_enabled() || c10::impl::TorchDispatchModeTLS::any_modes_set() ||
+         keys.included_.has(c10::DispatchKey::FuncTorchDynamicLayerFrontMode) ||
+         keys.included_.has(c10::DispatchKey::Tracer);
+}
+
 // Tensors of a Python sequence, or nothing where one of them is not plain.
 std::optional<c10::SmallVector<Tensor, 5>> plain_tensors(const pybind11::sequence& list) {
   c10::SmallVector<Tensor, 5> out;
   for (const pybind11::handle item : list) {
-    if (!THPVariable_CheckExact(item.ptr())) return std::nullopt;
+    if (!is_plain_tensor(item)) return std::nullopt;
     out.push_back(THPVariable_Unpack(item.ptr()));
-    if (!is_plain(out.back())) return std::nullopt;
   }
   return out;
 }
@@ -39,14 +51,12 @@ pybind11::object wrap(const Tensor& t) { return pybind11::reinterpret_steal<pybi
 pybind11::object infer(const pybind11::object& x_object, const pybind11::sequence& state,
                        const pybind11::sequence& weights, const pybind11::object& batch_sizes, std::string_view cell,
                        int64_t directions, bool has_bias, bool batch_first) {
-  const bool observed =
-      at::impl::torch_function_mode_enabled() || c10::impl::TorchDispatchModeTLS::any_modes_set() ||
-      c10::impl::tls_local_dispatch_key_set().included_.has(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
-  if (observed || !THPVariable_CheckExact(x_object.ptr())) return pybind11::none();
-  Tensor x = THPVariable_Unpack(x_object.ptr());
+  if (operators_are_observed() || !is_plain_tensor(x_object)) return pybind11::none();
+  if (!batch_sizes.is_none() && !is_plain_tensor(batch_sizes)) return pybind11::none();
   const auto tensors = plain_tensors(weights);
   auto initial = plain_tensors(state);
-  if (!is_plain(x) || !tensors || !initial) return pybind11::none();
+  if (!tensors || !initial) return pybind11::none();
+  Tensor x = THPVariable_Unpack(x_object.ptr());
   std::optional<Tensor> sizes;
   if (!batch_sizes.is_none()) sizes = THPVariable_Unpack(batch_sizes.ptr());
   const bool one_step = x.dim() == 2 && !sizes;
@@ -55,6 +65,7 @@ pybind11::object infer(const pybind11::object& x_object, const pybind11::sequenc
   {
     const pybind11::gil_scoped_release release;
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    RECORD_FUNCTION("fastrnn::layer_forward", c10::ArrayRef<const c10::IValue>{});
     if (one_step) {
       x = x.unsqueeze(0);
       for (Tensor& s : *initial) s = s.unsqueeze(0);
@@ -78,6 +89,7 @@ pybind11::dict plan(const std::string& cell, int64_t T, int64_t B, int64_t I, in
   out["row_parts"] = plan.row_parts;
   out["unit_parts"] = plan.unit_parts;
   out["products"] = plan.direct_forward ? "direct" : plan.hoist ? "hoisted" : "fused";
+  out["backward_products"] = plan.direct_backward ? "direct" : "fused";
   return out;
 }
 
@@ -97,7 +109,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("infer", &fastrnn::infer);
   m.def(
       "peak_flops",
-      [](const std::string& dtype, int threads) { return fastrnn::peak_flops(dtype == "float64", threads); },
+      [](const std::string& dtype, int threads) {
+        TORCH_CHECK_VALUE(dtype == "float32" || dtype == "float64", "expected float32 or float64, got ", dtype);
+        return fastrnn::peak_flops(dtype == "float64", threads);
+      },
       pybind11::arg("dtype"), pybind11::arg("threads"), pybind11::call_guard<pybind11::gil_scoped_release>());
   m.def("read_bandwidth", &fastrnn::read_bandwidth, pybind11::arg("bytes"), pybind11::arg("threads"),
         pybind11::call_guard<pybind11::gil_scoped_release>());

@@ -11,7 +11,8 @@
 //   kUnits         vectors of units that one register tile covers
 //
 //   forward (sum, h_prev, memory in and out) -> h, saved
-//   backward(saved, h_prev, memory_prev, h, dh, carry in and out) -> dsum
+//   backward(StepValues, carry in and out) -> dsum
+//   hidden  (saved) -> h again, for a cell that may be projected
 #pragma once
 
 #include "vec.h"
@@ -36,9 +37,12 @@ struct GruGates {
   static constexpr int h_sum(int gate) { return gate == 2 ? 3 : gate; }
 };
 
+template <class Cell>
+constexpr int kRoomForSaved = Cell::kSaved > 0 ? Cell::kSaved : 1;
+
 template <class T, class Cell>
 struct StepValues {
-  Vec<T> saved[Cell::kSaved > 0 ? Cell::kSaved : 1];
+  Vec<T> saved[kRoomForSaved<Cell>];
   Vec<T> h_prev, memory_prev, h, dh;
 };
 
@@ -77,7 +81,6 @@ struct Lstm {
     return o * tanh<T>(c);
   }
 
-  // h again, from what was saved: a projection's weight gradient needs it.
   template <class T>
   static FASTRNN_INLINE Vec<T> hidden(const Vec<T>* saved) {
     return saved[3] * tanh<T>(saved[4]);

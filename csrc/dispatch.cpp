@@ -149,11 +149,16 @@ double best_rate(int threads, F work) {
   double best = 0;
   for (int i = 0; i < 7; ++i) {
     std::vector<double> rates(threads, 0.0);
-    run_together(threads, [&](int rank) {
+    Barrier start_together;
+    const bool ran = run_together(threads, [&](int rank) {
+      wait(&start_together, threads);
       const double start = seconds();
       const double amount = work(rank);
       rates[rank] = amount / (seconds() - start);
     });
+    if (!ran)
+      throw std::runtime_error("fastrnn: " + std::to_string(threads) +
+                               " threads were asked for, the run-time gives fewer");
     double total = 0;
     for (double rate : rates) total += rate;
     best = std::max(best, total);

@@ -29,7 +29,7 @@ FASTRNN_NOINLINE void apply_cell(const T* sums, int rows, int units, int64_t uni
     for (int u = 0; u < units; ++u) {
       const int64_t column = unit + u * kLanes<T>;
       const int n = valid_lanes<T>(column, H);
-      Vec<T> sum[kSums], saved[Cell::kSaved + 1], h_prev{}, memory{};
+      Vec<T> sum[kSums], saved[kRoomForSaved<Cell>], h_prev{}, memory{};
       FASTRNN_UNROLL
       for (int a = 0; a < kSums; ++a) sum[a] = load(sums + ((r * kSums + a) * units + u) * kLanes<T>);
       if (Cell::kReadsHidden && at.h_prev) h_prev = load(at.h_prev + r * at.h_prev_ld + column, n);
@@ -70,10 +70,9 @@ class LayerForward {
       if (i == share_.slot * plan.row_parts + share_.row_part) unprojected_ = unprojected;
     }
     if (plan.hoist) {
-      const int64_t rows = larger(kHoistRows, part_rows);
       for (int i = 0; i < plan.threads; ++i) {
-        T* gx = arena_.take(rows * groups_.padded() * Gates::kSums);
-        T* x = arena_.take(rows * n_.I);
+        T* gx = arena_.take(kHoistRows * groups_.padded() * Gates::kSums);
+        T* x = arena_.take(kHoistRows * n_.I);
         if (i == team.rank) gx_ = gx, gathered_x_ = x;
       }
     }

@@ -65,7 +65,8 @@ class ChunkGradients {
 
   // Room for the packed operands of a weight gradient over at most `rows` rows.
   void take_buffers(int64_t rows, Arena<T>& arena) {
-    left_ = arena.take(rows * Gates::kSums * (divide_up(larger(n_.H, n_.P), kTileRows) + 1) * kTileRows);
+    const int64_t tiles = divide_up(divide_up(larger(n_.H, n_.P), kTileRows), parts_);
+    left_ = arena.take(rows * Gates::kSums * tiles * kTileRows);
     right_ = arena.take(rows * Groups::kWidth);
   }
 

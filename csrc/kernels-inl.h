@@ -8,7 +8,7 @@
 namespace fastrnn {
 namespace {
 
-// f.operator()<Cell>() for the cell of a run-time kind. The one list of cells in C++.
+// f.operator()<Cell>() for the cell of a run-time kind.
 template <class F>
 FASTRNN_INLINE auto with_cell(CellKind kind, F&& f) {
   switch (kind) {
@@ -26,8 +26,7 @@ FASTRNN_INLINE auto with_cell(CellKind kind, F&& f) {
 
 CellFacts facts(CellKind kind) {
   return with_cell(kind, []<class Cell>() {
-    return CellFacts{Cell::Gates::kGates, Cell::Gates::kSums, Cell::kSaved, Cell::kMemory >= 0,
-                     Cell::kCarry != Carry::kNone};
+    return CellFacts{Cell::Gates::kGates, Cell::kSaved, Cell::kMemory >= 0, Cell::kCarry != Carry::kNone};
   });
 }
 
@@ -61,7 +60,7 @@ constexpr Kernels<T> kernels() {
 }
 
 constexpr InstructionSet instruction_set(const char* name) {
-  return {name, FASTRNN_VECTOR_BYTES, kTileRows, facts, kernels<float>(), kernels<double>()};
+  return {name, FASTRNN_VECTOR_BYTES, facts, kernels<float>(), kernels<double>()};
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>  // here, before any target pragma, for the headers of the kernels
 
 #include "team.h"
 
@@ -14,7 +15,7 @@ enum class CellKind { kRnnTanh, kRnnRelu, kLstm, kGru };
 
 // What allocation and planning need to know of a cell; cells.h says it, per struct.
 struct CellFacts {
-  int gates, sums, saved;
+  int gates, saved;
   bool has_memory, has_carry;
 };
 
@@ -100,7 +101,6 @@ struct Kernels {
 struct InstructionSet {
   const char* name;
   int vector_bytes;
-  int tile_rows;
   CellFacts (*facts)(CellKind);
   Kernels<float> f32;
   Kernels<double> f64;

@@ -144,6 +144,11 @@ Tensor prepare(const Tensor& t, at::ScalarType type) {
   return converted.is_contiguous() ? converted : converted.contiguous();
 }
 
+// A prepared tensor to write to: a copy, unless preparing it has made one.
+Tensor own(const Tensor& prepared, const Tensor& given) {
+  return prepared.is_same(given) ? prepared.clone() : prepared;
+}
+
 Tensors prepare(at::TensorList list, at::ScalarType type) {
   Tensors out;
   out.reserve(list.size());
@@ -242,7 +247,7 @@ std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, at::TensorLis
   final_state.push_back(layer.empty() ? at::zeros({n.D, n.B, n.P}, options) : at::empty({n.D, n.B, n.P}, options));
   // The kernel advances the cell's own state in place, from the initial to the final one.
   if (layer.facts.has_memory)
-    final_state.push_back(state.empty() ? at::zeros({n.D, n.B, n.H}, options) : initial[1].clone());
+    final_state.push_back(state.empty() ? at::zeros({n.D, n.B, n.H}, options) : own(initial[1], state[1]));
   if (!layer.empty()) {
     const Tensor input = prepare(x, type);
     const Tensors prepared = prepare(weights, type);
@@ -268,13 +273,15 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::opt
               1 + state.size() + weights.size(), " flags in needed, got ", needed.size());
   TORCH_CHECK(dstate.size() == states, "fastrnn: expected ", states, " final-state gradients, got ", dstate.size());
   TORCH_CHECK(y.sizes() == at::IntArrayRef(layer.y_shape) &&
-                  saved.sizes() == at::IntArrayRef({n.D, n.N, layer.facts.saved * n.H}) && saved.scalar_type() == type,
+                  saved.sizes() == at::IntArrayRef({n.D, n.N, layer.facts.saved * n.H}) &&
+                  saved.scalar_type() == type && y.device() == x.device() && saved.device() == x.device(),
               "fastrnn: expected y and saved of this layer's forward, got ", y.sizes(), " and ", saved.scalar_type(),
               " ", saved.sizes());
 
   const auto optional = [&](const std::optional<Tensor>& t, at::IntArrayRef shape, const char* name) {
     if (!t || !t->defined()) return Tensor();
-    TORCH_CHECK(t->sizes() == shape, "fastrnn: expected ", name, " of shape ", shape, ", got ", t->sizes());
+    TORCH_CHECK(t->sizes() == shape && t->device() == x.device(), "fastrnn: expected ", name, " of shape ", shape,
+                " on ", x.device(), ", got ", t->sizes(), " on ", t->device());
     return prepare(*t, type);
   };
   const Tensor dy_ = optional(dy, layer.y_shape, "dy");
@@ -284,7 +291,8 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::opt
   Tensor dx = needed.get(0) ? allocate(x.sizes(), options) : Tensor();
   Tensor dh_0 = !state.empty() && needed.get(1) ? at::empty({n.D, n.B, n.P}, options) : Tensor();
   Tensor carry;
-  if (layer.facts.has_carry) carry = dmemory_T.defined() ? dmemory_T.clone() : at::zeros({n.D, n.B, n.H}, options);
+  if (layer.facts.has_carry)
+    carry = dmemory_T.defined() ? own(dmemory_T, *dstate.get(1)) : at::zeros({n.D, n.B, n.H}, options);
   Tensors dweights(weights.size());
   for (size_t i = 0; i < weights.size(); ++i)
     if (needed.get(1 + state.size() + i))
@@ -293,12 +301,12 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::opt
   if (layer.empty()) {
     if (dh_0.defined()) dh_0.zero_();
   } else {
-    const Tensor input = prepare(x, type), output = prepare(y, type);
+    const Tensor input = prepare(x, type), output = prepare(y, type), values = prepare(saved, type);
     const Tensors initial = prepare(state, type), prepared = prepare(weights, type);
     if (type == at::kDouble)
-      backward_as<double>(layer, dy_, dh_T, input, initial, prepared, output, saved, dx, dh_0, carry, dweights);
+      backward_as<double>(layer, dy_, dh_T, input, initial, prepared, output, values, dx, dh_0, carry, dweights);
     else
-      backward_as<float>(layer, dy_, dh_T, input, initial, prepared, output, saved, dx, dh_0, carry, dweights);
+      backward_as<float>(layer, dy_, dh_T, input, initial, prepared, output, values, dx, dh_0, carry, dweights);
   }
 
   Tensors out;

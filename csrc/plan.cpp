@@ -12,7 +12,7 @@ Plan make_plan(const InstructionSet& set, CellKind kind, const Sizes& n, int ele
   // A thread is worth starting for about 5 us of work.
   const double flops = 2.0 * n.N * n.D * weight_elements;
   constexpr double flops_per_thread = 4e5;
-  threads = int(std::min<double>(threads, std::max(1.0, flops / flops_per_thread)));
+  threads = int(std::clamp<double>(flops / flops_per_thread, 1, std::max(threads, 1)));
 
   if (n.D > 1 && threads % n.D == 0) plan.directions_at_once = int(n.D);
   const int per_direction = threads / plan.directions_at_once;

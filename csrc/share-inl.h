@@ -21,7 +21,7 @@ struct Share {
     directions = plan.directions_at_once == 1 ? Range{0, sizes.D} : Range{slot, slot + 1};
     row_part = team.rank % per_direction / plan.unit_parts;
     unit_part = team.rank % plan.unit_parts;
-    group = team.barriers + 1 + team.rank / plan.unit_parts;
+    if (team.barriers) group = team.barriers + 1 + team.rank / plan.unit_parts;
   }
 };
 
@@ -41,8 +41,6 @@ struct Steps {
   int64_t row(int64_t s, int64_t j) const { return first(s) + j * stride(); }
   // Rows 0 .. kept(s) - 1 of step s also took part in step s - 1.
   int64_t kept(int64_t s) const { return smaller(active(s), active(s - 1)); }
-  // Own rows of the batch: as many as at the fullest step.
-  int64_t most() const { return larger(active(0), active(T - 1)); }
 };
 
 // Hands out 64-byte aligned pieces of one allocation; with a null base it only counts.

@@ -32,7 +32,8 @@ static inline void wait(Barrier* barrier, int members) {
   }
 }
 
-// One member's view of its team: barriers[0] is for all, barriers[1 + i] for the i-th group of a plan.
+// One member's view of its team: barriers[0] is for all, barriers[1 + i] for the i-th group of a plan. Null where
+// nobody runs and only the workspace is measured.
 struct Team {
   int rank;
   int size;

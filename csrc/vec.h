@@ -7,7 +7,9 @@
 
 #include <stdint.h>
 
-#include <utility>
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
+#error "fastrnn needs GCC 12 or newer, for __builtin_shufflevector"
+#endif
 
 #if defined(FASTRNN_AVX512)
 #include <immintrin.h>

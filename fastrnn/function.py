@@ -123,7 +123,12 @@ def _differentiable_backward(
     batch_first: bool,
     needed: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """The gradients as a graph (``create_graph=True``): the layer runs again, on the reference."""
+    """The gradients as a graph (``create_graph=True``): the layer runs again, on the reference.
+
+    It runs on views of its inputs, so that where one input is computed from another, or is the same tensor, the paths
+    between them are left to autograd, which follows them outside.
+    """
+    x, state, weights = x.view_as(x), [s.view_as(s) for s in state], [w.view_as(w) for w in weights]
     y, final = reference.layer(
         cell,
         x,
@@ -136,5 +141,7 @@ def _differentiable_backward(
     )
     pairs = [(out, grad) for out, grad in zip((y, *final), (dy, *dstate), strict=True) if grad is not None]
     inputs = [t for t, wanted in zip((x, *state, *weights), needed, strict=True) if wanted]
+    if not pairs:
+        return (None,) * len(inputs)
     outputs, gradients = zip(*pairs, strict=True)
     return torch.autograd.grad(outputs, inputs, gradients, create_graph=True, allow_unused=True)

@@ -168,6 +168,8 @@ def _check_arguments(
     if cell not in CELLS:
         raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
     spec = CELLS[cell]
+    if batch_sizes is not None and (not isinstance(batch_sizes, Tensor) or batch_sizes.dtype != torch.int64):
+        raise ValueError(f"batch_sizes: expected an int64 tensor [T] on the CPU, got {batch_sizes!r}")
     expected_dim = 3 if batch_sizes is None else 2
     if x.dim() != expected_dim:
         raise ValueError(f"x: expected {expected_dim} dimensions, got {x.dim()}")

@@ -332,6 +332,59 @@ def test_first_and_second_derivatives(kind, options, packed):
     assert torch.autograd.gradgradcheck(call, arguments)
 
 
+def tied_directions(module, x):
+    weights = [w for name, w in module.named_parameters() if not name.endswith("_reverse")]
+    state = (x.new_zeros(2, x.size(1), 4),) * (2 if module.mode == "LSTM" else 1)
+    return fastrnn.functional.rnn(module.mode.lower(), x, state, weights * 2, bidirectional=True)[0]
+
+
+def state_from_input(module, x):
+    h = torch.tanh(x.mean(0)).repeat(2, 1, 2)[..., :4]
+    return module(x, (h, h) if module.mode == "LSTM" else h)[0]
+
+
+@pytest.mark.parametrize("call", [tied_directions, state_from_input])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_differentiable_gradients_count_each_path_once(name, call):
+    module = getattr(fastrnn, name)(3, 4, bidirectional=True).double()
+    x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    inputs = [x, module.weight_hh_l0, module.bias_ih_l0]
+    expected = torch.autograd.grad(call(module, x).square().sum(), inputs)
+    got = torch.autograd.grad(call(module, x).square().sum(), inputs, create_graph=True)
+    torch.testing.assert_close(got, expected)
+
+
+class NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y):
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx, dy):
+        return None
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_no_incoming_gradient_gives_none(create_graph):
+    x = torch.randn(5, 2, 3, requires_grad=True)
+    y = NoGradient.apply(fastrnn.LSTM(3, 4)(x)[0])
+    (got,) = torch.autograd.grad(y.sum(), [x], create_graph=create_graph, allow_unused=True)
+    assert got is None or not got.any()
+
+
+def test_traces_without_gradients():
+    module = fastrnn.GRU(3, 4)
+    with torch.no_grad():
+        traced = torch.jit.trace(module, torch.randn(5, 2, 3))
+        x = torch.randn(5, 2, 3)
+        torch.testing.assert_close(traced(x), module(x))
+
+
+def test_functional_refuses_batch_sizes_that_are_no_tensor():
+    with pytest.raises(ValueError, match=r"batch_sizes: expected an int64 tensor \[T\] on the CPU, got \[2, 1\]"):
+        fastrnn.functional.rnn("gru", torch.zeros(3, 3), (), list(fastrnn.GRU(3, 4).parameters()), batch_sizes=[2, 1])
+
+
 @pytest.mark.parametrize("record", [True, False], ids=["grad", "no-grad"])
 def test_forward_mode_derivative_is_that_of_torch(record):
     theirs, ours = torch.nn.GRU(3, 4).double(), fastrnn.GRU(3, 4).double()

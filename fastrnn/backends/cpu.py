@@ -50,6 +50,7 @@ class Plan:
     row_parts: int
     unit_parts: int
     products: str
+    backward_products: str
     dtype: torch.dtype
 
     def __str__(self) -> str:
@@ -57,7 +58,8 @@ class Plan:
         split = " x ".join(f"{n} parts of the {name}" for name, n in parts.items() if n > 1)
         threads = f"{self.threads} threads ({split})" if split else "1 thread"
         converted = f"; {self.dtype} computed in float32" if self.dtype in (torch.bfloat16, torch.float16) else ""
-        return f"{self.isa} on {threads}; {_PRODUCTS[self.products]}{converted}"
+        backward = "as they lie" if self.backward_products == "direct" else "packed"
+        return f"{self.isa} on {threads}; {_PRODUCTS[self.products]}; backward on weights {backward}{converted}"
 
 
 _PRODUCTS = {
