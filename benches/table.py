@@ -77,14 +77,15 @@ def _machine(report: Report) -> str:
 
 def _groups(report: Report, peer: str, markdown: bool) -> str:
     found = {(group.family, group.mode): group for group in groups(report.results, peer)}
+    modes = [mode for mode in MODES if any(m == mode for _, m in found)]
     lines = []
     for family in dict.fromkeys(family for family, _ in found):
         line = [family]
-        for mode in MODES:
+        for mode in modes:
             group = found.get((family, mode))
             line += [f"{group.geometric_mean:.2f}", f"{group.minimum:.2f}", str(group.count)] if group else ["", "", ""]
         lines.append(line)
-    header = [f"vs {peer}", *(f"{mode} {what}" for mode in MODES for what in ("geo. mean", "min", "cases"))]
+    header = [f"vs {peer}", *(f"{mode} {what}" for mode in modes for what in ("geo. mean", "min", "cases"))]
     return _table(header, lines, 1, markdown)
 
 
