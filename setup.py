@@ -7,7 +7,16 @@ from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
 
 # Every instruction set is compiled on every machine; the choice falls at run time, so no -march flag belongs here.
-FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
+FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+    "-g0",
+    "-Wall",
+    "-Wno-psabi",
+]
 # With OpenMP the kernels share the thread pool that torch has already started. Apple's compiler does not have it.
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 
