@@ -25,6 +25,11 @@ MODULES = [
 FLOOR_ULPS = 8
 
 
+def rows(options):
+    """Layers times directions: the first size of a state."""
+    return options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
+
+
 def pair(kinds: dict[str, tuple[str, dict]], kind: str, *args: Any, **kwargs: Any) -> tuple[nn.Module, nn.Module]:
     """The torch.nn module and the fastrnn module of this kind, each built from the same seed."""
     class_name, arguments = kinds[kind]

@@ -1,5 +1,24 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
+
+from fastrnn import _C
+
+
+@pytest.fixture
+def isa(request) -> Iterator[str]:
+    before = _C.isa()
+    _C.force_isa(request.param)
+    yield request.param
+    _C.force_isa(before)
+
+
+@pytest.fixture(autouse=True)
+def restore_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
