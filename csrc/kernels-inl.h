@@ -26,7 +26,8 @@ FASTRNN_INLINE auto with_cell(CellKind kind, F&& f) {
 
 CellFacts facts(CellKind kind) {
   return with_cell(kind, []<class Cell>() {
-    return CellFacts{Cell::Gates::kGates, Cell::kSaved, Cell::kMemory >= 0, Cell::kCarry != Carry::kNone};
+    return CellFacts{Cell::Gates::kGates, Cell::kSaved, Cell::kMemory >= 0, Cell::kCarry != Carry::kNone,
+                     requires { &Cell::template hidden<float>; }};
   });
 }
 

@@ -16,7 +16,7 @@ enum class CellKind { kRnnTanh, kRnnRelu, kLstm, kGru };
 // What allocation and planning need to know of a cell; cells.h says it, per struct.
 struct CellFacts {
   int gates, saved;
-  bool has_memory, has_carry;
+  bool has_memory, has_carry, may_be_projected;
 };
 
 struct Sizes {

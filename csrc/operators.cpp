@@ -57,7 +57,7 @@ struct Layer {
     TORCH_CHECK(int64_t(weights.size()) == n.D * per_direction && (projected || per_direction == plain),
                 "fastrnn: expected ", plain, " weights (", plain + 1, " with a projection) per direction, got ",
                 weights.size(), " for ", n.D);
-    TORCH_CHECK(!projected || kind == CellKind::kLstm, "fastrnn: only an LSTM can have a projection");
+    TORCH_CHECK(!projected || facts.may_be_projected, "fastrnn: expected no projection for cell ", cell, ", got one");
     TORCH_CHECK(weights[1].dim() == 2 && weights[1].size(0) % facts.gates == 0, "fastrnn: expected weight_hh [",
                 facts.gates, " * hidden_size, outputs], got ", weights[1].sizes());
     n.H = weights[1].size(0) / facts.gates;

@@ -101,11 +101,16 @@ class _Layer(torch.autograd.Function):
         dstate = list(dstate_and_saved[:-1])
         state, weights = tensors[: ctx.states], tensors[ctx.states :]
         needed = list(ctx.needs_input_grad[_OPTIONS:])
-        options = (ctx.cell, ctx.directions, ctx.has_bias, ctx.batch_first)
+        options = {
+            "batch_sizes": batch_sizes,
+            "directions": ctx.directions,
+            "has_bias": ctx.has_bias,
+            "batch_first": ctx.batch_first,
+        }
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            gradients = _differentiable_backward(dy, dstate, x, state, weights, batch_sizes, *options, needed)
+            gradients = _differentiable_backward(dy, dstate, ctx.cell, x, state, weights, needed, options)
         else:
-            gradients = layer_backward(dy, dstate, x, state, weights, y, saved, batch_sizes, *options, needed)
+            gradients = layer_backward(dy, dstate, x, state, weights, y, saved, cell=ctx.cell, needed=needed, **options)
         given = iter(gradients)
         return (None,) * _OPTIONS + tuple([next(given) if wanted else None for wanted in needed])
 
@@ -113,15 +118,12 @@ class _Layer(torch.autograd.Function):
 def _differentiable_backward(
     dy: Tensor | None,
     dstate: Sequence[Tensor | None],
+    cell: str,
     x: Tensor,
     state: Sequence[Tensor],
     weights: Sequence[Tensor],
-    batch_sizes: Tensor | None,
-    cell: str,
-    directions: int,
-    has_bias: bool,
-    batch_first: bool,
     needed: Sequence[bool],
+    options: dict[str, Any],
 ) -> tuple[Tensor | None, ...]:
     """The gradients as a graph (``create_graph=True``): the layer runs again, on the reference.
 
@@ -129,16 +131,7 @@ def _differentiable_backward(
     between them are left to autograd, which follows them outside.
     """
     x, state, weights = x.view_as(x), [s.view_as(s) for s in state], [w.view_as(w) for w in weights]
-    y, final = reference.layer(
-        cell,
-        x,
-        state,
-        weights,
-        directions=directions,
-        has_bias=has_bias,
-        batch_first=batch_first,
-        batch_sizes=batch_sizes,
-    )
+    y, final = reference.layer(cell, x, state, weights, **options)
     pairs = [(out, grad) for out, grad in zip((y, *final), (dy, *dstate), strict=True) if grad is not None]
     inputs = [t for t, wanted in zip((x, *state, *weights), needed, strict=True) if wanted]
     if not pairs:

@@ -141,10 +141,7 @@ def _autocast(x: Tensor, state: State, weights: Sequence[Tensor]) -> tuple[Tenso
 
 
 def _zeros(cell: str, x: Tensor, w_hh: Tensor, rows: int, batch: int) -> State:
-    output_size = w_hh.size(1)
-    hidden_size = w_hh.size(0) // len(CELLS[cell].gates)
-    sizes = [output_size] + [hidden_size] * (len(CELLS[cell].states) - 1)
-    return tuple([x.new_zeros(rows, batch, size) for size in sizes])
+    return tuple([x.new_zeros(rows, batch, width) for width in CELLS[cell].state_widths(*w_hh.shape)])
 
 
 def _dropout(x: Tensor, p: float, transposed: bool) -> Tensor:
@@ -199,7 +196,7 @@ def _check_arguments(
     _check_tensors("weights", weights, shapes, x)
 
     batch = int(batch_sizes[0]) if batch_sizes is not None else x.size(0 if batch_first else 1)
-    widths = [output_size] + [hidden_size] * (len(spec.states) - 1)
+    widths = spec.state_widths(gates_size, output_size)
     _check_tensors("state", state, [(rows, batch, width) for width in widths[: len(state)]], x)
 
 

@@ -46,13 +46,13 @@ def _layer_forward_fake(
     save: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     spec = CELLS[cell]
-    hidden, outputs = weights[1].shape[0] // len(spec.gates), weights[1].shape[1]
     batch = state[0].shape[1] if state else x.shape[0 if batch_first else 1]
     rows = math.prod(x.shape[:-1])  # Size.numel() would fix a symbolic length
-    y = x.new_empty((*x.shape[:-1], directions * outputs))
-    final_state = [x.new_empty((directions, batch, outputs if name == "h" else hidden)) for name in spec.states]
+    y = x.new_empty((*x.shape[:-1], directions * weights[1].shape[1]))
+    widths = spec.state_widths(*weights[1].shape)
+    final_state = [x.new_empty((directions, batch, width)) for width in widths]
     saved = x.new_empty(
-        (directions, rows if save else 0, len(spec.saved) * hidden),
+        (directions, rows if save else 0, len(spec.saved) * (weights[1].shape[0] // len(spec.gates))),
         dtype=torch.float64 if x.dtype == torch.float64 else torch.float32,
     )
     return y, final_state, saved

@@ -96,8 +96,7 @@ def layer(
     steps = x.unbind(1 if batch_first else 0) if batch_sizes is None else x.split(batch_sizes.tolist())
     per_direction = len(weights) // directions
     if not state:
-        hidden, outputs = weights[1].size(0) // len(CELLS[cell].gates), weights[1].size(1)
-        widths = [outputs if name == "h" else hidden for name in CELLS[cell].states]
+        widths = CELLS[cell].state_widths(*weights[1].shape)
         state = [x.new_zeros(directions, len(steps[0]), width) for width in widths]
     ys, finals = [], []
     for d in range(directions):

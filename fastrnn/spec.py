@@ -24,6 +24,10 @@ class CellSpec:
     saved: tuple[str, ...]
     equation: str
 
+    def state_widths(self, gate_rows: int, outputs: int) -> list[int]:
+        """Last sizes of the states, given those of ``weight_hh`` [G*H, P]: P for ``h``, H for the others."""
+        return [outputs if name == "h" else gate_rows // len(self.gates) for name in self.states]
+
 
 CELLS: dict[str, CellSpec] = {
     spec.name: spec

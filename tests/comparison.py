@@ -22,6 +22,10 @@ MODULES = [
     pytest.param(kinds, kind, id=kind + suffix) for kinds, suffix in ((LAYERS, ""), (CELLS, "-cell")) for kind in kinds
 ]
 
+layers = pytest.mark.parametrize("kind", LAYERS)
+cells = pytest.mark.parametrize("kind", CELLS)
+every_module = pytest.mark.parametrize("kinds,kind", MODULES)
+
 FLOOR_ULPS = 8
 
 

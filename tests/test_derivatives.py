@@ -6,6 +6,7 @@ from comparison import (
     LAYERS,
     assert_same,
     inputs,
+    layers,
     leaves,
     pair,
     results,
@@ -20,8 +21,6 @@ pytestmark = [
     pytest.mark.usefixtures("single_thread"),
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
 ]
-
-layers = pytest.mark.parametrize("kind", LAYERS)
 
 
 @layers

@@ -7,7 +7,7 @@ import torch
 from comparison import (
     CELLS,
     LAYERS,
-    MODULES,
+    every_module,
     pair,
     states,
     tensors,
@@ -21,8 +21,6 @@ pytestmark = [
     pytest.mark.usefixtures("single_thread"),
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
 ]
-
-every_module = pytest.mark.parametrize("kinds,kind", MODULES)
 
 
 def error(call):

@@ -7,7 +7,9 @@ from comparison import (
     LAYERS,
     assert_accurate,
     assert_same,
+    cells,
     inputs,
+    layers,
     pair,
     results,
     rows,
@@ -24,8 +26,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
 ]
 
-layers = pytest.mark.parametrize("kind", LAYERS)
-cells = pytest.mark.parametrize("kind", CELLS)
 
 SHAPES = [(1, 1, 1), (2, 5, 17), (17, 1, 64), (17, 5, 17)]
 shapes = pytest.mark.parametrize("T,B,H", SHAPES, ids=lambda n: str(n))

@@ -10,9 +10,11 @@ import torch
 from comparison import (
     CELLS,
     LAYERS,
-    MODULES,
     assert_same,
+    cells,
+    every_module,
     inputs,
+    layers,
     leaves,
     pair,
     results,
@@ -27,10 +29,6 @@ pytestmark = [
     pytest.mark.usefixtures("single_thread"),
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
 ]
-
-layers = pytest.mark.parametrize("kind", LAYERS)
-cells = pytest.mark.parametrize("kind", CELLS)
-every_module = pytest.mark.parametrize("kinds,kind", MODULES)
 
 
 def tie(module):

@@ -154,7 +154,7 @@ FORWARD_ERRORS = {
     "w_hh-columns": ("dense", with_weight(1, 24, 7), "weight_hh with 6 columns, got 7|weight_hh of shape"),
     "bias-of-second-direction": ("dense", with_weight(7, 23), r"bias_hh of shape \[24\], got \[23\]"),
     "projection": ("projected", with_weight(4, 3, 6), r"weight_hr of shape \[2, 6\], got \[3, 6\]"),
-    "projection-of-gru": ("projected", lambda a: {"cell": "gru"}, "only an LSTM can have a projection"),
+    "projection-of-gru": ("projected", lambda a: {"cell": "gru"}, "expected no projection for cell gru, got one"),
     "x-1-D": ("dense", lambda a: {"x": torch.zeros(I)}, "expected 3 dimensions, got 1"),
     "no-steps": ("dense", lambda a: {"x": torch.zeros(0, B, I)}, "sequence length to be larger than 0"),
     "dtypes-of-weights": (
