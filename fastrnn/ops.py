@@ -6,8 +6,8 @@ extension. ``torch.library.Library`` rather than the ``custom_op`` decorator: it
 ``x`` is [T, B, I], [B, T, I] if ``batch_first``, or packed [N, I] if ``batch_sizes`` (int64 [T], on the CPU) is given.
 ``state`` is empty for zeros (not for a packed input), else ``h`` [D, B, P] and the cell's other states [D, B, H].
 ``weights`` lists w_ih [G*H, I], w_hh [G*H, P], with bias b_ih and b_hh [G*H], with a projection w_hr [P, H], for each
-direction. ``saved`` is [D, N, S*H] in the type of computation, with N = 0 if ``save`` is false; its layout is the
-backend's own. ``layer_backward`` returns gradients for those of (x, *state, *weights) that ``needed`` flags, in order.
+direction. ``saved`` is [D, N, S*H] with N = 0 if ``save`` is false, its layout the backend's own; on the CPU it is of
+the type of computation, on a GPU of the type of ``x``. ``layer_backward`` returns gradients for those of (x, *state, *weights) that ``needed`` flags, in order.
 """
 
 import math
@@ -51,10 +51,10 @@ def _layer_forward_fake(
     y = x.new_empty((*x.shape[:-1], directions * weights[1].shape[1]))
     widths = spec.state_widths(*weights[1].shape)
     final_state = [x.new_empty((directions, batch, width)) for width in widths]
-    saved = x.new_empty(
-        (directions, rows if save else 0, len(spec.saved) * (weights[1].shape[0] // len(spec.gates))),
-        dtype=torch.float64 if x.dtype == torch.float64 else torch.float32,
-    )
+    width = len(spec.saved) * (weights[1].shape[0] // len(spec.gates))
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = x.dtype if x.is_cuda else wide
+    saved = x.new_empty((directions, rows if save else 0, width), dtype=dtype)
     return y, final_state, saved
 
 

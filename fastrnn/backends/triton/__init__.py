@@ -1,0 +1,62 @@
+"""The Triton kernels on a GPU: which layers they take, and the plan they follow.
+
+Triton is loaded at the first layer on a GPU: importing it takes longer than the rest of fastrnn.
+"""
+
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from fastrnn.backends.triton.plan import Plan, make_plan
+from fastrnn.spec import CELLS
+
+__all__ = ["NAME", "missing", "plan", "reasons_against"]
+
+NAME = "triton"
+missing: str | None = None if importlib.util.find_spec("triton") else "Triton is not installed"
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def reasons_against(cell: str, device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Why the Triton kernels cannot take a cell on tensors of this device and dtype; empty if they can."""
+    reasons = [missing] if missing else []
+    if device.type != "cuda":
+        reasons.append(f"it runs on a GPU, the input is on {device}")
+    if dtype not in _DTYPES:
+        reasons.append(f"it takes {', '.join(str(d) for d in _DTYPES)}, the input is {dtype}")
+    return reasons
+
+
+def plan(
+    cell: str,
+    steps: int,
+    batch: int,
+    rows: int,
+    inputs: int,
+    hidden: int,
+    outputs: int,
+    directions: int,
+    dtype: torch.dtype,
+) -> Plan:
+    """What the kernels would do with one layer of these sizes on the current device."""
+    return _operators().plan_for(cell, batch, hidden, outputs, directions, dtype, torch.device("cuda"))
+
+
+def _operators() -> ModuleType:
+    return importlib.import_module("fastrnn.backends.triton.operators")
+
+
+def _layer_forward(*args: Any, **kwargs: Any) -> Any:
+    return _operators().layer_forward(*args, **kwargs)
+
+
+def _layer_backward(*args: Any, **kwargs: Any) -> Any:
+    return _operators().layer_backward(*args, **kwargs)
+
+
+_library = torch.library.Library("fastrnn", "IMPL")
+_library.impl("layer_forward", _layer_forward, "CUDA")
+_library.impl("layer_backward", _layer_backward, "CUDA")

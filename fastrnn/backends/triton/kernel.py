@@ -1,0 +1,112 @@
+"""One specialised kernel: which, for which types and constants. The same description compiles ahead of time and at run time."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fastrnn import kernels
+from fastrnn.backends.triton.plan import Device
+from fastrnn.kernels import persistent, pointwise
+
+__all__ = ["Kernel", "sources_fingerprint", "target"]
+
+_FUNCTIONS = {
+    "persistent_forward": persistent.forward,
+    "persistent_backward": persistent.backward,
+    "pointwise_forward": pointwise.forward,
+    "pointwise_backward": pointwise.backward,
+}
+_NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+_INTEGERS = {"counters": "*i32", "offsets": "*i64", "lengths": "*i32", "rows": "i64", "row_t": "i64", "row_b": "i64"}
+_TUPLES = ("initial", "carried", "final")
+_ALIGNMENT = 16
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """
+    Attributes:
+        name: key of the table of kernels.
+        dtype: of every floating tensor, but for the states of the stepwise regime.
+        states: how many the cell has.
+        constants: values of the kernel's constexpr parameters.
+        cooperative: all programs of a launch must be resident at once.
+    """
+
+    name: str
+    dtype: torch.dtype
+    states: int
+    constants: tuple[tuple[str, Any], ...]
+    warps: int
+    cooperative: bool = False
+
+    @property
+    def function(self) -> Any:
+        return _FUNCTIONS[self.name]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        # One stage: a pipelined load could move across the barrier.
+        return {"num_warps": self.warps, "num_stages": 1, "launch_cooperative_grid": self.cooperative}
+
+    def __str__(self) -> str:
+        constants = " ".join(f"{name.lower()}={value}" for name, value in self.constants)
+        return f"{self.name} {_NAMES[self.dtype]} warps={self.warps} {constants}"
+
+    def key(self) -> str:
+        """A name for files, the same in every Python and Triton."""
+        return hashlib.sha256(f"{self} {self.states} {self.cooperative}".encode()).hexdigest()[:24]
+
+    def source(self) -> ASTSource:
+        """Pointers are multiples of 16 bytes; integers are taken as they come."""
+        constants = dict(self.constants)
+        signature: dict[str, Any] = {}
+        attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+        for i, name in enumerate(self.function.arg_names):
+            aligned = [["tt.divisibility", _ALIGNMENT]]
+            if name in constants:
+                signature[name] = "constexpr"
+            elif name in _TUPLES:
+                signature[name] = tuple(self._state_types(name))
+                attributes |= {(i, j): aligned for j in range(self.states)}
+            else:
+                signature[name] = _INTEGERS.get(name, "i32" if name in self._sizes() else "*" + _NAMES[self.dtype])
+                if signature[name].startswith("*"):
+                    attributes[(i,)] = aligned
+        return ASTSource(self.function, signature, constants, attributes)
+
+    def _sizes(self) -> list[str]:
+        return (persistent if self.name.startswith("persistent") else pointwise).SIZES
+
+    def _state_types(self, name: str) -> list[str]:
+        # The stepwise regime carries all states but h in the type of computation, from step to step in memory.
+        own = "*" + _NAMES[self.dtype]
+        wide = "*fp64" if self.dtype == torch.float64 else "*fp32"
+        others = wide if self.name.startswith("pointwise") and name != "initial" else own
+        return [own] + [others] * (self.states - 1)
+
+    def arguments(self, given: Mapping[str, Any]) -> list[Any]:
+        """All arguments in order, the constants among them."""
+        values = {**given, **dict(self.constants)}
+        return [values[name] for name in self.function.arg_names]
+
+
+def target(device: Device) -> GPUTarget:
+    return GPUTarget("hip", device.architecture, 64) if device.amd else GPUTarget("cuda", device.capability, 32)
+
+
+@cache
+def sources_fingerprint() -> str:
+    """Changes with any kernel's source."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(kernels.__path__[0]).glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:24]

@@ -1,0 +1,108 @@
+"""Where the rows of a batch lie: the run-time sizes that every kernel takes."""
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Layout"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows of [N, width] buffers in the order of the layer's input.
+
+    The row of time t and batch entry b is ``t * row_t + b * row_b``, or ``offsets[t] + b`` in a packed batch.
+
+    Attributes:
+        sizes: of a packed batch, active rows at each step.
+        starts: of a packed batch, the first row of each step.
+        offsets: ``starts`` and the number of rows on the device, int64 [T+1].
+        lengths: of a packed batch, steps of each batch entry on the device, int32 [B].
+    """
+
+    steps: int
+    batch: int
+    rows: int
+    row_t: int
+    row_b: int
+    directions: int
+    sizes: tuple[int, ...] = ()
+    starts: tuple[int, ...] = ()
+    offsets: Tensor | None = None
+    lengths: Tensor | None = None
+
+    @staticmethod
+    def of(x: Tensor, batch_sizes: Tensor | None, batch_first: bool, directions: int) -> "Layout":
+        if batch_sizes is None:
+            batch, steps = x.shape[:2] if batch_first else (x.shape[1], x.shape[0])
+            row_t, row_b = (1, steps) if batch_first else (batch, 1)
+            return Layout(steps, batch, steps * batch, row_t, row_b, directions)
+        sizes = tuple(batch_sizes.tolist())
+        batch, steps = sizes[0], len(sizes)
+        *starts, rows = accumulate(sizes, initial=0)
+        offsets = torch.tensor([*starts, rows])
+        lengths = (batch_sizes[:, None] > torch.arange(batch)).sum(0, dtype=torch.int32)
+        return Layout(
+            steps,
+            batch,
+            rows,
+            0,
+            1,
+            directions,
+            sizes,
+            tuple(starts),
+            _to(offsets, x.device),
+            _to(lengths, x.device),
+        )
+
+    @property
+    def ragged(self) -> bool:
+        return self.offsets is not None
+
+    def arguments(self) -> dict[str, Any]:
+        """By the names that kernels give them."""
+        return {
+            "batch": self.batch,
+            "rows": self.rows,
+            "steps": self.steps,
+            "row_t": self.row_t,
+            "row_b": self.row_b,
+            "directions": self.directions,
+            "offsets": self.offsets,
+            "lengths": self.lengths,
+        }
+
+    def active(self, t: int) -> int:
+        """Rows of the batch that have a step ``t``."""
+        return self.sizes[t] if self.sizes else self.batch
+
+    def time(self, direction: int, step: int) -> int:
+        return step if direction == 0 else self.steps - 1 - step
+
+    def before(self, y: Tensor, initial: Tensor, direction: int) -> Tensor:
+        """For each row of ``y`` [N, P], one direction's outputs, the one a step before, or ``initial`` [B, P]: [N, P]."""
+        if self.offsets is None:
+            batch_first = self.row_t == 1 and self.steps > 1
+            time = 1 if batch_first else 0
+            y = y.unflatten(0, (self.batch, self.steps) if batch_first else (self.steps, self.batch))
+            first = initial.unsqueeze(time)
+            if direction == 0:
+                return torch.cat((first, y.narrow(time, 0, self.steps - 1)), time).flatten(0, 1)
+            return torch.cat((y.narrow(time, 1, self.steps - 1), first), time).flatten(0, 1)
+        assert self.lengths is not None
+        times = torch.arange(self.steps, device=y.device)
+        t = times.repeat_interleave(self.offsets.diff(), output_size=self.rows)
+        b = torch.arange(self.rows, device=y.device) - self.offsets[t]
+        before = t - 1 if direction == 0 else t + 1
+        begun = (before >= 0) & (before < self.lengths[b])
+        row = torch.where(begun, self.offsets[before.clamp_min(0)] + b, self.rows + b)
+        return torch.cat((y, initial)).index_select(0, row)
+
+
+def _to(table: Tensor, device: torch.device) -> Tensor:
+    if device.type != "cuda":
+        return table.to(device)
+    return table.pin_memory().to(device, non_blocking=True)  # an ordinary copy would wait for the device

@@ -1,0 +1,236 @@
+"""How a layer runs on a GPU: a pure function of its sizes and of the device's, so it can be asked about any device.
+
+The numbers in here come from compiling the kernels for sm_80, sm_90 and gfx942: registers, spills, shared memory.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from fastrnn.spec import CELLS
+
+__all__ = ["DEVICES", "Device", "Plan", "Tile", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the plan needs to know of a GPU.
+
+    Attributes:
+        architecture: ``sm_90`` for compute capability 9.0, ``gfx942`` and the like for AMD.
+        multiprocessors: how many programs run at once, at one each.
+        shared_memory: bytes that one program may have, where it asks for more than the default.
+    """
+
+    name: str
+    architecture: str
+    multiprocessors: int
+    shared_memory: int
+
+    @property
+    def amd(self) -> bool:
+        return self.architecture.startswith("gfx")
+
+    @property
+    def capability(self) -> int:
+        """90 for sm_90."""
+        return int(self.architecture.removeprefix("sm_").rstrip("a"))
+
+
+# One for each architecture, to compile for where no such device is at hand. Sizes from the vendors' documents.
+DEVICES: dict[str, Device] = {
+    device.architecture: device
+    for device in (
+        Device("A100", "sm_80", 108, 166_912),
+        Device("RTX A6000", "sm_86", 84, 101_376),
+        Device("RTX 4090", "sm_89", 128, 101_376),
+        Device("H100", "sm_90", 132, 232_448),
+        Device("B200", "sm_100", 148, 232_448),
+        Device("MI300X", "gfx942", 304, 65_536),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The share of one program in one step, and what it takes.
+
+    Attributes:
+        rows: of the batch.
+        units: hidden units whose gates (backward, whose gradient) the program computes.
+        block_k: length of the pieces in which the product's sum is taken.
+        split: pieces taken at once, by different warps.
+        programs: in a group, which covers all units of ``rows`` rows of one direction.
+        at_once: groups resident at the same time.
+        waves: launches, one after another, until all groups are done.
+        shared: bytes of shared memory at most.
+    """
+
+    rows: int
+    units: int
+    block_k: int
+    split: int
+    warps: int
+    programs: int
+    at_once: int
+    waves: int
+    shared: int
+
+    def __str__(self) -> str:
+        groups = f"{self.programs} programs" if self.programs > 1 else "1 program"
+        waves = f" in {self.waves} waves" if self.waves > 1 else ""
+        return f"{self.rows} rows x {self.units} units on {self.warps} warps, {groups} a group{waves}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A regime, its tiles (none for stepwise), and why the regimes before it were not taken."""
+
+    regime: str
+    device: Device
+    precision: str
+    forward: Tile | None = None
+    backward: Tile | None = None
+    against: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        if self.forward is None:
+            how = "a product and a pointwise kernel for each step"
+        else:
+            how = f"forward {self.forward}; backward {self.backward}"
+        against = "".join(f"; not {regime}: {reason}" for regime, reason in self.against)
+        return f"{self.regime} on {self.device.name} ({self.device.architecture}): {how}{against}"
+
+
+# A wave of the cooperative regime costs about as much as a step of the stepwise one from here on.
+_MOST_WAVES = 4
+
+
+def make_plan(
+    cell: str,
+    batch: int,
+    hidden: int,
+    outputs: int,
+    directions: int,
+    dtype: torch.dtype,
+    tf32: bool,
+    device: Device,
+) -> Plan:
+    """The plan for one layer: the first of resident, cooperative and stepwise that can take it.
+
+    Args:
+        outputs: P, other than ``hidden`` with a projection.
+        tf32: whether float32 products of recurrent layers may be rounded to tf32.
+    """
+    precision = "tf32" if tf32 else "ieee"
+    against = []
+    reason = _reason_against_persistent(hidden, outputs, dtype, tf32, device)
+    for regime, tiles in (("resident", _resident), ("cooperative", _cooperative)):
+        if reason:
+            against.append((regime, reason))
+            continue
+        found = [tiles(cell, batch, hidden, directions, dtype.itemsize, device, kind) for kind in ("forward", "backward")]
+        reasons = [tile for tile in found if isinstance(tile, str)]
+        if not reasons:
+            forward, backward = found
+            return Plan(regime, device, precision, forward, backward, tuple(against))
+        against.append((regime, reasons[0]))
+    return Plan("stepwise", device, precision, against=tuple(against))
+
+
+def _reason_against_persistent(hidden: int, outputs: int, dtype: torch.dtype, tf32: bool, device: Device) -> str | None:
+    if outputs != hidden:
+        return "a projection is a second product in each step"
+    if dtype == torch.float64:
+        return "float64 products do not fit"
+    if dtype == torch.float32 and not tf32:
+        return "exact float32 products use no tensor cores (torch.backends.cudnn.rnn.fp32_precision is not 'tf32')"
+    if not device.amd and device.capability < 80:
+        return f"it needs sm_80 or newer, not {device.architecture}"
+    return None
+
+
+def _planes(cell: str) -> int:
+    """Gates in the product of forward: a power of two."""
+    return 1 if len(CELLS[cell].gates) == 1 else 4
+
+
+def _resident(
+    cell: str, batch: int, hidden: int, directions: int, item: int, device: Device, kind: str
+) -> Tile | str:
+    units = max(16, 1 << (hidden - 1).bit_length())
+    columns = units * _planes(cell)
+    if units > 128:
+        return f"one program holds at most 128 hidden units, not {hidden}"
+    rows = 16
+    shared = columns * units * item + rows * columns * item
+    if device.amd:
+        shared = columns * units * item
+    if shared > device.shared_memory:
+        return f"its weights take {shared:,} bytes of shared memory, {device.name} has {device.shared_memory:,}"
+    groups = directions * -(-batch // rows)
+    return Tile(rows, units, units, 1, 8 if columns >= 256 else 4, 1, groups, 1, shared)
+
+
+def _cooperative(
+    cell: str, batch: int, hidden: int, directions: int, item: int, device: Device, kind: str
+) -> Tile | str:
+    reason = None
+    fitting = []
+    for tile in _cooperative_tiles(cell, batch, hidden, directions, item, device, kind):
+        if tile.shared > device.shared_memory:
+            reason = reason or (
+                f"its {kind} takes {tile.shared:,} bytes of shared memory at {tile.units} units a program, "
+                f"{device.name} has {device.shared_memory:,}"
+            )
+        elif tile.programs > device.multiprocessors:
+            reason = (
+                f"a group of {tile.programs} programs could not be resident at once on "
+                f"{device.multiprocessors} multiprocessors"
+            )
+        else:
+            fitting.append(tile)
+    if not fitting:
+        return reason or "no tile fits"
+    best = min(fitting, key=lambda tile: tile.waves)  # of equals the first, with the fewest rows and most units
+    if best.waves > _MOST_WAVES:
+        return f"{batch} rows in {directions} directions would take {best.waves} waves, more than {_MOST_WAVES}"
+    return best
+
+
+def _cooperative_tiles(
+    cell: str, batch: int, hidden: int, directions: int, item: int, device: Device, kind: str
+) -> Iterator[Tile]:
+    gates, planes = len(CELLS[cell].gates), _planes(cell)
+    for units in (64 // planes, 8) if kind == "forward" else (16, 8):
+        for rows in (16, 32):
+            if kind == "forward":
+                columns, sum_length, split, warps = units * planes, hidden, 1, 4
+                longest = (512 if rows == 16 else 128) * 2 // item
+                if units == 8 and item == 4:
+                    longest = 128  # longer pieces spill
+            else:
+                columns, sum_length = units, gates * hidden
+                split = warps = 4 if rows == 16 else 8
+                longest = 256 // item
+                if rows == 32 and (item == 4 or sum_length > 2048):
+                    continue  # spills
+            if device.amd:
+                longest = min(longest, 512 // item)
+            block_k = _block(sum_length, split, longest)
+            chunk = split * block_k
+            padded = -(-sum_length // chunk) * chunk
+            weights, operand = padded * columns * item, rows * chunk * item
+            # NVIDIA: the weights stay in shared memory. AMD: in registers, having passed through it in pieces.
+            shared = max(chunk * columns * item, operand) if device.amd else weights + operand
+            programs = -(-hidden // units)
+            groups = directions * -(-batch // rows)
+            at_once = max(1, device.multiprocessors // programs)
+            yield Tile(rows, units, block_k, split, warps, programs, min(at_once, groups), -(-groups // at_once), shared)
+
+
+def _block(length: int, split: int, longest: int) -> int:
+    """The power of two for pieces of a sum: the least padding first, then the longest."""
+    blocks = [2**i for i in range(4, longest.bit_length())]
+    return min(reversed(blocks), key=lambda block: -(-length // (split * block)) * split * block)

@@ -1,0 +1,27 @@
+"""A barrier among the programs of a group, in two halves, so that work which concerns nobody else fits between them.
+
+It needs no more than a counter that is zero at the launch; arrivals only ever increase it. All programs of the launch must
+be resident at once, or the wait never ends.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def arrive(counter):
+    """Publishes what this program has stored."""
+    tl.debug_barrier()  # all threads have stored before the one that counts releases
+    tl.atomic_add(counter, 1, sem="release", scope="gpu")
+
+
+@triton.jit
+def wait(counter, arrivals):
+    """Returns once ``arrivals`` have been counted; loads after it see what was published.
+
+    The poll adds nothing: Triton has no acquiring load, and makes one of this. It stands in the condition of the loop
+    because an atomic operation whose result is not used is dropped, and its ordering with it.
+    """
+    while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < arrivals:
+        pass
+    tl.debug_barrier()

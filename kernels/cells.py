@@ -1,0 +1,103 @@
+"""The cells. Each is two pure functions on tuples of tiles, one element for each gate or state.
+
+    forward   gx, gh, state          -> new state, kept
+    backward  kept, new, old, dstate -> dgx, dgh, dold
+
+``gx`` and ``gh`` are the products of input and hidden state with their biases, in PyTorch's order of gates. ``state`` is
+``h`` and what only the cell sees. ``kept`` are the values for backward beside the states. ``dold`` is the gradient of the
+old state without what passes through the recurrent product.
+"""
+
+import triton
+import triton.language as tl
+
+from .math import d_sigmoid, d_tanh, sigmoid, tanh
+
+
+@triton.jit
+def forward(CELL, gx, gh, state):
+    if CELL == "lstm":
+        return lstm_forward(gx, gh, state)
+    elif CELL == "gru":
+        return gru_forward(gx, gh, state)
+    elif CELL == "rnn_tanh":
+        return rnn_tanh_forward(gx, gh, state)
+    else:
+        return rnn_relu_forward(gx, gh, state)
+
+
+@triton.jit
+def backward(CELL, kept, new, old, dstate):
+    if CELL == "lstm":
+        return lstm_backward(kept, new, old, dstate)
+    elif CELL == "gru":
+        return gru_backward(kept, new, old, dstate)
+    elif CELL == "rnn_tanh":
+        return rnn_tanh_backward(kept, new, old, dstate)
+    else:
+        return rnn_relu_backward(kept, new, old, dstate)
+
+
+@triton.jit
+def lstm_forward(gx, gh, state):
+    h, c = state
+    i = sigmoid(gx[0] + gh[0])
+    f = sigmoid(gx[1] + gh[1])
+    g = tanh(gx[2] + gh[2])
+    o = sigmoid(gx[3] + gh[3])
+    c = f * c + i * g
+    return (o * tanh(c), c), (i, f, g, o)
+
+
+@triton.jit
+def lstm_backward(kept, new, old, dstate):
+    i, f, g, o = kept
+    dh, dc = dstate
+    tanh_c = tanh(new[1])
+    dc += dh * o * d_tanh(tanh_c)
+    di = dc * g * d_sigmoid(i)
+    df = dc * old[1] * d_sigmoid(f)
+    dg = dc * i * d_tanh(g)
+    do = dh * tanh_c * d_sigmoid(o)
+    return (di, df, dg, do), (di, df, dg, do), (dh * 0, dc * f)
+
+
+@triton.jit
+def gru_forward(gx, gh, state):
+    r = sigmoid(gx[0] + gh[0])
+    z = sigmoid(gx[1] + gh[1])
+    n = tanh(gx[2] + r * gh[2])
+    return (n + z * (state[0] - n),), (r, z, n, gh[2])
+
+
+@triton.jit
+def gru_backward(kept, new, old, dstate):
+    r, z, n, gh_n = kept
+    dh = dstate[0]
+    dn = dh * (1 - z) * d_tanh(n)
+    dr = dn * gh_n * d_sigmoid(r)
+    dz = dh * (old[0] - n) * d_sigmoid(z)
+    return (dr, dz, dn), (dr, dz, dn * r), (dh * z,)
+
+
+@triton.jit
+def rnn_tanh_forward(gx, gh, state):
+    return (tanh(gx[0] + gh[0]),), ()
+
+
+@triton.jit
+def rnn_tanh_backward(kept, new, old, dstate):
+    da = dstate[0] * d_tanh(new[0])
+    return (da,), (da,), (da * 0,)
+
+
+@triton.jit
+def rnn_relu_forward(gx, gh, state):
+    a = gx[0] + gh[0]
+    return (tl.where(a <= 0, 0.0, a),), ()  # NaN stays NaN
+
+
+@triton.jit
+def rnn_relu_backward(kept, new, old, dstate):
+    da = dstate[0] * (new[0] > 0)
+    return (da,), (da,), (da * 0,)

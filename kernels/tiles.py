@@ -1,0 +1,176 @@
+"""What the regimes share: where rows lie in memory, and tuples of tiles to and from it.
+
+Every buffer of rows, [N, width], has one order of rows, that of the layer's input: the row of time ``t`` and batch entry
+``b`` is ``t * row_t + b * row_b``, or ``offsets[t] + b`` in a packed batch. Offsets are 64-bit: 2^31 elements are few.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def first_row(t, row_t, offsets, RAGGED: tl.constexpr):
+    """The row of batch entry 0 at time ``t``."""
+    if RAGGED:
+        return tl.load(offsets + tl.maximum(t, 0))  # before the first step there is no row, and none is read
+    else:
+        return t * row_t
+
+
+@triton.jit
+def load_planes(pointers, mask, STRIDE: tl.constexpr, PLANES: tl.constexpr):
+    """``PLANES`` tiles, ``STRIDE`` elements apart, in the type of computation."""
+    tiles = ()
+    for plane in tl.static_range(PLANES):
+        tiles += (load(pointers + plane * STRIDE, mask),)
+    return tiles
+
+
+@triton.jit
+def store_planes(pointers, tiles, mask, STRIDE: tl.constexpr):
+    for plane in tl.static_range(len(tiles)):
+        store(pointers + plane * STRIDE, tiles[plane], mask)
+
+
+@triton.jit
+def load_each(bases, at, mask):
+    """One tile at the same place of each tensor of a tuple, in the type of computation."""
+    tiles = ()
+    for i in tl.static_range(len(bases)):
+        tiles += (load(bases[i] + at, mask),)
+    return tiles
+
+
+@triton.jit
+def store_each(bases, at, tiles, mask):
+    for i in tl.static_range(len(bases)):
+        store(bases[i] + at, tiles[i], mask)
+
+
+@triton.jit
+def zero_unless(mask, tiles):
+    kept = ()
+    for i in tl.static_range(len(tiles)):
+        kept += (tl.where(mask, tiles[i], 0),)
+    return kept
+
+
+@triton.jit
+def load(pointers, mask):
+    x = tl.load(pointers, mask=mask, other=0)
+    if x.dtype == tl.float64:
+        return x
+    else:
+        return x.to(tl.float32)
+
+
+@triton.jit
+def store(pointers, x, mask):
+    tl.store(pointers, x.to(pointers.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def select(mask, chosen, others):
+    tiles = ()
+    for i in tl.static_range(len(chosen)):
+        tiles += (tl.where(mask, chosen[i], others[i]),)
+    return tiles
+
+
+@triton.jit
+def split_planes(x, PLANES: tl.constexpr):
+    """[R, U * PLANES], the planes of a unit side by side, to ``PLANES`` tiles [R, U]."""
+    if PLANES == 1:
+        return (x,)
+    else:
+        even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 4, 2, 2]))
+        first, third = tl.split(even)
+        second, fourth = tl.split(odd)
+        return (first, second, third, fourth)
+
+
+@triton.jit
+def join_planes(tiles, PLANES: tl.constexpr):
+    """``split_planes`` backward; missing tiles are zeros."""
+    if PLANES == 1:
+        return tiles[0]
+    else:
+        fourth = tiles[3] if len(tiles) == 4 else tl.zeros_like(tiles[0])
+        x = tl.join(tl.join(tiles[0], tiles[2]), tl.join(tiles[1], fourth))
+        return tl.reshape(x, [x.shape[0], x.shape[1] * 4])
+
+
+@triton.jit
+def relayout(x):
+    """``x``, in the layout of loads and stores rather than that of the matrix unit.
+
+    Triton otherwise brings every loaded tile that meets ``x`` into the layout of ``x``, through shared memory each.
+    """
+    even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
+    return tl.reshape(tl.join(even, odd), [x.shape[0], x.shape[1]])
+
+
+@triton.jit
+def store_recorded(saved, kept, new, row, unit, mask, direction, rows, HIDDEN: tl.constexpr):
+    """What backward will read of a step: the values that the cell keeps, then its states but ``h``, which is in y."""
+    if len(kept) + len(new) > 1:
+        at = saved + (direction * rows + row)[:, None] * ((len(kept) + len(new) - 1) * HIDDEN) + unit[None, :]
+        store_planes(at, kept + new[1:], mask, HIDDEN)
+
+
+@triton.jit
+def recorded(
+    r,
+    steps,
+    length,
+    b,
+    unit,
+    dy,
+    y,
+    saved,
+    initial,
+    offsets,
+    rows,
+    row_t,
+    row_b,
+    state_row,
+    direction,
+    directions,
+    HIDDEN: tl.constexpr,
+    KEPT: tl.constexpr,
+    RAGGED: tl.constexpr,
+    PROJECTED: tl.constexpr = False,
+):
+    """What forward left for the ``r``-th step of backward: dy, the kept values, the new and the old states.
+
+    Old states are those of the step before where there was one, else the initial ones. With a projection the outputs are
+    not the hidden state, so dy and ``h`` are zeros: the caller has dy, and a cell that may be projected does not ask for h.
+    """
+    STATES: tl.constexpr = len(initial)
+    SAVED: tl.constexpr = KEPT + STATES - 1
+    t = tl.where(direction == 0, steps - 1 - r, r)
+    before = tl.where(direction == 0, t - 1, t + 1)
+    mask = ((r < steps) & (t < length))[:, None] & (unit < HIDDEN)[None, :]
+    begun = (r < steps - 1) & (before < length)
+    row = first_row(t, row_t, offsets, RAGGED) + b * row_b
+    row_before = first_row(before, row_t, offsets, RAGGED) + b * row_b
+
+    if PROJECTED:
+        dy_t = tl.zeros([b.shape[0], unit.shape[0]], tl.float32)
+        new = (dy_t,)
+        old = (dy_t,)
+    else:
+        at_y = (row * directions + direction)[:, None] * HIDDEN + unit[None, :]
+        dy_t = load(dy + at_y, mask)
+        new = (load(y + at_y, mask),)
+        h = tl.where(begun, y + (row_before * directions + direction) * HIDDEN, initial[0] + state_row * HIDDEN)
+        old = (load(h[:, None] + unit[None, :], mask),)
+    at_step = saved + (direction * rows + row) * (SAVED * HIDDEN)
+    at_before = saved + (direction * rows + row_before) * (SAVED * HIDDEN)
+    kept = load_planes(at_step[:, None] + unit[None, :], mask, HIDDEN, KEPT)
+    for i in tl.static_range(1, STATES):
+        plane = (KEPT + i - 1) * HIDDEN
+        state = tl.where(begun, at_before + plane, initial[i] + state_row * HIDDEN)
+        new += (load((at_step + plane)[:, None] + unit[None, :], mask),)
+        old += (load(state[:, None] + unit[None, :], mask),)
+    return dy_t, kept, new, old
