@@ -3,6 +3,8 @@
 
 VENV := .venv
 PY := $(VENV)/bin/python
+# For make gpu: its PyTorch is built with CUDA, that of the environment is not. Nothing is installed or compiled for it.
+GPU_PYTHON ?= python3
 
 # Without PYTHON=..., an environment that exists is kept; with it, one of another Python version is made anew.
 ifeq ($(origin PYTHON),undefined)
@@ -16,13 +18,14 @@ EXTENSION := $(VENV)/.extension
 
 CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp)
 
-.PHONY: help demo test bench lint format clean
+.PHONY: help demo test bench gpu lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train a model on poems with torch.nn.LSTM and fastrnn.LSTM (DATA=path for another UTF-8 text)"
 	@echo "make test    run the tests (ARGS='-k lstm' passes options to pytest)"
 	@echo "make bench   run the benchmarks (ARGS as above)"
+	@echo "make gpu     on a machine with a GPU: check the results, time barriers and layers (ARGS='--part checks --only gru')"
 	@echo "make lint    check style and types;  make format  rewrite to the style"
 	@echo "make clean   remove build outputs and caches"
 	@echo "PYTHON=python3.12 make ...  uses that interpreter (3.10 or newer)"
@@ -35,6 +38,11 @@ test: $(EXTENSION)
 
 bench: $(EXTENSION)
 	$(PY) -m pytest benches $(ARGS)
+
+gpu:
+	@$(GPU_PYTHON) -c 'import sys; from importlib.util import find_spec as f; sys.exit(not (f("torch") and f("triton")))' \
+	  || { echo "$(GPU_PYTHON) has no PyTorch with Triton. Try make gpu GPU_PYTHON=..."; exit 1; }
+	$(GPU_PYTHON) -m benches.gpu $(ARGS)
 
 lint: $(PACKAGES)
 	$(PY) -m ruff check .

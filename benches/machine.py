@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -14,32 +15,39 @@ import torch
 from benches.limits import extension
 from fastrnn.backends.cpu import processor
 
-__all__ = ["describe"]
+__all__ = ["describe", "output_of", "provenance"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 
 
-def describe(threads: int) -> dict[str, object]:
-    compiled = extension()
+def provenance(packages: Iterable[str]) -> dict[str, object]:
+    """When, at which commit, on which processor and system, with which versions; ``None`` for what cannot be found."""
+    changes = output_of("git", "status", "--porcelain")
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
+        "commit": output_of("git", "rev-parse", "HEAD"),
+        "dirty": None if changes is None else bool(changes),
         "cpu": processor(),
+        "system": platform.platform(terse=True),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
+    }
+
+
+def describe(threads: int) -> dict[str, object]:
+    compiled = extension()
+    return provenance(("torch", "fastrnn", "numpy", "onnxruntime", "onnx")) | {
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "isa": compiled.isa() if compiled is not None else None,
         "threads": threads,
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "system": platform.platform(terse=True),
-        "versions": {"python": platform.python_version()}
-        | {name: _version(name) for name in ("torch", "fastrnn", "numpy", "onnxruntime", "onnx")},
         "torch_cpu": torch.backends.cpu.get_cpu_capability(),
     }
 
 
-def _git(*arguments: str) -> str | None:
+def output_of(*command: str) -> str | None:
+    """What a command prints, or ``None`` where it is absent or fails."""
     try:
-        result = subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=True)
+        result = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return result.stdout.strip()

@@ -13,7 +13,7 @@ from benches.cases import Case
 from benches.verify import check_close
 from benches.workload import Workload, build, run_inference, run_training
 
-__all__ = ["ONNXRT", "OURS", "TORCH", "make_runs", "onnxrt_available"]
+__all__ = ["ONNXRT", "OURS", "TORCH", "make_runs", "module_run", "onnxrt_available"]
 
 TORCH, OURS, ONNXRT = "torch", "fastrnn", "onnxrt"
 
@@ -30,11 +30,12 @@ def make_runs(work: Workload, training: bool, threads: int) -> dict[str, Run]:
     if not training and onnxrt_available() and _onnxrt_takes(work.case):
         runs[ONNXRT] = _onnxrt_run(work, threads)
     for name, library in ((TORCH, nn), (OURS, fastrnn)):
-        runs[name] = _module_run(build(library, work.case, work.weights, work.values.dtype), work, training)
+        runs[name] = module_run(build(library, work.case, work.weights, work.values.dtype), work, training)
     return runs
 
 
-def _module_run(module: nn.Module, work: Workload, training: bool) -> Run:
+def module_run(module: nn.Module, work: Workload, training: bool) -> Run:
+    """One pass, and in training the gradients of input and parameters."""
     if not training:
         module.eval()
         return lambda: module(work.input, work.state)

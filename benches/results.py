@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from benches.cases import MODES, Case
 from benches.timing import Quartiles
 
-__all__ = ["Group", "Report", "Result", "groups"]
+__all__ = ["Group", "Report", "Result", "groups", "result_of"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Result:
         return self.floor_seconds and self.floor_seconds / self.seconds["fastrnn"].median
 
 
+R = TypeVar("R", bound=Result)
+
+
 @dataclass
 class Report:
     """A run. ``refused`` names the tests that failed, so were not timed; ``absent`` the providers not installed."""
@@ -47,15 +51,16 @@ class Report:
     @classmethod
     def load(cls, path: Path) -> Report:
         data = json.loads(path.read_text())
-        data["results"] = [_result(entry) for entry in data["results"]]
+        data["results"] = [result_of(entry, Result) for entry in data["results"]]
         return cls(**data)
 
 
-def _result(data: dict) -> Result:
+def result_of(data: dict, kind: type[R]) -> R:
+    """From its entry in a JSON file."""
     data["case"] = Case(**data["case"])
     for key in ("seconds", "ratios"):
         data[key] = {name: Quartiles(**value) for name, value in data[key].items()}
-    return Result(**data)
+    return kind(**data)
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,18 @@ class Group:
     minimum: float
 
 
-def groups(results: Iterable[Result], peer: str = "torch") -> list[Group]:
+def groups(
+    results: Iterable[Result],
+    peer: str = "torch",
+    family_of: Callable[[Result], str] = lambda result: result.case.family,
+) -> list[Group]:
     """By family in the order of the cases, then all together; groups without a result are left out."""
     results = [result for result in results if peer in result.ratios]
-    families = dict.fromkeys(result.case.family for result in results)
+    families = dict.fromkeys(map(family_of, results))
     found = []
     for family in (*families, "all"):
         for mode in MODES:
-            ratios = [r.ratios[peer].median for r in results if r.mode == mode and family in (r.case.family, "all")]
+            ratios = [r.ratios[peer].median for r in results if r.mode == mode and family in (family_of(r), "all")]
             if ratios:
                 mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
                 found.append(Group(family, mode, len(ratios), mean, min(ratios)))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from benches.cases import MODES
-from benches.results import Report, Result, groups
+from benches.results import Group, Report, Result, groups
 
-__all__ = ["HEADER", "format_report", "format_row", "row"]
+__all__ = ["HEADER", "format_groups", "format_report", "format_row", "format_table", "row"]
 
 HEADER = ["case", "shape", "cell", "mode", "torch ms", "fastrnn ms", "vs torch", "quartiles", "vs onnxrt", "of limit"]
 _WIDTHS = [18, 34, 8, 9, 9, 10, 8, 11, 9, 8]
@@ -42,10 +42,10 @@ def format_report(report: Report, markdown: bool = False, summary: bool = False)
     sections = [_machine(report)]
     if not summary:
         cases = [row(result, report.absent) for result in report.results]
-        sections.append(_table(HEADER, cases, _LEFT, markdown))
+        sections.append(format_table(HEADER, cases, _LEFT, markdown))
     for peer in ("torch", "onnxrt"):
         if any(peer in result.ratios for result in report.results):
-            sections.append(_groups(report, peer, markdown))
+            sections.append(format_groups(groups(report.results, peer), f"vs {peer}", markdown))
     losses = [_loss(result) for result in report.results if result.ratios["torch"].median < 1.0]
     sections.append(_listing(f"slower than torch: {len(losses)} of {len(report.results)}", losses))
     noisy = [result for result in report.results if _spread(result) > _NOISY_SPREAD]
@@ -75,8 +75,9 @@ def _machine(report: Report) -> str:
     return f"{about['cpu']}, {about['threads']} threads, {isa}; {commit}, {about['date']}; {versions}{absent}"
 
 
-def _groups(report: Report, peer: str, markdown: bool) -> str:
-    found = {(group.family, group.mode): group for group in groups(report.results, peer)}
+def format_groups(summary: list[Group], title: str, markdown: bool) -> str:
+    """One line a family, the modes side by side."""
+    found = {(group.family, group.mode): group for group in summary}
     modes = [mode for mode in MODES if any(m == mode for _, m in found)]
     lines = []
     for family in dict.fromkeys(family for family, _ in found):
@@ -85,11 +86,12 @@ def _groups(report: Report, peer: str, markdown: bool) -> str:
             group = found.get((family, mode))
             line += [f"{group.geometric_mean:.2f}", f"{group.minimum:.2f}", str(group.count)] if group else ["", "", ""]
         lines.append(line)
-    header = [f"vs {peer}", *(f"{mode} {what}" for mode in modes for what in ("geo. mean", "min", "cases"))]
-    return _table(header, lines, 1, markdown)
+    header = [title, *(f"{mode} {what}" for mode in modes for what in ("geo. mean", "min", "cases"))]
+    return format_table(header, lines, 1, markdown)
 
 
-def _table(header: list[str], lines: list[list[str]], left: int, markdown: bool) -> str:
+def format_table(header: list[str], lines: list[list[str]], left: int, markdown: bool) -> str:
+    """The first ``left`` columns flush left, numbers flush right."""
     widths = [max(len(line[n]) for line in [header, *lines]) for n in range(len(header))]
 
     def text(line: list[str]) -> str:

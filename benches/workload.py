@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,8 @@ def build(library: ModuleType, case: Case, weights: dict[str, Tensor], dtype: to
     kind, _, nonlinearity = case.cell.partition("_")
     if nonlinearity:
         options["nonlinearity"] = nonlinearity
-    module = getattr(library, kind.upper())(case.input_size, case.hidden_size, dtype=dtype, **options)
+    device = next(iter(weights.values())).device
+    module = getattr(library, kind.upper())(case.input_size, case.hidden_size, device=device, dtype=dtype, **options)
     module.load_state_dict(weights)
     return module
 
@@ -58,25 +60,25 @@ def lengths_of(case: Case) -> Tensor:
     return lengths
 
 
-def make_workload(case: Case) -> Workload:
+def make_workload(case: Case, device: str = "cpu") -> Workload:
     torch.manual_seed(0)
-    dtype = getattr(torch, case.dtype)
+    made: dict[str, Any] = {"device": device, "dtype": getattr(torch, case.dtype)}
     options = {"num_layers": case.layers, "bidirectional": case.bidirectional, "proj_size": case.proj_size}
     base = {"lstm": nn.LSTM, "gru": nn.GRU}.get(case.cell, nn.RNN)
     if base is not nn.LSTM:
         del options["proj_size"]
-    weights = base(case.input_size, case.hidden_size, dtype=dtype, **options).state_dict()
+    weights = base(case.input_size, case.hidden_size, **made, **options).state_dict()
 
     depth = case.layers * case.directions
     leading = (case.batch, case.steps) if case.batch_first else (case.steps, case.batch)
-    padded = torch.randn(*leading, case.input_size, dtype=dtype)
+    padded = torch.randn(*leading, case.input_size, **made)
     lengths = lengths_of(case)
-    final = [torch.randn(depth, case.batch, case.output_size, dtype=dtype)]
+    final = [torch.randn(depth, case.batch, case.output_size, **made)]
     if case.cell == "lstm":
-        final.append(torch.randn(depth, case.batch, case.hidden_size, dtype=dtype))
+        final.append(torch.randn(depth, case.batch, case.hidden_size, **made))
     state = tuple(torch.tanh(torch.randn_like(s)) for s in final) if case.steps == 1 else None
     rows = (int(lengths.sum()),) if case.ragged else leading
-    output = torch.randn(*rows, case.directions * case.output_size, dtype=dtype)
+    output = torch.randn(*rows, case.directions * case.output_size, **made)
     return Workload(
         case,
         weights,

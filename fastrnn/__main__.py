@@ -1,15 +1,23 @@
-"""The command line: ``python -m fastrnn info``."""
+"""The command line: ``python -m fastrnn info`` and ``python -m fastrnn compile``."""
 
 import argparse
 import importlib.metadata
 import os
 import platform
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from fastrnn.backends import cpu
+from fastrnn.backends import triton as triton_backend
+from fastrnn.backends.triton.plan import DEVICES
 from fastrnn.dispatch import BACKENDS, reasons_against
+from fastrnn.spec import CELLS
+
+_DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
 def info(args: argparse.Namespace) -> None:
@@ -23,8 +31,7 @@ def _info() -> Iterator[tuple[str, str]]:
     yield "fastrnn", _version()
     yield "torch", torch.__version__
     yield "Python", platform.python_version()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield "processor", f"{cpu.processor()}, {cores} usable cores"
+    yield "processor", f"{cpu.processor()}, {_cores()} usable cores"
     yield "threads", f"{torch.get_num_threads()} (torch.set_num_threads)"
     if cpu.extension is None:
         yield "extension", f"no: {cpu.missing}"
@@ -37,6 +44,17 @@ def _info() -> Iterator[tuple[str, str]]:
     for backend in BACKENDS:
         yield f"backend {backend.NAME}", f"no: {backend.missing}" if backend.missing else "yes"
     yield "CUDA", _cuda()
+    yield "Triton", _triton()
+    folder = os.environ.get("FASTRNN_KERNELS")
+    if folder:
+        yield (
+            "FASTRNN_KERNELS",
+            folder if Path(folder, "manifest.json").exists() else f"{folder}, no manifest.json in it",
+        )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _version() -> str:
@@ -55,11 +73,83 @@ def _cuda() -> str:
     return device
 
 
+def _triton() -> str:
+    if triton_backend.missing:
+        return f"no: {triton_backend.missing}"
+    names = importlib.metadata.packages_distributions().get("triton", [])  # that of PyTorch for AMD has another name
+    return ", ".join(importlib.metadata.version(name) for name in names) or "of unknown version"
+
+
+def compile_ahead(args: argparse.Namespace) -> None:
+    if triton_backend.missing:
+        sys.exit(f"python -m fastrnn compile: {triton_backend.missing}; pip install triton")
+    from fastrnn.backends.triton import ahead  # imports Triton, which takes longer than the rest of fastrnn
+
+    request = ahead.Request(
+        args.target, args.cell, args.hidden, args.dtype, args.batch, args.output, args.json, args.jobs, _version()
+    )
+    sys.exit(not ahead.run(request))
+
+
+def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "compile the kernels for GPUs that need not be here, and check what they take"
+    command = commands.add_parser("compile", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(run=compile_ahead)
+
+    def several(name: str, default: list | None, **kind: Any) -> None:
+        shown = f"{kind.pop('help')}; default: {' '.join(map(str, default))}" if default else kind.pop("help")
+        command.add_argument(
+            name, nargs="+", action=_Several, default=default, required=not default, help=shown, **kind
+        )
+
+    several("--target", None, choices=DEVICES, help="architectures")
+    several("--cell", list(CELLS), choices=CELLS, help="cells")
+    several("--hidden", None, type=_positive, metavar="H", help="hidden sizes")
+    several("--dtype", ["bfloat16", "float16", "float32"], choices=_DTYPES, help="types of tensors")
+    several(
+        "--batch", [1, 16, 64, 256], type=_positive, metavar="B", help="rows, which the choice of kernels depends on"
+    )
+    text = "new or empty folder for the kernels; FASTRNN_KERNELS=DIR uses them"
+    command.add_argument("--output", type=_new_folder, metavar="DIR", help=text)
+    command.add_argument("--json", type=_new_file, metavar="FILE", help="write plans and table to FILE")
+    text = "kernels compiled at a time; default: %(default)s"
+    command.add_argument("--jobs", type=_positive, default=_cores(), metavar="N", help=text)
+
+
+class _Several(argparse.Action):
+    """An option with several values, which may also be given several times. Unlike "extend" it replaces the default."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is self.default else before + values)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return int(text)
+
+
+def _new_folder(text: str) -> Path:
+    folder = Path(text)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise argparse.ArgumentTypeError(f"expected a new or an empty folder, {text!r} is neither")
+    return folder
+
+
+def _new_file(text: str) -> Path:
+    file = Path(text)
+    if file.is_dir() or not file.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file in a folder that exists, got {text!r}")
+    return file
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fastrnn", description="torch.nn's recurrent layers, faster.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     command = commands.add_parser("info", help="what this build and this machine can run")
     command.set_defaults(run=info)
+    _add_compile(commands)
     args = parser.parse_args()
     args.run(args)
 

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from fastrnn.backends import cpu
+from fastrnn.backends import cpu, triton
 
 __all__ = ["BACKENDS", "infer", "reasons_against", "runs_fused"]
 
-BACKENDS = (cpu,)
+BACKENDS = (cpu, triton)
 
 
 def reasons_against(cell: str, device: torch.device, dtype: torch.dtype) -> dict[str, list[str]]:

@@ -174,7 +174,7 @@ def _layer(
 
     yield from _backend(spec.name, device, dtype)
     if backend and sizes.rows:
-        yield f"  plan: {backend.plan(spec.name, *sizes, inputs, hidden, outputs, directions, dtype)}"
+        yield f"  plan: {backend.plan(spec.name, *sizes, inputs, hidden, outputs, directions, dtype, device)}"
     if not torch.is_grad_enabled():
         kept = "nothing, gradients are disabled"
     elif not differentiable:
@@ -185,7 +185,8 @@ def _layer(
         kept = "nothing besides input and output"
     else:
         values = directions * sizes.rows * len(spec.saved) * hidden
-        size = values * (8 if dtype == torch.float64 else 4)
+        # On a GPU of the dtype of x, else of that of the computation, as the fake of layer_forward says.
+        size = values * (dtype.itemsize if device.type == "cuda" else max(dtype.itemsize, 4))
         kept = f"{size:,} bytes ({', '.join(spec.saved)} of every row) besides input and output"
     yield f"  saved for backward: {kept}"
 

@@ -3,11 +3,12 @@
 Schemas and fake implementations stand here, CPU implementations in ``csrc/operators.cpp``. The schemas need no compiled
 extension. ``torch.library.Library`` rather than the ``custom_op`` decorator: it saves about 10 us a call.
 
-``x`` is [T, B, I], [B, T, I] if ``batch_first``, or packed [N, I] if ``batch_sizes`` (int64 [T], on the CPU) is given.
-``state`` is empty for zeros (not for a packed input), else ``h`` [D, B, P] and the cell's other states [D, B, H].
-``weights`` lists w_ih [G*H, I], w_hh [G*H, P], with bias b_ih and b_hh [G*H], with a projection w_hr [P, H], for each
-direction. ``saved`` is [D, N, S*H] with N = 0 if ``save`` is false, its layout the backend's own; on the CPU it is of
-the type of computation, on a GPU of the type of ``x``. ``layer_backward`` returns gradients for those of (x, *state, *weights) that ``needed`` flags, in order.
+``x`` is [T, B, I], [B, T, I] if ``batch_first``, or packed [N, I] if ``batch_sizes`` (int64 [T], on the CPU) is
+given. ``state`` is empty for zeros (not for a packed input), else ``h`` [D, B, P] and the cell's other states [D, B,
+H]. ``weights`` lists w_ih [G*H, I], w_hh [G*H, P], with bias b_ih and b_hh [G*H], with a projection w_hr [P, H], for
+each direction. ``saved`` is [D, N, S*H] with N = 0 if ``save`` is false, its layout the backend's own; on the CPU it
+is of the type of computation, on a GPU of the type of ``x``. ``layer_backward`` returns gradients for those of (x,
+*state, *weights) that ``needed`` flags, in order.
 """
 
 import math

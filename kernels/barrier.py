@@ -1,7 +1,7 @@
 """A barrier among the programs of a group, in two halves, so that work which concerns nobody else fits between them.
 
-It needs no more than a counter that is zero at the launch; arrivals only ever increase it. All programs of the launch must
-be resident at once, or the wait never ends.
+It needs no more than a counter that is zero at the launch; arrivals only ever increase it. All programs of the launch
+must be resident at once, or the wait never ends.
 """
 
 import triton

@@ -3,9 +3,9 @@
     forward   gx, gh, state          -> new state, kept
     backward  kept, new, old, dstate -> dgx, dgh, dold
 
-``gx`` and ``gh`` are the products of input and hidden state with their biases, in PyTorch's order of gates. ``state`` is
-``h`` and what only the cell sees. ``kept`` are the values for backward beside the states. ``dold`` is the gradient of the
-old state without what passes through the recurrent product.
+``gx`` and ``gh`` are the products of input and hidden state with their biases, in PyTorch's order of gates. ``state``
+is ``h`` and what only the cell sees. ``kept`` are the values for backward beside the states. ``dold`` is the gradient
+of the old state without what passes through the recurrent product.
 """
 
 import triton

@@ -1,6 +1,7 @@
 """Activations on tiles, and their derivatives from their outputs.
 
-``1 / (1 + 2^(-x log2 e))`` is the shortest form that is safe for every x: 2^1024 is infinity and 1 / infinity is zero.
+``1 / (1 + 2^(-x log2 e))`` is the shortest form that is safe for every x: a power too large is infinity, and
+1 / infinity is zero.
 """
 
 import triton

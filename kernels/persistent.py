@@ -1,14 +1,14 @@
 """All time steps in one launch, the recurrent weights on chip: the resident and the cooperative regime.
 
-A group of programs computes one direction for ``ROWS`` rows of the batch. Each program owns ``UNITS`` hidden units: their
-recurrent weights stay on chip for all steps, their states in registers.
+A group of programs computes one direction for ``ROWS`` rows of the batch. Each program owns ``UNITS`` hidden units:
+their recurrent weights stay on chip for all steps, their states in registers.
 
 Resident: a group is one program, which owns all units. The hidden state never leaves it.
 
 Cooperative: programs tell one another the hidden state (backward, the gate gradients) through the kernel's outputs in
-global memory. Each step writes to a place of its own, so one barrier a step is enough: nobody overwrites what another may
-still read. Backward every program gathers all gate gradients and forms the gradient of its own units, so no atomic
-additions are needed and results are the same every time.
+global memory. Each step writes to a place of its own, so one barrier a step is enough: nobody overwrites what another
+may still read. Backward every program gathers all gate gradients and forms the gradient of its own units, so no
+atomic additions are needed and results are the same every time.
 
 Steps ``first_step`` to ``last_step`` in the order of computation are done, from the states in ``carried`` to those in
 ``final``; a whole layer is one launch. With ``BARRIER`` off, a launch of several programs a group may do one step only.
@@ -39,7 +39,9 @@ SIZES = ["batch", "rows", "steps", "row_t", "row_b", "directions", "first_group"
 
 
 @triton.jit
-def place(first_group, directions, batch, steps, lengths, ROWS: tl.constexpr, PROGRAMS: tl.constexpr, RAGGED: tl.constexpr):
+def place(
+    first_group, directions, batch, steps, lengths, ROWS: tl.constexpr, PROGRAMS: tl.constexpr, RAGGED: tl.constexpr
+):
     """This program's group and direction, its rows of the batch with their lengths, and the steps of the group."""
     group = first_group + tl.program_id(0) // PROGRAMS
     direction = (group % directions).to(tl.int64)

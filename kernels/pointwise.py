@@ -1,14 +1,16 @@
-"""The stepwise regime: the part of one step that is not a product. The recurrent product, and a projection, come before.
+"""The stepwise regime: the part of one step that is not a product. The recurrent product, and a projection, come
+before.
 
 Rows and times as in ``persistent``. A program has a tile of rows and units of one direction; nothing passes between
-programs, so ``final`` may be ``carried``.
+programs, so ``final`` may be ``carried``. The step done is ``step`` after the one in memory at ``base``: launches
+that were captured in a graph move on when ``base`` does.
 """
 
 import triton
 import triton.language as tl
 
 from . import cells
-from .tiles import first_row, load_each, load_planes, recorded, store, store_each, store_planes, store_recorded, zero_unless
+from .tiles import first_row, load_each, load_planes, recorded, store, store_each, store_planes, store_recorded
 
 SIZES = ["batch", "rows", "steps", "row_t", "row_b", "directions", "step"]
 
@@ -17,10 +19,7 @@ SIZES = ["batch", "rows", "steps", "row_t", "row_b", "directions", "step"]
 def place(batch, steps, lengths, HIDDEN: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, RAGGED: tl.constexpr):
     b = tl.program_id(0) // tl.cdiv(HIDDEN, UNITS) * ROWS + tl.arange(0, ROWS)
     unit = tl.program_id(0) % tl.cdiv(HIDDEN, UNITS) * UNITS + tl.arange(0, UNITS)
-    if RAGGED:
-        length = tl.load(lengths + b, mask=b < batch, other=0)
-    else:
-        length = tl.where(b < batch, steps, 0)
+    length = tl.where(b < batch, steps, 0) if not RAGGED else tl.load(lengths + b, mask=b < batch, other=0)
     return tl.program_id(1).to(tl.int64), b, unit, length
 
 
@@ -34,6 +33,7 @@ def forward(
     saved,
     offsets,
     lengths,
+    base,
     batch,
     rows,
     steps,
@@ -55,6 +55,7 @@ def forward(
 
     ``PROJECTED``: the product of the hidden state comes after; y is not written, nor is h of rows without this step.
     """
+    step += tl.load(base)
     direction, b, unit, length = place(batch, steps, lengths, HIDDEN, ROWS, UNITS, RAGGED)
     t = tl.where(direction == 0, step, steps - 1 - step)
     mask = (t < length)[:, None] & (unit < HIDDEN)[None, :]
@@ -85,6 +86,7 @@ def backward(
     final,
     offsets,
     lengths,
+    base,
     batch,
     rows,
     steps,
@@ -102,11 +104,13 @@ def backward(
     APART: tl.constexpr,
     PROJECTED: tl.constexpr,
 ):
-    """Gate gradients of one step, to their rows in dgx and dgh [N, D*G*H] and, for the product, to dgh_step [D, B, G*H].
+    """Gate gradients of one step, to their rows in dgx and dgh [N, D*G*H] and, for the product, to dgh_step [D, B,
+    G*H].
 
-    Rows without this step get zeros in dgh_step and keep their dstate. Without ``APART`` dgh is not written. ``PROJECTED``:
-    h in ``carried`` is the whole gradient of the hidden state, dy included.
+    Rows without this step get zeros in dgh_step and keep their dstate. Without ``APART`` dgh is not written.
+    ``PROJECTED``: h in ``carried`` is the whole gradient of the hidden state, dy included.
     """
+    step += tl.load(base)
     direction, b, unit, length = place(batch, steps, lengths, HIDDEN, ROWS, UNITS, RAGGED)
     state_row = direction * batch + b
     dy_t, kept, new, old = recorded(
@@ -126,5 +130,5 @@ def backward(
         store_planes(dgh + at_gates, dgates_h, mask, HIDDEN)
     at_step = state_row[:, None] * (GATES * HIDDEN) + unit[None, :]
     everywhere = (b < batch)[:, None] & (unit < HIDDEN)[None, :]
-    store_planes(dgh_step + at_step, zero_unless(mask, dgates_h), everywhere, HIDDEN)
+    store_planes(dgh_step + at_step, dgates_h, everywhere, HIDDEN)  # no gradient, no gate gradients: zeros
     store_each(final, at_state, dold, mask)

@@ -1,7 +1,8 @@
 """What the regimes share: where rows lie in memory, and tuples of tiles to and from it.
 
-Every buffer of rows, [N, width], has one order of rows, that of the layer's input: the row of time ``t`` and batch entry
-``b`` is ``t * row_t + b * row_b``, or ``offsets[t] + b`` in a packed batch. Offsets are 64-bit: 2^31 elements are few.
+Every buffer of rows, [N, width], has one order of rows, that of the layer's input: the row of time ``t`` and batch
+entry ``b`` is ``t * row_t + b * row_b``, or ``offsets[t] + b`` in a packed batch. Offsets are 64-bit: 2^31 elements
+are few.
 """
 
 import triton
@@ -45,14 +46,6 @@ def load_each(bases, at, mask):
 def store_each(bases, at, tiles, mask):
     for i in tl.static_range(len(bases)):
         store(bases[i] + at, tiles[i], mask)
-
-
-@triton.jit
-def zero_unless(mask, tiles):
-    kept = ()
-    for i in tl.static_range(len(tiles)):
-        kept += (tl.where(mask, tiles[i], 0),)
-    return kept
 
 
 @triton.jit
@@ -143,8 +136,9 @@ def recorded(
 ):
     """What forward left for the ``r``-th step of backward: dy, the kept values, the new and the old states.
 
-    Old states are those of the step before where there was one, else the initial ones. With a projection the outputs are
-    not the hidden state, so dy and ``h`` are zeros: the caller has dy, and a cell that may be projected does not ask for h.
+    Old states are those of the step before where there was one, else the initial ones. With a projection the outputs
+    are not the hidden state, so dy and ``h`` are zeros: the caller has dy, and a cell that may be projected does not
+    ask for h.
     """
     STATES: tl.constexpr = len(initial)
     SAVED: tl.constexpr = KEPT + STATES - 1

@@ -1,9 +1,32 @@
+import importlib
+import os
 from collections.abc import Iterator
+from types import ModuleType
 
-import pytest
-import torch
+# Before anything imports Triton, which reads it once: its kernels run without a GPU then, on tensors of the CPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from fastrnn import _C
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from fastrnn import _C  # noqa: E402
+
+
+def pytest_configure(config) -> None:
+    # Of Triton's interpreter.
+    message = "Conversion of an array with ndim > 0 to a scalar"
+    config.addinivalue_line("filterwarnings", f"ignore:{message}:DeprecationWarning")
+
+
+@pytest.fixture(params=["cpu", "triton"])
+def operators(request) -> ModuleType:
+    """What has layer_forward and layer_backward for tensors of the CPU: C++, and Triton in its interpreter."""
+    if request.param == "cpu":
+        return importlib.import_module("fastrnn.ops")
+    pytest.importorskip("triton")
+    if not importlib.import_module("fastrnn.backends.triton.launch").interpreted:
+        pytest.skip("needs TRITON_INTERPRET=1")
+    return importlib.import_module("fastrnn.backends.triton.operators")
 
 
 @pytest.fixture

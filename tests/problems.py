@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from fastrnn import _C, reference
-from fastrnn.ops import layer_backward, layer_forward
+from fastrnn import _C, ops, reference
 from fastrnn.spec import CELLS
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
@@ -177,25 +177,28 @@ def named(p: Problem, y: Tensor, final: list[Tensor], gradients: list[Tensor]) -
     return {k: v.detach() for k, v in (outputs | dict(zip(gradient_names, gradients, strict=True))).items()}
 
 
-def fused(p: Problem) -> dict[str, Tensor]:
+# ``operators`` has layer_forward and layer_backward: the registered ones, or those of a backend.
+
+
+def fused(p: Problem, operators: Any = ops) -> dict[str, Tensor]:
     """By the operators, in memory full of NaN."""
     torch.set_num_threads(p.case.threads)
     with poisoned(p.x.dtype):
-        y, final, saved = forward(p, save=True)
-        gradients = backward(p, y, saved, [True] * len(names(p)))
+        y, final, saved = forward(p, True, operators)
+        gradients = backward(p, y, saved, [True] * len(names(p)), operators)
     return named(p, y, final, gradients)
 
 
-def forward(p: Problem, save: bool) -> tuple[Tensor, list[Tensor], Tensor]:
+def forward(p: Problem, save: bool, operators: Any = ops) -> tuple[Tensor, list[Tensor], Tensor]:
     case = p.case
     options = (case.batch_sizes, p.cell, case.directions, case.bias, case.batch_first)
-    return layer_forward(p.x, p.state, p.weights, *options, save)
+    return operators.layer_forward(p.x, p.state, p.weights, *options, save)
 
 
-def backward(p: Problem, y: Tensor, saved: Tensor, needed: list[bool]) -> list[Tensor]:
+def backward(p: Problem, y: Tensor, saved: Tensor, needed: list[bool], operators: Any = ops) -> list[Tensor]:
     case = p.case
     options = (case.batch_sizes, p.cell, case.directions, case.bias, case.batch_first)
-    return layer_backward(p.dy, p.dstate, p.x, p.state, p.weights, y, saved, *options, needed)
+    return operators.layer_backward(p.dy, p.dstate, p.x, p.state, p.weights, y, saved, *options, needed)
 
 
 def differentiated(p: Problem, compute: Callable) -> dict[str, Tensor]:

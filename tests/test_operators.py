@@ -49,7 +49,7 @@ def forward_arguments(cell: str, batch: str = "dense", **changes: object) -> dic
     } | changes
 
 
-def backward_arguments(forward: dict, **changes: object) -> dict:
+def backward_arguments(forward: dict, layer_forward: Callable = layer_forward, **changes: object) -> dict:
     """Arguments of layer_backward by name, after that forward. All gradients are there and needed."""
     forward = forward | {"save": True}
     y, final, saved = layer_forward(**forward)
@@ -91,17 +91,17 @@ def test_opcheck_of_backward(cell, batch, change):
     torch.library.opcheck(layer_backward, (), arguments | change(arguments))
 
 
-def test_strides_of_what_was_kept_do_not_matter():
-    arguments = backward_arguments(forward_arguments("lstm"))
-    expected = layer_backward(**arguments)
+def test_strides_of_what_was_kept_do_not_matter(operators):
+    arguments = backward_arguments(forward_arguments("lstm"), operators.layer_forward)
+    expected = operators.layer_backward(**arguments)
     strided = {name: arguments[name].mT.contiguous().mT for name in ("y", "saved", "dy", "x")}
     assert not strided["saved"].is_contiguous()
-    torch.testing.assert_close(layer_backward(**arguments | strided), expected, rtol=0, atol=0)
+    torch.testing.assert_close(operators.layer_backward(**arguments | strided), expected, rtol=0, atol=0)
 
 
-def test_nothing_needed_gives_nothing():
-    arguments = backward_arguments(forward_arguments("lstm"))
-    assert layer_backward(**arguments | {"needed": [False] * len(arguments["needed"])}) == []
+def test_nothing_needed_gives_nothing(operators):
+    arguments = backward_arguments(forward_arguments("lstm"), operators.layer_forward)
+    assert operators.layer_backward(**arguments | {"needed": [False] * len(arguments["needed"])}) == []
 
 
 @every_sample
@@ -197,10 +197,10 @@ FORWARD_ERRORS = {
 
 
 @pytest.mark.parametrize("batch,change,message", FORWARD_ERRORS.values(), ids=FORWARD_ERRORS)
-def test_forward_refuses(batch, change, message):
+def test_forward_refuses(batch, change, message, operators):
     arguments = forward_arguments("lstm", batch)
     with pytest.raises(RuntimeError, match=message):
-        layer_forward(**arguments | change(arguments))
+        operators.layer_forward(**arguments | change(arguments))
 
 
 BACKWARD_ERRORS = {
@@ -217,10 +217,10 @@ BACKWARD_ERRORS = {
 
 
 @pytest.mark.parametrize("change,message", BACKWARD_ERRORS.values(), ids=BACKWARD_ERRORS)
-def test_backward_refuses(change, message):
-    arguments = backward_arguments(forward_arguments("lstm"))
+def test_backward_refuses(change, message, operators):
+    arguments = backward_arguments(forward_arguments("lstm"), operators.layer_forward)
     with pytest.raises(RuntimeError, match=message):
-        layer_backward(**arguments | change(arguments))
+        operators.layer_backward(**arguments | change(arguments))
 
 
 # Transformations

@@ -79,6 +79,7 @@ def plan(
     outputs: int,
     directions: int,
     dtype: torch.dtype,
+    device: torch.device,
 ) -> Plan:
     """What the kernels would do with one layer of these sizes, on the current number of threads.
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from fastrnn.backends.triton.plan import Plan, make_plan
-from fastrnn.spec import CELLS
+from fastrnn.backends.triton.plan import Plan
 
 __all__ = ["NAME", "missing", "plan", "reasons_against"]
 
@@ -40,9 +39,10 @@ def plan(
     outputs: int,
     directions: int,
     dtype: torch.dtype,
+    device: torch.device,
 ) -> Plan:
-    """What the kernels would do with one layer of these sizes on the current device."""
-    return _operators().plan_for(cell, batch, hidden, outputs, directions, dtype, torch.device("cuda"))
+    """What the kernels would do with one layer of these sizes on ``device``."""
+    return _operators().plan_for(cell, batch, hidden, outputs, directions, dtype, device)
 
 
 def _operators() -> ModuleType:

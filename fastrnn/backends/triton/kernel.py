@@ -1,4 +1,5 @@
-"""One specialised kernel: which, for which types and constants. The same description compiles ahead of time and at run time."""
+"""One specialised kernel: which, for which types and constants. The same description compiles ahead of time and at
+run time."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -25,7 +25,8 @@ _FUNCTIONS = {
     "pointwise_backward": pointwise.backward,
 }
 _NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-_INTEGERS = {"counters": "*i32", "offsets": "*i64", "lengths": "*i32", "rows": "i64", "row_t": "i64", "row_b": "i64"}
+_INTEGERS = {"counters": "*i32", "base": "*i32", "offsets": "*i64", "lengths": "*i32"}
+_INTEGERS |= {"rows": "i64", "row_t": "i64", "row_b": "i64"}
 _TUPLES = ("initial", "carried", "final")
 _ALIGNMENT = 16
 
@@ -54,8 +55,12 @@ class Kernel:
 
     @property
     def options(self) -> dict[str, Any]:
-        # One stage: a pipelined load could move across the barrier.
-        return {"num_warps": self.warps, "num_stages": 1, "launch_cooperative_grid": self.cooperative}
+        return {
+            "num_warps": self.warps,
+            "num_stages": 1,  # a pipelined load could move across the barrier
+            "launch_cooperative_grid": self.cooperative,
+            "enable_fp_fusion": True,
+        }
 
     def __str__(self) -> str:
         constants = " ".join(f"{name.lower()}={value}" for name, value in self.constants)

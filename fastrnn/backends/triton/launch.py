@@ -12,7 +12,8 @@ import torch
 import triton
 from triton.compiler import CompiledKernel
 
-from fastrnn.backends.triton.kernel import Kernel, sources_fingerprint, target
+from fastrnn.backends.triton.build import build
+from fastrnn.backends.triton.kernel import Kernel, sources_fingerprint
 from fastrnn.backends.triton.plan import DEVICES, Device
 
 __all__ = ["MANIFEST", "current_device", "interpreted", "launch"]
@@ -27,7 +28,7 @@ def launch(kernel: Kernel, grid: tuple[int, int], arguments: Mapping[str, Any], 
         kernel.function[grid](**arguments, **dict(kernel.constants))
         return
     with torch.cuda.device(device):
-        _compiled(kernel, torch.cuda.current_device())[(*grid, 1)](*kernel.arguments(arguments))
+        _compiled(kernel, torch.cuda.current_device())[(grid[0], grid[1], 1)](*kernel.arguments(arguments))
 
 
 def current_device(device: torch.device) -> Device:
@@ -51,16 +52,16 @@ def _device(index: int) -> Device:
 @cache
 def _compiled(kernel: Kernel, index: int) -> CompiledKernel:
     device = _device(index)
-    source = kernel.source()
     group = _ahead_of_time(device.architecture).get(kernel.key())
     if group:
-        return CompiledKernel(source, group, kernel.key())
-    return triton.compile(source, target=target(device), options=kernel.options)
+        return CompiledKernel(kernel.source(), group, kernel.key())
+    return build(kernel, device)
 
 
 @cache
 def _ahead_of_time(architecture: str) -> dict[str, dict[str, str]]:
-    """Files of each kernel in the folder FASTRNN_KERNELS, by the kernel's key; none if it does not fit, with a warning."""
+    """Files of each kernel in the folder FASTRNN_KERNELS, by the kernel's key; none if it does not fit, with a
+    warning."""
     folder = os.environ.get("FASTRNN_KERNELS")
     if not folder:
         return {}

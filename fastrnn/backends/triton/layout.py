@@ -75,15 +75,19 @@ class Layout:
             "lengths": self.lengths,
         }
 
-    def active(self, t: int) -> int:
-        """Rows of the batch that have a step ``t``."""
-        return self.sizes[t] if self.sizes else self.batch
-
     def time(self, direction: int, step: int) -> int:
         return step if direction == 0 else self.steps - 1 - step
 
+    def actives(self, step: int) -> list[int]:
+        """For each direction, the rows of the batch that have its ``step``-th step."""
+        return [self.active(self.time(d, step)) for d in range(self.directions)]
+
+    def active(self, t: int) -> int:
+        return self.sizes[t] if self.sizes else self.batch
+
     def before(self, y: Tensor, initial: Tensor, direction: int) -> Tensor:
-        """For each row of ``y`` [N, P], one direction's outputs, the one a step before, or ``initial`` [B, P]: [N, P]."""
+        """For each row of ``y`` [N, P], one direction's outputs, the one a step before, or ``initial`` [B, P]: [N,
+        P]."""
         if self.offsets is None:
             batch_first = self.row_t == 1 and self.steps > 1
             time = 1 if batch_first else 0

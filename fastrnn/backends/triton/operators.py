@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.backends.triton import persistent, stepwise
+from fastrnn.backends.triton.checks import check_backward, check_layer
 from fastrnn.backends.triton.launch import current_device
 from fastrnn.backends.triton.layout import Layout
 from fastrnn.backends.triton.plan import Plan, make_plan
@@ -19,7 +20,7 @@ def plan_for(
     cell: str, batch: int, hidden: int, outputs: int, directions: int, dtype: torch.dtype, device: torch.device
 ) -> Plan:
     """``make_plan`` for a device that is here, with PyTorch's present setting for float32 products of such layers."""
-    tf32 = torch.backends.cudnn.rnn.fp32_precision == "tf32"
+    tf32 = torch.backends.cudnn.rnn.fp32_precision == "tf32"  # type: ignore[attr-defined]
     return make_plan(cell, batch, hidden, outputs, directions, dtype, tf32, current_device(device))
 
 
@@ -73,13 +74,14 @@ def layer_forward(
     batch_first: bool,
     save: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
+    check_layer(x, state, weights, batch_sizes, cell, directions, has_bias, batch_first)
     w = _Weights.of(weights, directions, has_bias)
     layout = Layout.of(x, batch_sizes, batch_first, directions)
     initial = _initial(cell, state, w, layout)
     y = x.new_empty(layout.rows, directions * w.outputs)
     saved = x.new_empty(directions, layout.rows if save else 0, len(CELLS[cell].saved) * w.hidden)
     if layout.rows == 0:
-        return y.view(*x.shape[:-1], -1), [s.clone() for s in initial], saved
+        return y.view(*x.shape[:-1], y.shape[-1]), [s.clone() for s in initial], saved
 
     rows = x.reshape(layout.rows, -1)
     gx = rows @ w.w_ih.t() if w.b_ih is None else torch.addmm(w.b_ih, rows, w.w_ih.t())
@@ -106,17 +108,22 @@ def layer_backward(
     batch_first: bool,
     needed: Sequence[bool],
 ) -> list[Tensor]:
+    check_backward(
+        dy, dstate, x, state, weights, y, saved, batch_sizes, cell, directions, has_bias, batch_first, needed
+    )
     w = _Weights.of(weights, directions, has_bias)
     layout = Layout.of(x, batch_sizes, batch_first, directions)
     initial = _initial(cell, state, w, layout)
-    dfinal = tuple([torch.zeros_like(s) if d is None else _aligned(d) for s, d in zip(initial, dstate, strict=True)])
+    dfinal = [
+        torch.zeros_like(s) if d is None else _aligned(d.to(s.dtype)) for s, d in zip(initial, dstate, strict=True)
+    ]
     inputs = (x, *state, *weights)
     if layout.rows == 0:
         given = [torch.zeros_like(x), *dfinal[: len(state)], *[torch.zeros_like(v) for v in weights]]
         return [d.clone() for d, wanted in zip(given, needed, strict=True) if wanted]
 
-    outputs = y.reshape(layout.rows, -1)
-    dy = torch.zeros_like(outputs) if dy is None else _aligned(dy.reshape(layout.rows, -1))
+    outputs, saved = _aligned(y.to(x.dtype).reshape(layout.rows, -1)), _aligned(saved)
+    dy = torch.zeros_like(outputs) if dy is None else _aligned(dy.to(x.dtype).reshape(layout.rows, -1))
     dgx = x.new_empty(layout.rows, directions * w.w_hh.shape[1])
     dgh = torch.empty_like(dgx) if CELLS[cell].apart else dgx
     dprojected = None
@@ -124,10 +131,10 @@ def layer_backward(
     if plan.regime == "stepwise":
         dprojected = torch.empty_like(outputs) if w.w_hr is not None else None
         dinitial = stepwise.backward(
-            cell, layout, dy, dfinal, w.w_hh, w.w_hr, outputs, saved, initial, dgx, dgh, dprojected
+            cell, layout, dy, tuple(dfinal), w.w_hh, w.w_hr, outputs, saved, initial, dgx, dgh, dprojected
         )
     else:
-        dinitial = persistent.backward(plan, cell, layout, dy, dfinal, w.w_hh, outputs, saved, initial, dgx, dgh)
+        dinitial = persistent.backward(plan, cell, layout, dy, tuple(dfinal), w.w_hh, outputs, saved, initial, dgx, dgh)
 
     rows = x.reshape(layout.rows, -1)
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fastrnn.backends.triton.kernel import Kernel
-from fastrnn.backends.triton.layout import Layout
 from fastrnn.backends.triton.launch import interpreted, launch
+from fastrnn.backends.triton.layout import Layout
 from fastrnn.backends.triton.plan import Plan, Tile
 from fastrnn.spec import CELLS
 

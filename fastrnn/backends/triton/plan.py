@@ -130,12 +130,11 @@ def make_plan(
         if reason:
             against.append((regime, reason))
             continue
-        found = [tiles(cell, batch, hidden, directions, dtype.itemsize, device, kind) for kind in ("forward", "backward")]
-        reasons = [tile for tile in found if isinstance(tile, str)]
-        if not reasons:
-            forward, backward = found
+        sizes = cell, batch, hidden, directions, dtype.itemsize, device
+        forward, backward = tiles(*sizes, "forward"), tiles(*sizes, "backward")
+        if isinstance(forward, Tile) and isinstance(backward, Tile):
             return Plan(regime, device, precision, forward, backward, tuple(against))
-        against.append((regime, reasons[0]))
+        against.append((regime, forward if isinstance(forward, str) else str(backward)))
     return Plan("stepwise", device, precision, against=tuple(against))
 
 
@@ -156,17 +155,16 @@ def _planes(cell: str) -> int:
     return 1 if len(CELLS[cell].gates) == 1 else 4
 
 
-def _resident(
-    cell: str, batch: int, hidden: int, directions: int, item: int, device: Device, kind: str
-) -> Tile | str:
+def _resident(cell: str, batch: int, hidden: int, directions: int, item: int, device: Device, kind: str) -> Tile | str:
     units = max(16, 1 << (hidden - 1).bit_length())
     columns = units * _planes(cell)
     if units > 128:
         return f"one program holds at most 128 hidden units, not {hidden}"
     rows = 16
-    shared = columns * units * item + rows * columns * item
-    if device.amd:
-        shared = columns * units * item
+    weights = columns * units * item
+    if device.amd and weights > 32_768:
+        return f"its weights take {weights:,} bytes, more than a program keeps in registers without spills"
+    shared = weights if device.amd else weights + rows * max(columns * item, units * 4)
     if shared > device.shared_memory:
         return f"its weights take {shared:,} bytes of shared memory, {device.name} has {device.shared_memory:,}"
     groups = directions * -(-batch // rows)
@@ -185,7 +183,7 @@ def _cooperative(
                 f"{device.name} has {device.shared_memory:,}"
             )
         elif tile.programs > device.multiprocessors:
-            reason = (
+            reason = reason or (
                 f"a group of {tile.programs} programs could not be resident at once on "
                 f"{device.multiprocessors} multiprocessors"
             )
@@ -204,33 +202,37 @@ def _cooperative_tiles(
 ) -> Iterator[Tile]:
     gates, planes = len(CELLS[cell].gates), _planes(cell)
     for units in (64 // planes, 8) if kind == "forward" else (16, 8):
-        for rows in (16, 32):
+        for rows in (16,) if device.amd else (16, 32):
+            # Longer pieces spill.
             if kind == "forward":
-                columns, sum_length, split, warps = units * planes, hidden, 1, 4
-                longest = (512 if rows == 16 else 128) * 2 // item
-                if units == 8 and item == 4:
-                    longest = 128  # longer pieces spill
+                columns, sum_length, split, warps = units * planes, hidden, 1, 4 if rows == 16 else 8
+                longest = 1024 // item if planes > 1 and units * item < 32 else 512 // item
             else:
-                columns, sum_length = units, gates * hidden
-                split = warps = 4 if rows == 16 else 8
-                longest = 256 // item
-                if rows == 32 and (item == 4 or sum_length > 2048):
-                    continue  # spills
+                columns, sum_length, warps = units, gates * hidden, 4 if rows == 16 else 8
+                split, longest = (warps, 256 // item) if rows == 16 or sum_length * item <= 4096 else (4, 128 // item)
             if device.amd:
                 longest = min(longest, 512 // item)
             block_k = _block(sum_length, split, longest)
             chunk = split * block_k
             padded = -(-sum_length // chunk) * chunk
-            weights, operand = padded * columns * item, rows * chunk * item
+            weights, operand = padded * columns * item, rows * max(chunk * item, split * columns * 4)
             # NVIDIA: the weights stay in shared memory. AMD: in registers, having passed through it in pieces.
             shared = max(chunk * columns * item, operand) if device.amd else weights + operand
             programs = -(-hidden // units)
             groups = directions * -(-batch // rows)
             at_once = max(1, device.multiprocessors // programs)
-            yield Tile(rows, units, block_k, split, warps, programs, min(at_once, groups), -(-groups // at_once), shared)
+            yield Tile(
+                rows, units, block_k, split, warps, programs, min(at_once, groups), -(-groups // at_once), shared
+            )
 
 
 def _block(length: int, split: int, longest: int) -> int:
-    """The power of two for pieces of a sum: the least padding first, then the longest."""
+    """The power of two for pieces of a sum: little padding and few pieces, each of which takes two barriers of the
+    block."""
     blocks = [2**i for i in range(4, longest.bit_length())]
-    return min(reversed(blocks), key=lambda block: -(-length // (split * block)) * split * block)
+
+    def cost(block: int) -> int:
+        pieces = -(-length // (split * block))
+        return pieces * (split * block + 32)
+
+    return min(reversed(blocks), key=cost)

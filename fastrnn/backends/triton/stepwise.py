@@ -1,19 +1,25 @@
 """The stepwise regime: for each step a product by PyTorch and a pointwise kernel, for sizes and types of any kind."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastrnn.backends.triton.graph import can_capture, capture
 from fastrnn.backends.triton.kernel import Kernel
-from fastrnn.backends.triton.layout import Layout
 from fastrnn.backends.triton.launch import launch
+from fastrnn.backends.triton.layout import Layout
 from fastrnn.spec import CELLS
 
 __all__ = ["backward", "backward_kernel", "forward", "forward_kernel"]
 
 # Elements of a program's tile: 8 to a thread of 4 warps.
 _TILE = 1024
+_GRAPH_STEPS = 16
+_FEWEST_GRAPHS = 2  # a graph that is replayed once costs more than it saves
+
+Step = Callable[[dict[str, Any], list[int]], None]
 
 
 def forward_kernel(cell: str, hidden: int, dtype: torch.dtype, ragged: bool, save: bool, projected: bool) -> Kernel:
@@ -70,15 +76,17 @@ def forward(
     gh = gx.new_empty(layout.directions, layout.batch, w_hh.shape[1])
     states = (cell_h, *others)
     given = {"gx": gx, "gh": gh, "carried": states, "final": states, "y": y, "saved": saved, **layout.arguments()}
-    for step in range(layout.steps):
-        actives = [layout.active(layout.time(d, step)) for d in range(layout.directions)]
+
+    def one_step(position: dict[str, Any], actives: list[int]) -> None:
         n = max(actives)
         torch.baddbmm(b_hh.unsqueeze(1), h[:, :n], w_hh.transpose(1, 2), out=gh[:, :n])
-        launch(kernel, _grid(kernel, layout), {**given, "step": step}, gx.device)
+        launch(kernel, _grid(kernel, layout), {**given, **position}, gx.device)
         if w_hr is not None:
             for d, active in enumerate(actives):
                 torch.mm(cell_h[d, :active], w_hr[d].t(), out=h[d, :active])
-                _rows(y, layout, d, step).copy_(h[d, :active])
+                _rows(y, layout, d, position["step"]).copy_(h[d, :active])
+
+    _run(one_step, layout, [layout.actives(step) for step in range(layout.steps)], w_hr is None, gx.device)
     return h, *(s.to(h.dtype) for s in others)
 
 
@@ -96,7 +104,8 @@ def backward(
     dgh: Tensor,
     dprojected: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """Fills the gate gradients and, with a projection, the gradients of its results [N, D*P]; returns those of initial."""
+    """Fills the gate gradients and, with a projection, the gradients of its results [N, D*P]; returns those of
+    initial."""
     hidden = w_hh.shape[1] // len(CELLS[cell].gates)
     kernel = backward_kernel(cell, hidden, y.dtype, layout.ragged, w_hr is not None)
     dh, *others = (s.clone() for s in dfinal)
@@ -108,18 +117,48 @@ def backward(
         "dy": dy, "y": y, "saved": saved, "initial": initial, "carried": dstates, "final": dstates,
         "dgx": dgx, "dgh": dgh, "dgh_step": dgh_step, **layout.arguments(),
     }  # fmt: skip
-    for step in range(layout.steps):
-        actives = [layout.active(layout.time(d, layout.steps - 1 - step)) for d in range(layout.directions)]
+
+    def one_step(position: dict[str, Any], actives: list[int]) -> None:
         n = max(actives)
         if w_hr is not None and dprojected is not None:
+            step = layout.steps - 1 - position["step"]
             for d, active in enumerate(actives):
-                dh[d, :active] += _rows(dy, layout, d, layout.steps - 1 - step)
-                _rows(dprojected, layout, d, layout.steps - 1 - step).copy_(dh[d, :active])
+                dh[d, :active] += _rows(dy, layout, d, step)
+                _rows(dprojected, layout, d, step).copy_(dh[d, :active])
                 torch.mm(dh[d, :active], w_hr[d], out=cell_dh[d, :active])
                 dh[d, :active] = 0
-        launch(kernel, _grid(kernel, layout), {**given, "step": step}, dgx.device)
+        launch(kernel, _grid(kernel, layout), {**given, **position}, dgx.device)
         dh[:, :n].baddbmm_(dgh_step[:, :n], w_hh)
+
+    _run(one_step, layout, [layout.actives(step) for step in reversed(range(layout.steps))], w_hr is None, dgx.device)
     return dh, *(s.to(dh.dtype) for s in others)
+
+
+def _run(one_step: Step, layout: Layout, actives: list[list[int]], movable: bool, device: torch.device) -> None:
+    """All steps, one after another: at first each launched from here, then many at once in a graph.
+
+    Launching a product and a kernel from Python takes 20 to 30 us, more than most of them run. A graph of
+    ``_GRAPH_STEPS`` steps is captured in each call, so it keeps nothing alive and no address can be stale.
+    ``movable``: no address but those of rows depends on the step, and those the kernel finds by itself.
+    """
+    base = torch.zeros(1, dtype=torch.int32, device=device)
+    graphs = (layout.steps - _GRAPH_STEPS) // _GRAPH_STEPS if movable and can_capture(device) else 0
+    eager = layout.steps if graphs < _FEWEST_GRAPHS else layout.steps - graphs * _GRAPH_STEPS
+    for step in range(eager):
+        one_step({"base": base, "step": step}, actives[step])
+    if eager == layout.steps:
+        return
+    base.fill_(eager)
+    everyone = [layout.batch] * layout.directions
+
+    def many_steps() -> None:
+        for step in range(_GRAPH_STEPS):
+            one_step({"base": base, "step": step}, everyone)
+        base.add_(_GRAPH_STEPS)
+
+    replay = capture(many_steps, device)
+    for _ in range(graphs):
+        replay()
 
 
 def _rows(buffer: Tensor, layout: Layout, direction: int, step: int) -> Tensor:

@@ -1,0 +1,119 @@
+"""Every cell, regime and precision against the float64 oracle, by the accuracy rule; and twice, to the same bits."""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from benches.gpu.layers import Layer, by_kernels, by_oracle, by_torch_nn, make_values
+from benches.gpu.precision import PRECISIONS
+from benches.verify import Comparison, compare
+from fastrnn.backends.triton.operators import plan_for
+from fastrnn.backends.triton.plan import Device, Plan, make_plan
+
+__all__ = ["REGIMES", "Check", "check", "layers", "plan_of", "same_bits"]
+
+REGIMES = ("resident", "cooperative", "stepwise")
+
+_SIZES = (17, 64, 100, 128, 256, 500, 512, 1024, 2048)
+
+# Name: which of the sizes that give a regime (0 the smallest, 1 the largest), and the rest of the layer. 70 steps are
+# several graphs in the stepwise regime, 70 rows several waves in the cooperative one.
+_VARIANTS: dict[str, tuple[float, dict[str, Any]]] = {
+    "dense": (0, {"T": 70, "B": 5, "I": 40}),
+    "both": (0.5, {"T": 20, "B": 32, "I": 64, "directions": 2, "batch_first": True, "state": False}),
+    "ragged": (0.5, {"T": 24, "B": 70, "I": 33, "directions": 2, "ragged": True, "bias": False}),
+    "large": (1, {"T": 40, "B": 1, "I": 128}),
+    "waves": (1, {"T": 24, "B": 70, "I": 1}),
+}
+_TAKEN = {
+    "bfloat16": ("dense", "both", "ragged", "large", "waves"),
+    "tf32": ("dense", "both", "ragged", "large", "waves"),
+    "float16": ("both", "ragged", "waves"),
+    "ieee": ("dense", "ragged", "large"),
+    "float64": ("dense", "ragged", "both"),
+}
+_PROJECTED = (
+    {"T": 33, "B": 5, "H": 100, "I": 40, "P": 17, "directions": 2},
+    {"T": 24, "B": 32, "H": 256, "I": 64, "P": 100, "ragged": True},
+)
+
+
+def plan_of(layer: Layer, device: Device) -> Plan:
+    precision = PRECISIONS[layer.precision]
+    return make_plan(
+        layer.cell, layer.B, layer.H, layer.outputs, layer.directions, precision.dtype, precision.tf32, device
+    )
+
+
+def layers(device: Device, cells: list[str], precisions: list[str]) -> Iterator[Layer]:
+    """For each regime, sizes at which ``make_plan`` takes it on this device; one that no size gives is left out."""
+    for precision in (name for name in _TAKEN if name in precisions):
+        for cell in (name for name in ("lstm", "gru", "rnn_tanh", "rnn_relu") if name in cells):
+            for regime in REGIMES:
+                for variant in _TAKEN[precision]:
+                    if cell == "rnn_relu" and variant not in ("dense", "ragged"):
+                        continue
+                    fraction, rest = _VARIANTS[variant]
+                    found = [Layer(cell, regime, precision, H=H, **rest) for H in _SIZES]
+                    found = [layer for layer in found if plan_of(layer, device).regime == regime]
+                    if found:
+                        yield found[round(fraction * (len(found) - 1))]
+            if cell == "lstm":
+                yield from (Layer(cell, "stepwise", precision, **sizes) for sizes in _PROJECTED)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What came of one case; ``problems`` is empty where all is right.
+
+    Attributes:
+        worst: the largest error as a share of what is allowed.
+        errors: absolute, of fastrnn and of torch.nn.
+    """
+
+    case: str
+    problems: list[str]
+    worst: float | None = None
+    worst_at: str = ""
+    errors: dict[str, tuple[float, float]] | None = None
+
+    @classmethod
+    def of(cls, case: str, problems: list[str], comparisons: list[Comparison]) -> "Check":
+        worst = max(comparisons, key=_share)
+        problems = problems + [str(comparison) for comparison in comparisons if not comparison.ok]
+        return cls(case, problems, _share(worst), worst.name, {c.name: (c.error, c.peer_error) for c in comparisons})
+
+
+def _share(comparison: Comparison) -> float:
+    if comparison.error == 0:
+        return 0.0
+    share = comparison.error / comparison.allowed if comparison.allowed else math.inf
+    return math.inf if math.isnan(share) else share
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    return torch.equal(a.contiguous().view(integers), b.contiguous().view(integers))
+
+
+def check(layer: Layer, device: str = "cuda") -> Check:
+    """Runs where the kernels run. On the CPU that is Triton's interpreter."""
+    # Before cuBLAS starts: without it, it may choose its algorithm by what other streams do.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    precision = PRECISIONS[layer.precision]
+    with precision.active():
+        sizes = (layer.cell, layer.B, layer.H, layer.outputs, layer.directions)
+        regime = plan_for(*sizes, precision.dtype, torch.device(device)).regime
+        problems = [] if regime == layer.regime else [f"regime: expected {layer.regime}, got {regime}"]
+        values = make_values(layer, device)
+        ours, again = by_kernels(values, poisoned=True), by_kernels(values, poisoned=False)
+        peer = by_torch_nn(values)
+    exact = by_oracle(values)
+    differing = [name for name in ours if not same_bits(ours[name], again[name])]
+    if differing:
+        problems.append(f"not the same twice: {', '.join(differing)}")
+    return Check.of(str(layer), problems, compare(ours, peer, exact, precision.ulp, precision.floor_ulps))

@@ -1,0 +1,233 @@
+"""``python -m fastrnn compile``: the kernels that plans would launch, compiled without a GPU, measured and kept."""
+
+import importlib
+import json
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+
+from fastrnn.backends.triton import persistent, stepwise
+from fastrnn.backends.triton.compiler import Job, Outcome, compile_all
+from fastrnn.backends.triton.kernel import Kernel, sources_fingerprint
+from fastrnn.backends.triton.launch import MANIFEST, interpreted
+from fastrnn.backends.triton.plan import DEVICES, Plan, Tile, make_plan
+
+__all__ = ["Case", "Request", "cases", "kernels", "run"]
+
+_NOTE = (
+    "The kernels depend on the target, the Triton version and their sources, not on the Python version. To launch "
+    "them, Triton builds C extensions on the target machine, one for the driver and one for each signature of a "
+    "kernel, and keeps them in its cache. They depend on the Python version and take a C compiler and Python's headers."
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Every combination is compiled.
+
+    Attributes:
+        targets: names in ``DEVICES``.
+        dtypes: names in ``torch``.
+        output: a folder for the kernels, new or empty.
+        report: a JSON file for the plans and the rows of the table.
+        processes: how many kernels are compiled at a time.
+        version: of fastrnn.
+    """
+
+    targets: Sequence[str]
+    cells: Sequence[str]
+    hidden: Sequence[int]
+    dtypes: Sequence[str]
+    batches: Sequence[int]
+    output: Path | None
+    report: Path | None
+    processes: int
+    version: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer on one target."""
+
+    target: str
+    cell: str
+    hidden: int
+    dtype: str
+    batch: int
+    directions: int
+    plan: Plan
+
+
+def run(request: Request) -> bool:
+    """Compiles, prints plans, a table and faults; whether all kernels are fit for use."""
+    if interpreted:
+        raise SystemExit("python -m fastrnn compile: TRITON_INTERPRET is set, with which nothing is compiled; unset it")
+    found = list(cases(request))
+    plans = _distinct_plans(found)
+    for plan in plans:
+        print(f"{plan['cell']} {plan['hidden']} {plan['dtype']} {plan['precision']}, {_layers(plan)}: {plan['plan']}")
+    print(flush=True)
+
+    jobs = {Job(case.plan.device, kernel): (case, tile) for case in found for kernel, tile in kernels(case)}
+    outcomes = list(_progress(compile_all(list(jobs), request.processes, request.output), len(jobs)))
+    rows = [_row(job, *jobs[job], outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
+    _print_table(rows)
+    faulty = [row for row in rows if row["fault"]]
+    print(f"\n{len(rows)} kernels, {sum(row['seconds'] for row in rows):.0f} s of compilation, {len(faulty)} faulty")
+    for row in faulty:
+        print(f"{row['target']} {row['constants']}: {row['fault']}", file=sys.stderr)
+
+    if request.output:
+        request.output.mkdir(parents=True, exist_ok=True)
+        manifest = _manifest(request.version, zip(jobs, outcomes, strict=True))
+        (request.output / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    if request.report:
+        report = {**_versions(request.version), "plans": plans, "kernels": rows}
+        request.report.write_text(json.dumps(report, indent=1) + "\n")
+    return not faulty
+
+
+def cases(request: Request) -> Iterator[Case]:
+    """Layers of the sizes asked for, of one and of two directions, with and without tf32."""
+    layers = product(request.targets, request.cells, request.hidden, request.dtypes)
+    # tf32 whatever the dtype: PyTorch's setting may be either while a layer runs, and the plan is told.
+    for (target, cell, hidden, dtype), tf32 in product(layers, (False, True)):
+        for directions, batch in product((1, 2), request.batches):
+            sizes = batch, hidden, hidden, directions
+            plan = make_plan(cell, *sizes, getattr(torch, dtype), tf32, DEVICES[target])
+            yield Case(target, cell, hidden, dtype, batch, directions, plan)
+
+
+def kernels(case: Case) -> Iterator[tuple[Kernel, Tile | None]]:
+    """What is launched for dense and for packed batches, in inference and in training."""
+    cell, plan, hidden, dtype = case.cell, case.plan, case.hidden, getattr(torch, case.dtype)
+    for ragged in (False, True):
+        if plan.regime == "stepwise":
+            for save in (False, True):
+                yield stepwise.forward_kernel(cell, hidden, dtype, ragged, save, projected=False), None
+            yield stepwise.backward_kernel(cell, hidden, dtype, ragged, projected=False), None
+        else:
+            for save in (False, True):
+                yield persistent.forward_kernel(cell, plan, hidden, dtype, ragged, save), plan.forward
+            yield persistent.backward_kernel(cell, plan, hidden, dtype, ragged), plan.backward
+
+
+def _distinct_plans(found: Iterable[Case]) -> list[dict[str, Any]]:
+    """Plans that differ in more than the batch and the directions, with the [batch, directions] that follow each."""
+    plans: dict[tuple[str, ...], dict[str, Any]] = {}
+    for case in found:
+        facts = {"target": case.target, "cell": case.cell, "hidden": case.hidden, "dtype": case.dtype}
+        facts |= {"precision": case.plan.precision, "regime": case.plan.regime, "plan": str(case.plan)}
+        tiles = {"forward": _fields(case.plan.forward), "backward": _fields(case.plan.backward)}
+        key = tuple(str(fact) for fact in facts.values())
+        layers = plans.setdefault(key, {**facts, **tiles, "layers": []})["layers"]
+        if [case.batch, case.directions] not in layers:
+            layers.append([case.batch, case.directions])
+    return list(plans.values())
+
+
+def _fields(tile: Tile | None) -> dict[str, int] | None:
+    if tile is None:
+        return None
+    return {name: value for name, value in asdict(tile).items() if name != "at_once"}  # depends on the batch
+
+
+def _layers(plan: dict[str, Any]) -> str:
+    directions: dict[str, list[str]] = {}  # by the batches
+    for d in (1, 2):
+        batches = " ".join(str(batch) for batch, of in plan["layers"] if of == d)
+        if batches:
+            directions.setdefault(batches, []).append(str(d))
+    return "; ".join(f"batch {batches}, directions {' '.join(ds)}" for batches, ds in directions.items())
+
+
+def _progress(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
+    """Shows on a terminal how many are done."""
+    try:
+        bar = importlib.import_module("tqdm").tqdm
+    except ImportError:
+        return _counted(outcomes, total)
+    return bar(outcomes, total=total, unit="kernel", leave=False, disable=None)
+
+
+def _counted(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
+    for done, outcome in enumerate(outcomes, 1):
+        if sys.stderr.isatty():
+            print(f"\r{done} of {total} kernels", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        yield outcome
+
+
+def _row(job: Job, case: Case, tile: Tile | None, outcome: Outcome) -> dict[str, Any]:
+    constants = dict(job.kernel.constants)
+    return {
+        "target": case.target,
+        "key": job.kernel.key(),
+        "kernel": job.kernel.name,
+        "cell": case.cell,
+        "dtype": case.dtype,
+        "hidden": case.hidden,
+        "regime": case.plan.regime,
+        "ragged": constants["RAGGED"],
+        "save": constants.get("SAVE", False),
+        "tf32": constants.get("PRECISION") == "tf32",
+        "tile": _tile(constants, job.kernel.warps),
+        "constants": str(job.kernel),
+        "planned_shared": tile.shared if tile else 0,
+        "shared_limit": job.device.shared_memory,
+        **asdict(outcome),
+    }
+
+
+def _tile(constants: dict[str, Any], warps: int) -> str:
+    """Rows x units, the pieces of the sum, and warps."""
+    tile = f"{constants['ROWS']}x{constants['UNITS']}"
+    if "BLOCK_K" in constants:
+        tile += f" k{constants.get('SPLIT', 1)}x{constants['BLOCK_K']}"
+    return f"{tile} w{warps}"
+
+
+def _print_table(rows: Iterable[dict[str, Any]]) -> None:
+    heads = ("target", "kernel", "cell", "dtype", "hidden", "regime", "tile", "for", "registers", "spilled")
+    table = [[*heads, "shared", "limit", "seconds"]]
+    for row in rows:
+        facts = [str(row[head]) for head in heads[:7]]
+        facts.append(" ".join(name for name in ("save", "ragged", "tf32") if row[name]) or "-")
+        facts += ["-" if row[n] is None else f"{row[n]:,}" for n in ("registers", "spilled", "shared", "shared_limit")]
+        table.append([*facts, f"{row['seconds']:.2f}"])
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    for line in table:
+        left = [text.ljust(width) for text, width in zip(line[:8], widths[:8], strict=True)]
+        right = [text.rjust(width) for text, width in zip(line[8:], widths[8:], strict=True)]
+        print("  ".join(left + right))
+
+
+def _versions(version: str) -> dict[str, str]:
+    return {
+        "fastrnn": version,
+        "triton": triton.__version__,
+        "python": platform.python_version(),
+        "sources": sources_fingerprint(),
+    }
+
+
+def _manifest(version: str, compiled: Iterable[tuple[Job, Outcome]]) -> dict[str, Any]:
+    """What ``launch`` reads on the target machine. Faulty kernels are left out: it compiles those anew."""
+    entries = [
+        {
+            "key": job.kernel.key(),
+            "target": job.device.architecture,
+            "kernel": str(job.kernel),
+            "folder": job.folder,
+            "files": list(outcome.files),
+        }
+        for job, outcome in compiled
+        if not outcome.fault
+    ]
+    return {"note": _NOTE, **_versions(version), "kernels": entries}

@@ -1,0 +1,284 @@
+"""Kernels compiled ahead of time, without a GPU: what they take, where the weights lie, and how they are shipped."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+
+import pytest
+
+pytest.importorskip("triton")
+
+from fastrnn import __main__  # noqa: E402
+from fastrnn.backends.triton import launch  # noqa: E402
+from fastrnn.backends.triton.plan import DEVICES  # noqa: E402
+
+TARGETS = ("sm_80", "sm_90", "gfx942")
+# Resident and cooperative, sizes that fill their tiles and sizes that do not, every cell.
+LAYERS = {
+    "lstm": ("lstm", "bfloat16", (64, 256, 1024), (1, 64)),
+    "gru": ("gru", "bfloat16", (512,), (1,)),
+    "short": ("gru", "float32", (17,), (1,)),
+    "tanh": ("rnn_tanh", "bfloat16", (100,), (1,)),
+    "relu": ("rnn_relu", "float32", (128, 1024), (1, 64)),
+}
+
+
+def python(*arguments, **variables):
+    """The Triton interpreter, which other tests may run under, compiles nothing."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | variables
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=600)
+
+
+def compile_ahead(*arguments, **variables):
+    return python("-m", "fastrnn", "compile", *map(str, arguments), **variables)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Rows of the reports, each with the folder that its files are in, the exit codes, and the output of one run."""
+    rows, codes, folder = [], [], tmp_path_factory.mktemp("compiled")
+    for name, (cell, dtype, hidden, batches) in LAYERS.items():
+        output, report = folder / name, folder / f"{name}.json"
+        layers = ("--cell", cell, "--hidden", *hidden, "--dtype", dtype, "--batch", *batches)
+        done = compile_ahead("--target", *TARGETS, *layers, "--output", output, "--json", report)
+        codes.append((done.returncode, done.stderr))
+        assert report.exists(), done.stderr
+        rows += [{**row, "root": output} for row in json.loads(report.read_text())["kernels"]]
+    return rows, codes, folder, done.stdout
+
+
+def persistent(compiled, target):
+    """Rows of the kernels that keep the weights on chip."""
+    rows = [row for row in compiled[0] if row["target"] == target and row["kernel"].startswith("persistent")]
+    assert rows
+    return rows
+
+
+def assembly(row, kind):
+    return (row["root"] / row["target"] / row["key"] / f"{row['kernel']}.{kind}").read_text()
+
+
+def test_every_kernel_fits_its_target(compiled):
+    rows, codes, _, stdout = compiled
+    assert codes == [(0, "")] * len(LAYERS)
+    for row in rows:
+        assert row["fault"] is None and row["spilled"] == 0, row["constants"]
+        assert 0 < row["registers"] <= 512, row["constants"]
+        assert row["shared"] <= row["shared_limit"] == DEVICES[row["target"]].shared_memory, row["constants"]
+    assert {row["regime"] for row in rows} == {"resident", "cooperative", "stepwise"}
+    assert "cooperative on H100 (sm_90): forward 16 rows" in stdout.split("\n\n")[0]
+    assert re.search(r"^sm_90 +persistent_backward +rnn_relu +float32 +1024 +cooperative ", stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_plan_knows_the_shared_memory(compiled, target):
+    for row in persistent(compiled, target):
+        assert row["planned_shared"] >= row["shared"], row["constants"]
+
+
+# In Triton's signature of both persistent kernels.
+W_HH = 1
+
+
+class Ptx:
+    """The statements of a kernel in NVIDIA's assembly, and where addresses come from."""
+
+    def __init__(self, text):
+        blocks, targets, name = {"": []}, defaultdict(set), ""
+        for line in text[text.index(".entry") :].splitlines():
+            line = line.partition("//")[0].strip()
+            if label := re.fullmatch(r"(\$L__BB\w+):", line):
+                if not (blocks[name] and re.match(r"(bra|ret)\b", blocks[name][-1])):
+                    targets[name].add(label[1])
+                name = label[1]
+                blocks[name] = []
+            elif line.endswith(";"):
+                blocks[name].append(line[:-1])
+                if jump := re.search(r"\bbra(?:\.uni)?\s+(\S+);", line):
+                    targets[name].add(jump[1])
+        self._targets = targets
+        looping = {name for name in blocks if name in self._reached(name)}
+        self.inside = [s for name in blocks if name in looping for s in blocks[name]]
+        self.outside = [s for name in blocks if name not in looping for s in blocks[name]]
+        # Of every definition of a register, what it is made of: registers and parameters.
+        self._sources = defaultdict(set)
+        for statement in self.inside + self.outside:
+            operands = re.sub(r"^@!?%p\d+\s+", "", statement).partition("\t" if "\t" in statement else " ")[2].strip()
+            results, _, rest = operands.partition("}," if operands.startswith("{") else ",")
+            for register in re.findall(r"%\w+", results):
+                self._sources[register] |= set(re.findall(r"%\w+|\w+_param_\d+", rest))
+
+    def _reached(self, block):
+        reached, ahead = set(), [block]
+        while ahead:
+            new = self._targets[ahead.pop()] - reached
+            reached |= new
+            ahead += new
+        return reached
+
+    def parameters(self, statement):
+        """Numbers of the parameters that a load's address is made of, through loads of tables of rows as well."""
+        seen, ahead = set(), re.findall(r"\[\s*(%\w+)", statement)
+        while ahead:
+            new = self._sources[ahead.pop()] - seen
+            seen |= new
+            ahead += new
+        return {int(name.rpartition("_")[2]) for name in seen if "_param_" in name}
+
+
+def loads(statements):
+    return [s for s in statements if re.search(r"\bld\.global|\bcp\.async", s)]
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+def test_the_time_loop_multiplies_on_tensor_cores_and_does_not_load_the_weights(compiled, target):
+    for row in persistent(compiled, target):
+        ptx = Ptx(assembly(row, "ptx"))
+        kind = "bf16" if row["dtype"] == "bfloat16" else "tf32"
+        assert any(re.match(rf"wgmma\S*\.{kind}|mma\.sync\S*\.{kind}", s) for s in ptx.inside), row["constants"]
+        read_inside = [ptx.parameters(load) for load in loads(ptx.inside)]
+        assert all(read_inside) and not any(W_HH in parameters for parameters in read_inside), row["constants"]
+        assert any(W_HH in ptx.parameters(load) for load in loads(ptx.outside)), row["constants"]
+
+
+def test_amd_matrix_instructions(compiled):
+    for row in persistent(compiled, "gfx942"):
+        assert "v_mfma_" in assembly(row, "amdgcn"), row["constants"]
+
+
+LOAD = """
+import json, sys
+from triton.compiler import CompiledKernel
+from fastrnn.backends.triton import ahead, launch
+found = launch._ahead_of_time("sm_90")
+request = ahead.Request(["sm_90"], ["lstm"], [64, 256, 1024], ["bfloat16"], [1, 64], None, None, 1, "")
+kernels = {kernel for case in ahead.cases(request) for kernel, _ in ahead.kernels(case)}
+assert {kernel.key() for kernel in kernels} == set(found)
+for kernel in kernels:
+    files = found[kernel.key()]
+    compiled = CompiledKernel(kernel.source(), files, kernel.key())
+    assert compiled.kernel == Path(files[kernel.name + ".cubin"]).read_bytes()
+    assert compiled.metadata.num_warps == kernel.warps
+"""
+
+
+def test_a_moved_folder_is_loaded(compiled, tmp_path):
+    folder, moved = compiled[2] / "lstm", tmp_path / "moved"
+    folder.rename(moved)
+    try:
+        done = python("-W", "error", "-c", LOAD, FASTRNN_KERNELS=str(moved))
+    finally:
+        moved.rename(folder)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def kernels_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTRNN_KERNELS", str(tmp_path))
+    launch._ahead_of_time.cache_clear()
+    yield tmp_path
+    launch._ahead_of_time.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "change, warning",
+    [
+        ({"triton": "3.0.0"}, "made for Triton 3.0.0, here is"),
+        ({"sources": "another"}, "made for kernel sources another, here is"),
+        ({"kernels": [{"target": "sm_80"}]}, "made for sm_80, here is sm_90"),
+        ({"kernels": None}, "TypeError"),
+        (None, "FileNotFoundError"),
+        ("{", "JSONDecodeError"),
+    ],
+    ids=["triton", "sources", "architecture", "entries", "missing", "broken"],
+)
+def test_a_folder_that_does_not_fit_is_left_alone(compiled, kernels_folder, change, warning):
+    manifest = json.loads((compiled[2] / "gru" / launch.MANIFEST).read_text())
+    if change is not None:
+        text = change if isinstance(change, str) else json.dumps(manifest | change)
+        (kernels_folder / launch.MANIFEST).write_text(text)
+    with pytest.warns(UserWarning, match=warning) as caught:
+        assert launch._ahead_of_time("sm_90") == {}
+    assert len(caught) == 1 and "\n" not in str(caught[0].message)
+
+
+FAULTY = """
+from dataclasses import replace
+from fastrnn import __main__
+from fastrnn.backends.triton import ahead
+original = ahead.kernels
+def kernels(case):
+    yield from original(case)
+    if case.plan.regime == "stepwise":
+        return
+    kernel, tile = next(original(case))
+    for constants in {"UNITS": 24}, {"UNITS": 256, "HIDDEN": 256, "BLOCK_K": 256}:
+        yield replace(kernel, constants=tuple((dict(kernel.constants) | constants).items()), warps=4), tile
+ahead.kernels = kernels
+__main__.main()
+"""
+
+
+def test_a_faulty_kernel_fails_the_command_and_not_the_others(tmp_path):
+    sizes = ["--target", "sm_90", "--cell", "rnn_relu", "--hidden", "128", "--dtype", "float32", "--batch", "1"]
+    output, report = tmp_path / "out", tmp_path / "report.json"
+    done = python("-c", FAULTY, "compile", *sizes, "--output", str(output), "--json", str(report))
+    rows = json.loads(report.read_text())["kernels"]
+    faults = {row["key"]: row["fault"] for row in rows if row["fault"]}
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == len(faults) == 2, done.stderr
+    assert any("does not compile: " in fault for fault in faults.values())
+    assert any("spills " in fault and " bytes of shared memory, H100 has 232,448" in fault for fault in faults.values())
+    shipped = {entry["key"] for entry in json.loads((output / launch.MANIFEST).read_text())["kernels"]}
+    assert shipped == {row["key"] for row in rows} - set(faults)
+
+
+GOOD = {"--target": "sm_90", "--cell": "lstm", "--hidden": "64", "--dtype": "bfloat16", "--batch": "1", "--jobs": "1"}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"--target": "sm_70"}, r"--target: .*'sm_70' .*sm_80.*sm_90.*gfx942"),
+        ({"--cell": "mgu"}, r"--cell: .*'mgu' .*rnn_tanh.*lstm.*gru"),
+        ({"--dtype": "int8"}, r"--dtype: .*'int8' .*bfloat16.*float16.*float32"),
+        ({"--hidden": "0"}, r"--hidden: expected a positive integer, got '0'"),
+        ({"--batch": "-1"}, r"--batch: expected a positive integer, got '-1'"),
+        ({"--jobs": "two"}, r"--jobs: expected a positive integer, got 'two'"),
+        ({"--target": None}, r"required: --target"),
+        ({"--output": "."}, r"--output: expected a new or an empty folder"),
+        ({"--json": "missing/report.json"}, r"--json: expected a file in a folder that exists"),
+    ],
+    ids=lambda value: " ".join(map(str, *value.items())) if isinstance(value, dict) else "",
+)
+def test_bad_arguments(change, message, monkeypatch, capsys):
+    arguments = [text for name, value in (GOOD | change).items() if value is not None for text in (name, value)]
+    monkeypatch.setattr(sys, "argv", ["fastrnn", "compile", *arguments])
+    with pytest.raises(SystemExit) as exit:
+        __main__.main()
+    assert exit.value.code == 2 and re.search(message, capsys.readouterr().err)
+
+
+WITHOUT_TRITON = "import sys; sys.modules['triton'] = None; from fastrnn.__main__ import main; main()"
+ARGUMENTS = ["compile", "--target", "sm_90", "--hidden", "64"]
+
+
+@pytest.mark.parametrize(
+    "command, variables, message",
+    [
+        (["-c", WITHOUT_TRITON], {}, "Triton is not installed"),
+        (["-m", "fastrnn"], {"TRITON_INTERPRET": "1"}, "TRITON_INTERPRET is set"),
+    ],
+    ids=["without Triton", "interpreted"],
+)
+def test_where_nothing_can_be_compiled(command, variables, message):
+    done = python(*command, *ARGUMENTS, **variables)
+    assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_info_names_triton_and_the_folder(tmp_path):
+    text = python("-m", "fastrnn", "info", FASTRNN_KERNELS=str(tmp_path)).stdout
+    assert re.search(r"^Triton +\d+\.\d+", text, re.MULTILINE)
+    assert f"{tmp_path}, no manifest.json in it" in text
