@@ -13,7 +13,7 @@ import torch
 
 from fastrnn.backends import cpu
 from fastrnn.backends import triton as triton_backend
-from fastrnn.backends.triton.plan import DEVICES
+from fastrnn.backends.triton.plans import DEVICES
 from fastrnn.dispatch import BACKENDS, reasons_against
 from fastrnn.spec import CELLS
 

@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 
 from fastrnn import __main__  # noqa: E402
 from fastrnn.backends.triton import launch  # noqa: E402
-from fastrnn.backends.triton.plan import DEVICES  # noqa: E402
+from fastrnn.backends.triton.plans import DEVICES  # noqa: E402
 
 TARGETS = ("sm_80", "sm_90", "gfx942")
 # Resident and cooperative, sizes that fill their tiles and sizes that do not, every cell.
@@ -150,7 +150,7 @@ def test_amd_matrix_instructions(compiled):
 
 
 LOAD = """
-import json, sys
+from pathlib import Path
 from triton.compiler import CompiledKernel
 from fastrnn.backends.triton import ahead, launch
 found = launch._ahead_of_time("sm_90")

@@ -26,7 +26,7 @@ from benches.gpu.speed import Measured
 from benches.gpu.table import format_cases
 from benches.timing import Quartiles
 from benches.verify import Comparison, compare
-from fastrnn.backends.triton.plan import DEVICES
+from fastrnn.backends.triton.plans import DEVICES
 from fastrnn.spec import CELLS
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,7 +23,7 @@ from fastrnn.kernels.barrier import arrive, wait  # noqa: E402
 from fastrnn.backends.triton import operators, persistent, stepwise  # noqa: E402
 from fastrnn.backends.triton.kernel import Kernel  # noqa: E402
 from fastrnn.backends.triton.launch import interpreted  # noqa: E402
-from fastrnn.backends.triton.plan import Device, Plan  # noqa: E402
+from fastrnn.backends.triton.plans import Device, Plan  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not interpreted, reason="needs TRITON_INTERPRET=1"),
@@ -324,6 +324,30 @@ def test_other_tilings_agree_with_the_oracle(batch, rows, units, scarce, monkeyp
     assert (usual.forward.rows, usual.forward.units) == (16, 16)
     assert all((tile.rows, tile.units) == (rows, units) for tile in (plan.forward, plan.backward)), plan
     assert_accurate(fused(p, operators), torch_nn("gru", case, torch.float16), oracle("gru", case, torch.float16))
+
+
+# Graphs, of which the interpreter has none: what would be captured is done again instead.
+
+
+@pytest.mark.parametrize(
+    "case",
+    [Case(7, 3, 17, 4, directions=2), Case(7, 3, 17, 4, directions=2, lengths=(7, 4, 1))],
+    ids=["dense", "ragged"],
+)
+def test_steps_in_a_graph_change_no_bit(case, monkeypatch, products):
+    products("ieee")
+    p = problem("gru", case).to(torch.float32)
+    one_by_one = fused(p, operators)
+    replays = []
+
+    def capture(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+        return lambda: (replays.append(work), work())
+
+    monkeypatch.setattr(stepwise, "_GRAPH_STEPS", 2)
+    monkeypatch.setattr(stepwise, "can_capture", lambda device: True)
+    monkeypatch.setattr(stepwise, "capture", capture)
+    assert_identical(fused(p, operators), one_by_one)
+    assert len(replays) == 4  # two each way, after three steps one by one
 
 
 # The barrier. Programs in the interpreter run one after another, so only one that waits for itself can be shown.

@@ -10,7 +10,7 @@ from benches.gpu.cases import label, plan_of
 from benches.gpu.child import Child
 from benches.gpu.precision import PRECISIONS
 from benches.gpu.run import PARTS, Options, run
-from fastrnn.backends.triton.plan import DEVICES
+from fastrnn.backends.triton.plans import DEVICES
 from fastrnn.spec import CELLS
 
 

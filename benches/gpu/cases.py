@@ -5,7 +5,7 @@ from itertools import product
 import torch
 
 from benches.cases import Case
-from fastrnn.backends.triton.plan import Device, Plan, make_plan
+from fastrnn.backends.triton.plans import Device, Plan, make_plan
 
 __all__ = ["CASES", "choose", "label", "plan_of", "precision_of"]
 

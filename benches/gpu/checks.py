@@ -12,7 +12,7 @@ from benches.gpu.layers import Layer, by_kernels, by_oracle, by_torch_nn, make_v
 from benches.gpu.precision import PRECISIONS
 from benches.verify import Comparison, compare
 from fastrnn.backends.triton.operators import plan_for
-from fastrnn.backends.triton.plan import Device, Plan, make_plan
+from fastrnn.backends.triton.plans import Device, Plan, make_plan
 
 __all__ = ["REGIMES", "Check", "check", "layers", "plan_of", "same_bits"]
 

@@ -8,7 +8,7 @@ from benches.gpu.clock import Clock, median_seconds
 from benches.gpu.precision import PRECISIONS, TIMED
 from benches.machine import output_of, provenance
 from fastrnn.backends.triton.launch import current_device
-from fastrnn.backends.triton.plan import Device
+from fastrnn.backends.triton.plans import Device
 
 __all__ = ["describe", "device_of_plans", "rates"]
 

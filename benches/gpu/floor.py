@@ -17,7 +17,7 @@ from benches.cases import Case
 from benches.gpu.barrier import Barrier, interpolated
 from benches.gpu.cases import precision_of
 from benches.limits import work_of
-from fastrnn.backends.triton.plan import Plan
+from fastrnn.backends.triton.plans import Plan
 
 __all__ = ["floors"]
 

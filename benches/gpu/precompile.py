@@ -14,7 +14,7 @@ import torch
 from fastrnn.backends.triton import persistent, stepwise
 from fastrnn.backends.triton.build import build
 from fastrnn.backends.triton.kernel import Kernel
-from fastrnn.backends.triton.plan import Device, Plan
+from fastrnn.backends.triton.plans import Device, Plan
 
 __all__ = ["Precompiler", "kernels_of"]
 

@@ -20,7 +20,7 @@ from benches.gpu.precompile import Precompiler, kernels_of
 from benches.gpu.record import Record
 from benches.gpu.table import format_barriers, format_cases, format_facts, format_means
 from fastrnn.backends.triton.kernel import Kernel
-from fastrnn.backends.triton.plan import Device
+from fastrnn.backends.triton.plans import Device
 
 __all__ = ["PARTS", "Options", "run"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fastrnn.backends.triton.plan import Plan
+from fastrnn.backends.triton.plans import Plan
 
 __all__ = ["NAME", "missing", "plan", "reasons_against"]
 

@@ -17,7 +17,7 @@ from fastrnn.backends.triton import persistent, stepwise
 from fastrnn.backends.triton.compiler import Job, Outcome, compile_all
 from fastrnn.backends.triton.kernel import Kernel, sources_fingerprint
 from fastrnn.backends.triton.launch import MANIFEST, interpreted
-from fastrnn.backends.triton.plan import DEVICES, Plan, Tile, make_plan
+from fastrnn.backends.triton.plans import DEVICES, Plan, Tile, make_plan
 
 __all__ = ["Case", "Request", "cases", "kernels", "run"]
 
@@ -95,9 +95,8 @@ def run(request: Request) -> bool:
 
 
 def cases(request: Request) -> Iterator[Case]:
-    """Layers of the sizes asked for, of one and of two directions, with and without tf32."""
+    """Layers of the sizes asked for, of one and of two directions, with and without tf32, as PyTorch may be set."""
     layers = product(request.targets, request.cells, request.hidden, request.dtypes)
-    # tf32 whatever the dtype: PyTorch's setting may be either while a layer runs, and the plan is told.
     for (target, cell, hidden, dtype), tf32 in product(layers, (False, True)):
         for directions, batch in product((1, 2), request.batches):
             sizes = batch, hidden, hidden, directions

@@ -8,7 +8,7 @@ import triton
 from triton.compiler import CompiledKernel
 
 from fastrnn.backends.triton.kernel import Kernel, target
-from fastrnn.backends.triton.plan import Device
+from fastrnn.backends.triton.plans import Device
 
 __all__ = ["Usage", "build", "usage"]
 

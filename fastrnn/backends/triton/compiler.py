@@ -19,7 +19,7 @@ import triton
 
 from fastrnn.backends.triton.build import build, usage
 from fastrnn.backends.triton.kernel import Kernel
-from fastrnn.backends.triton.plan import Device
+from fastrnn.backends.triton.plans import Device
 
 __all__ = ["Job", "Outcome", "compile_all"]
 

@@ -13,7 +13,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fastrnn import kernels
-from fastrnn.backends.triton.plan import Device
+from fastrnn.backends.triton.plans import Device
 from fastrnn.kernels import persistent, pointwise
 
 __all__ = ["Kernel", "sources_fingerprint", "target"]
@@ -110,8 +110,9 @@ def target(device: Device) -> GPUTarget:
 
 @cache
 def sources_fingerprint() -> str:
-    """Changes with any kernel's source."""
+    """Changes with the source of any kernel, and of what decides on signatures and options."""
     digest = hashlib.sha256()
-    for path in sorted(Path(kernels.__path__[0]).glob("*.py")):
+    here = Path(__file__)
+    for path in [*sorted(Path(kernels.__path__[0]).glob("*.py")), here, here.with_name("build.py")]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:24]

@@ -14,7 +14,7 @@ from triton.compiler import CompiledKernel
 
 from fastrnn.backends.triton.build import build
 from fastrnn.backends.triton.kernel import Kernel, sources_fingerprint
-from fastrnn.backends.triton.plan import DEVICES, Device
+from fastrnn.backends.triton.plans import DEVICES, Device
 
 __all__ = ["MANIFEST", "current_device", "interpreted", "launch"]
 

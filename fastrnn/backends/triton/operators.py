@@ -10,7 +10,7 @@ from fastrnn.backends.triton import persistent, stepwise
 from fastrnn.backends.triton.checks import check_backward, check_layer
 from fastrnn.backends.triton.launch import current_device
 from fastrnn.backends.triton.layout import Layout
-from fastrnn.backends.triton.plan import Plan, make_plan
+from fastrnn.backends.triton.plans import Plan, make_plan
 from fastrnn.spec import CELLS
 
 __all__ = ["layer_backward", "layer_forward", "plan_for"]

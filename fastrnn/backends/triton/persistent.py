@@ -8,7 +8,7 @@ from torch import Tensor
 from fastrnn.backends.triton.kernel import Kernel
 from fastrnn.backends.triton.launch import interpreted, launch
 from fastrnn.backends.triton.layout import Layout
-from fastrnn.backends.triton.plan import Plan, Tile
+from fastrnn.backends.triton.plans import Plan, Tile
 from fastrnn.spec import CELLS
 
 __all__ = ["backward", "backward_kernel", "forward", "forward_kernel"]

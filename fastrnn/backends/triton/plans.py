@@ -123,7 +123,7 @@ def make_plan(
         outputs: P, other than ``hidden`` with a projection.
         tf32: whether float32 products of recurrent layers may be rounded to tf32.
     """
-    precision = "tf32" if tf32 else "ieee"
+    precision = "tf32" if tf32 and dtype == torch.float32 else "ieee"
     against = []
     reason = _reason_against_persistent(hidden, outputs, dtype, tf32, device)
     for regime, tiles in (("resident", _resident), ("cooperative", _cooperative)):
