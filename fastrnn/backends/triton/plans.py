@@ -103,7 +103,7 @@ class Plan:
         return f"{self.regime} on {self.device.name} ({self.device.architecture}): {how}{against}"
 
 
-# A wave of the cooperative regime costs about as much as a step of the stepwise one from here on.
+# Waves run one after another, a product for all rows at once. Where the two cross is an estimate, not yet measured.
 _MOST_WAVES = 4
 
 

@@ -137,7 +137,7 @@ def backward(
 def _run(one_step: Step, layout: Layout, actives: list[list[int]], movable: bool, device: torch.device) -> None:
     """All steps, one after another: at first each launched from here, then many at once in a graph.
 
-    Launching a product and a kernel from Python takes 20 to 30 us, more than most of them run. A graph of
+    Launching a product and a kernel from Python takes longer than most of them run. A graph of
     ``_GRAPH_STEPS`` steps is captured in each call, so it keeps nothing alive and no address can be stale.
     ``movable``: no address but those of rows depends on the step, and those the kernel finds by itself.
     """
