@@ -3,8 +3,9 @@
 
 VENV := .venv
 PY := $(VENV)/bin/python
-# For make gpu: its PyTorch is built with CUDA, that of the environment is not. Nothing is installed or compiled for it.
-GPU_PYTHON ?= python3
+# For make gpu, which installs and compiles nothing: PyTorch in the environment is built without CUDA, so it comes second.
+HAS_TORCH := -c 'import sys; from importlib.util import find_spec as f; sys.exit(not (f("torch") and f("triton")))'
+GPU_PYTHON ?= $(shell python3 $(HAS_TORCH) 2>/dev/null && echo python3 || echo $(PY))
 
 # Without PYTHON=..., an environment that exists is kept; with it, one of another Python version is made anew.
 ifeq ($(origin PYTHON),undefined)
@@ -40,7 +41,7 @@ bench: $(EXTENSION)
 	$(PY) -m pytest benches $(ARGS)
 
 gpu:
-	@$(GPU_PYTHON) -c 'import sys; from importlib.util import find_spec as f; sys.exit(not (f("torch") and f("triton")))' \
+	@$(GPU_PYTHON) $(HAS_TORCH) 2>/dev/null \
 	  || { echo "$(GPU_PYTHON) has no PyTorch with Triton. Try make gpu GPU_PYTHON=..."; exit 1; }
 	$(GPU_PYTHON) -m benches.gpu $(ARGS)
 
