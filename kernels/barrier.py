@@ -7,6 +7,9 @@ must be resident at once, or the wait never ends.
 import triton
 import triton.language as tl
 
+# Integers from one group's counter to the next: a cache line of 128 bytes each, so that groups do not slow one another.
+LINE = tl.constexpr(32)
+
 
 @triton.jit
 def arrive(counter):

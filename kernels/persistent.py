@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from . import cells
-from .barrier import arrive, wait
+from .barrier import LINE, arrive, wait
 from .tiles import (
     first_row,
     join_planes,
@@ -110,6 +110,12 @@ def forward(
     at_state = state_row[:, None] * HIDDEN + unit[None, :]
     state_mask = (b < batch)[:, None] & (unit < HIDDEN)[None, :]
     state = load_each(carried, at_state, state_mask)
+    # Where h of the step before lies. Carried from step to step: computed in its step, the address would come after the
+    # wait, 104 instructions in place of 34 between the last poll and the first load (sm_90).
+    t = tl.where(direction == 0, first_step - 1, steps - first_step)
+    begun = (first_step > 0) & (t < length)
+    row = first_row(t, row_t, offsets, RAGGED) + b * row_b
+    h = tl.where(begun, y + (row * directions + direction) * HIDDEN, initial[0] + state_row * HIDDEN)
 
     for s in range(first_step, tl.minimum(last_step, steps)):
         t = tl.where(direction == 0, s, steps - 1 - s)
@@ -124,11 +130,7 @@ def forward(
             acc = tl.dot(state[0].to(w_hh.dtype.element_ty), w[0], acc, input_precision=PRECISION)
         else:
             if BARRIER:
-                wait(counters + group, (s - first_step) * PROGRAMS)
-            before = tl.where(direction == 0, t - 1, t + 1)
-            row_before = first_row(before, row_t, offsets, RAGGED) + b * row_b
-            begun = (s > 0) & (before < length)
-            h = tl.where(begun, y + (row_before * directions + direction) * HIDDEN, initial[0] + state_row * HIDDEN)
+                wait(counters + group * LINE, (s - first_step) * PROGRAMS)
             for chunk in tl.static_range(CHUNKS):
                 k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
                 h_mask = active[:, None] & (k < HIDDEN)[None, :]
@@ -139,10 +141,11 @@ def forward(
         new, kept = cells.forward(CELL, gates_x, split_planes(acc, PLANES), state)
         store(y + (row * directions + direction)[:, None] * HIDDEN + unit[None, :], new[0], mask)
         if PROGRAMS > 1 and BARRIER:
-            arrive(counters + group)
+            arrive(counters + group * LINE)
         if SAVE:
             store_recorded(saved, kept, new, row, unit, mask, direction, rows, HIDDEN)
         state = select(mask, new, state)
+        h = tl.where(active, y + (row * directions + direction) * HIDDEN, h)
 
     store_each(final, at_state, state, state_mask)
 
@@ -223,6 +226,12 @@ def backward(
         rows, row_t, row_b, state_row, direction, directions, HIDDEN, KEPT, RAGGED,
     )  # fmt: skip
 
+    # Rows that had the step after, and where their gate gradients lie; carried for the same reason as h in forward.
+    t = tl.where(direction == 0, steps - first_step, first_step - 1)
+    followed = (first_step > 0) & (t < length)
+    row = first_row(t, row_t, offsets, RAGGED) + b * row_b
+    dgh_after = dgh + (row * directions + direction) * (GATES * HIDDEN)
+
     for r in range(first_step, tl.minimum(last_step, steps + 1)):
         t = tl.where(direction == 0, steps - 1 - r, r)
         active = (r < steps) & (t < length)
@@ -233,18 +242,14 @@ def backward(
             dh += relayout(tl.dot(dgates, w[0], input_precision=PRECISION))
         else:
             if BARRIER:
-                wait(counters + group, (r - first_step) * PROGRAMS)
-            after = tl.where(direction == 0, t + 1, t - 1)
-            row_after = first_row(after, row_t, offsets, RAGGED) + b * row_b
-            followed = ((r > 0) & (after < length))[None, :, None]
-            dgh_after = (dgh + (row_after * directions + direction) * (GATES * HIDDEN))[None, :, None]
+                wait(counters + group * LINE, (r - first_step) * PROGRAMS)
             acc = tl.zeros([SPLIT, ROWS, UNITS], tl.float32)
             for chunk in tl.static_range(CHUNKS):
                 k_h = (chunk * CHUNK + part)[:, None, :]
-                h_mask = followed
+                h_mask = followed[None, :, None]
                 if (chunk + 1) * CHUNK > GATES * HIDDEN:
-                    h_mask = followed & (k_h < GATES * HIDDEN)
-                dgh_k = tl.load(dgh_after + k_h, mask=h_mask, other=0, cache_modifier=".cg")
+                    h_mask = followed[None, :, None] & (k_h < GATES * HIDDEN)
+                dgh_k = tl.load(dgh_after[None, :, None] + k_h, mask=h_mask, other=0, cache_modifier=".cg")
                 acc = tl.dot(dgh_k, w[chunk], acc, input_precision=PRECISION)
             dh += tl.sum(acc, 0)
         dstate = (dh,) + dstate[1:]
@@ -255,12 +260,14 @@ def backward(
         at_gates = (row * directions + direction)[:, None] * (GATES * HIDDEN) + unit[None, :]
         store_planes(dgh + at_gates, dgates_h, mask, HIDDEN)
         if PROGRAMS > 1 and BARRIER:
-            arrive(counters + group)
+            arrive(counters + group * LINE)
         if APART:
             store_planes(dgx + at_gates, dgates_x, mask, HIDDEN)
         if PROGRAMS == 1:
             dgates = tl.where(active[:, None], join_planes(dgates_h, PLANES), 0).to(w_hh.dtype.element_ty)
         dstate = select(mask, dold, dstate)
+        followed = active
+        dgh_after = dgh + (row * directions + direction) * (GATES * HIDDEN)
         # Loaded a step ahead: they arrive while others are waited for. It also lets the arithmetic of the cell have the
         # layout of loads rather than of the product, 4 to 16 barriers of the block a step instead of 30 to 50 (sm_90).
         upcoming = recorded(

@@ -142,7 +142,8 @@ def recorded(
     """
     STATES: tl.constexpr = len(initial)
     SAVED: tl.constexpr = KEPT + STATES - 1
-    t = tl.where(direction == 0, steps - 1 - r, r)
+    step = tl.minimum(r, steps - 1)  # one past the last has no row to point at
+    t = tl.where(direction == 0, steps - 1 - step, step)
     before = tl.where(direction == 0, t - 1, t + 1)
     mask = ((r < steps) & (t < length))[:, None] & (unit < HIDDEN)[None, :]
     begun = (r < steps - 1) & (before < length)

@@ -340,7 +340,8 @@ def test_steps_in_a_graph_change_no_bit(case, monkeypatch, products):
     one_by_one = fused(p, operators)
     replays = []
 
-    def capture(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    def capture(warm_up: Callable, work: Callable, device: torch.device) -> Callable[[], None]:
+        warm_up()
         return lambda: (replays.append(work), work())
 
     monkeypatch.setattr(stepwise, "_GRAPH_STEPS", 2)

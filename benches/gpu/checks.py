@@ -24,8 +24,8 @@ _SIZES = (17, 64, 100, 128, 256, 500, 512, 1024, 2048)
 # several graphs in the stepwise regime, 70 rows several waves in the cooperative one.
 _VARIANTS: dict[str, tuple[float, dict[str, Any]]] = {
     "dense": (0, {"T": 70, "B": 5, "I": 40}),
-    "both": (0.5, {"T": 20, "B": 32, "I": 64, "directions": 2, "batch_first": True, "state": False}),
-    "ragged": (0.5, {"T": 24, "B": 70, "I": 33, "directions": 2, "ragged": True, "bias": False}),
+    "both": (0.5, {"T": 70, "B": 32, "I": 64, "directions": 2, "batch_first": True, "state": False}),
+    "ragged": (0.5, {"T": 70, "B": 70, "I": 33, "directions": 2, "ragged": True, "bias": False}),
     "large": (1, {"T": 40, "B": 1, "I": 128}),
     "waves": (1, {"T": 24, "B": 70, "I": 1}),
 }

@@ -109,4 +109,6 @@ class Layout:
 def _to(table: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return table.to(device)
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("fastrnn: expected no CUDA graph capture of a packed batch: its lengths come from the CPU")
     return table.pin_memory().to(device, non_blocking=True)  # an ordinary copy would wait for the device

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -138,6 +139,10 @@ def layer_backward(
 
     rows = x.reshape(layout.rows, -1)
 
+    @cache
+    def sums(apart: bool) -> Tensor:
+        return (dgh if apart else dgx).sum(0)
+
     def of_weight(direction: int, name: str) -> Tensor:
         of_gates = slice(direction * w.w_hh.shape[1], (direction + 1) * w.w_hh.shape[1])
         of_outputs = slice(direction * w.outputs, (direction + 1) * w.outputs)
@@ -148,9 +153,9 @@ def layer_backward(
                 before = layout.before(outputs[:, of_outputs], initial[0][direction], direction)
                 return dgh[:, of_gates].t() @ before
             case "b_ih":
-                return dgx[:, of_gates].sum(0)
+                return sums(False)[of_gates].clone()
             case "b_hh":
-                return dgh[:, of_gates].sum(0)
+                return sums(CELLS[cell].apart)[of_gates].clone()
             case _:
                 assert dprojected is not None
                 return dprojected[:, of_outputs].t() @ _hidden(saved[direction], w.hidden)

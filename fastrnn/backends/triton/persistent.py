@@ -9,6 +9,7 @@ from fastrnn.backends.triton.kernel import Kernel
 from fastrnn.backends.triton.launch import interpreted, launch
 from fastrnn.backends.triton.layout import Layout
 from fastrnn.backends.triton.plans import Plan, Tile
+from fastrnn.kernels.barrier import LINE
 from fastrnn.spec import CELLS
 
 __all__ = ["backward", "backward_kernel", "forward", "forward_kernel"]
@@ -104,7 +105,7 @@ def _run(
 ) -> None:
     groups = layout.directions * -(-layout.batch // tile.rows)
     # The barrier's counters, one a group, are zeroed here once: every group runs in one launch only.
-    counters = torch.zeros(groups, dtype=torch.int32, device=carried[0].device)
+    counters = torch.zeros(groups * LINE.value, dtype=torch.int32, device=carried[0].device)
     given = {**given, **layout.arguments(), "counters": counters, "final": final}
     turns = [(s, s + 1) for s in range(steps)] if interpreted and tile.programs > 1 else [(0, steps)]
     for first_group in range(0, groups, tile.at_once):

@@ -104,7 +104,7 @@ class Plan:
 
 
 # Waves run one after another, a product for all rows at once. Where the two cross is an estimate, not yet measured.
-_MOST_WAVES = 4
+_MOST_WAVES = 2
 
 
 def make_plan(
@@ -174,6 +174,10 @@ def _resident(cell: str, batch: int, hidden: int, directions: int, item: int, de
 def _cooperative(
     cell: str, batch: int, hidden: int, directions: int, item: int, device: Device, kind: str
 ) -> Tile | str:
+    if hidden % 4 and hidden > 512:
+        return (
+            f"{hidden} units are no multiple of 4: values of rows so long, loaded one by one, do not fit in registers"
+        )
     reason = None
     fitting = []
     for tile in _cooperative_tiles(cell, batch, hidden, directions, item, device, kind):
@@ -203,13 +207,21 @@ def _cooperative_tiles(
     gates, planes = len(CELLS[cell].gates), _planes(cell)
     for units in (64 // planes, 8) if kind == "forward" else (16, 8):
         for rows in (16,) if device.amd else (16, 32):
-            # Longer pieces spill.
+            # Longer pieces spill. Where rows do not begin at multiples of 8 bytes, values are loaded one by one.
             if kind == "forward":
-                columns, sum_length, split, warps = units * planes, hidden, 1, 4 if rows == 16 else 8
-                longest = 1024 // item if planes > 1 and units * item < 32 else 512 // item
+                columns, sum_length, split, warps = units * planes, hidden, 1, 4
+                longest = (256 if rows == 32 else 1024 if planes > 1 and units * item < 32 else 512) // item
+                if hidden % 4:
+                    warps, longest = 8, (128 if rows == 32 else 256) // item
+                    if rows == 32 and item == 4:
+                        continue
             else:
-                columns, sum_length, warps = units, gates * hidden, 4 if rows == 16 else 8
+                columns, sum_length, warps = units, gates * hidden, 4 if device.amd or (units, item) == (8, 4) else 8
                 split, longest = (warps, 256 // item) if rows == 16 or sum_length * item <= 4096 else (4, 128 // item)
+                if hidden % 4:
+                    longest = 128 // item
+                    if rows == 32:
+                        continue
             if device.amd:
                 longest = min(longest, 512 // item)
             block_k = _block(sum_length, split, longest)

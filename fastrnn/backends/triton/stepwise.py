@@ -144,19 +144,25 @@ def _run(one_step: Step, layout: Layout, actives: list[list[int]], movable: bool
     base = torch.zeros(1, dtype=torch.int32, device=device)
     graphs = (layout.steps - _GRAPH_STEPS) // _GRAPH_STEPS if movable and can_capture(device) else 0
     eager = layout.steps if graphs < _FEWEST_GRAPHS else layout.steps - graphs * _GRAPH_STEPS
-    for step in range(eager):
-        one_step({"base": base, "step": step}, actives[step])
-    if eager == layout.steps:
-        return
-    base.fill_(eager)
-    everyone = [layout.batch] * layout.directions
+    everyone = [layout.batch] * layout.directions  # rows without a step are left alone
+
+    def last_eager_step() -> None:
+        base.fill_(eager - 1)
+        one_step({"base": base, "step": 0}, everyone)
+        base.add_(1)
 
     def many_steps() -> None:
         for step in range(_GRAPH_STEPS):
             one_step({"base": base, "step": step}, everyone)
         base.add_(_GRAPH_STEPS)
 
-    replay = capture(many_steps, device)
+    if eager == layout.steps:
+        for step in range(eager):
+            one_step({"base": base, "step": step}, actives[step])
+        return
+    for step in range(eager - 1):
+        one_step({"base": base, "step": step}, actives[step])
+    replay = capture(last_eager_step, many_steps, device)
     for _ in range(graphs):
         replay()
 
