@@ -17,14 +17,15 @@ ENVIRONMENT := $(VENV)/.made-with-python-$(VERSION)
 PACKAGES := $(VENV)/.packages
 EXTENSION := $(VENV)/.extension
 
-CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp)
+CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp tests/*.cpp)
 
-.PHONY: help demo test bench gpu lint format clean
+.PHONY: help demo test arm bench gpu lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train a model on poems with torch.nn.LSTM and fastrnn.LSTM (DATA=path for another UTF-8 text)"
 	@echo "make test    run the tests (ARGS='-k lstm' passes options to pytest)"
+	@echo "make arm     compile the CPU kernels for 64-bit Arm and test them in an emulator (ARGS as above)"
 	@echo "make bench   run the benchmarks (ARGS as above)"
 	@echo "make gpu     on a machine with a GPU: check the results, time barriers and layers (ARGS='--part checks --only gru')"
 	@echo "make lint    check style and types;  make format  rewrite to the style"
@@ -35,7 +36,12 @@ demo: $(EXTENSION)
 	$(PY) examples/poems.py $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 test: $(EXTENSION)
-	$(PY) -m pytest tests $(ARGS)
+	$(PY) -m pytest tests --ignore tests/test_arm.py $(ARGS)
+
+arm: $(EXTENSION)
+	@for tool in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool >/dev/null || { \
+	  echo "make arm needs $$tool. Install the packages g++-aarch64-linux-gnu and qemu-user."; exit 1; }; done
+	$(PY) -m pytest tests/test_arm.py $(ARGS)
 
 bench: $(EXTENSION)
 	$(PY) -m pytest benches $(ARGS)

@@ -7,9 +7,12 @@
 namespace fastrnn {
 namespace {
 
-// 6 rows by 4 vectors fill 24 of 32 vector registers; with 16 registers 3 rows leave room for the operands.
-#if defined(FASTRNN_AVX512) || defined(__aarch64__)
+// 6 rows by 4 vectors fill 24 of 32 vector registers; with 16 registers 3 rows leave room for the operands. On Arm the
+// left operands take registers too, one each, and a sixth row would spill.
+#if defined(FASTRNN_AVX512)
 constexpr int kTileRows = 6;
+#elif defined(__aarch64__)
+constexpr int kTileRows = 5;
 #else
 constexpr int kTileRows = 3;
 #endif

@@ -99,6 +99,14 @@ def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(got[name], expected[name], rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def assert_exact(got: dict[str, Tensor], oracle: dict[str, Tensor]) -> None:
+    """In float64, to 1e-12 of the largest value."""
+    assert got.keys() == oracle.keys()
+    for name, exact in oracle.items():
+        error, limit = (got[name] - exact).abs().max(), 1e-12 * exact.abs().max()
+        assert error <= limit, f"{name}: error {error:.3g}, limit {limit:.3g}"
+
+
 def assert_accurate(got: dict[str, Tensor], torch_nn: dict[str, Tensor], oracle: dict[str, Tensor]) -> None:
     """Error against the float64 oracle at most twice that of torch.nn at the same dtype, plus a few ulps."""
     assert got.keys() == torch_nn.keys() == oracle.keys()

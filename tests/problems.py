@@ -94,9 +94,11 @@ def cases_of(cell: str) -> dict[str, Case]:
     return {name: case for name, case in CASES.items() if cell == "lstm" or case.P is None}
 
 
-every_case = pytest.mark.parametrize(
-    "cell,case",
-    [pytest.param(cell, case, id=f"{cell}-{name}") for cell in CELLS for name, case in cases_of(cell).items()],
+_EVERY_CASE = [pytest.param(cell, case, id=f"{cell}-{name}") for cell in CELLS for name, case in cases_of(cell).items()]
+every_case = pytest.mark.parametrize("cell,case", _EVERY_CASE)
+# For kernels that run slowly: without the largest, which takes half the time of all.
+every_small_case = pytest.mark.parametrize(
+    "cell,case", [p for p in _EVERY_CASE if p.values[1].rows * p.values[1].H < 1e5]
 )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from comparison import assert_accurate
+from comparison import assert_accurate, assert_exact
 from problems import CASES, cases_of, every_case, every_cell, every_isa, fused, oracle, problem, torch_nn
 
 from fastrnn.spec import CELLS
@@ -13,11 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not sup
 @every_isa
 @every_case
 def test_float64_agrees_with_the_oracle(cell, case, isa):
-    got, expected = fused(problem(cell, case)), oracle(cell, case, torch.float64)
-    assert got.keys() == expected.keys()
-    for name, exact in expected.items():
-        error, limit = (got[name] - exact).abs().max(), 1e-12 * exact.abs().max()
-        assert error <= limit, f"{name}: error {error:.3g}, limit {limit:.3g}"
+    assert_exact(fused(problem(cell, case)), oracle(cell, case, torch.float64))
 
 
 @every_isa

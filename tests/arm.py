@@ -1,0 +1,142 @@
+"""The CPU kernels on 64-bit Arm: compiled for it on this machine, and run by an emulator."""
+
+import runpy
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastrnn import _C
+from fastrnn.spec import CELLS
+
+COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+_PACKAGES = {COMPILER: "g++-aarch64-linux-gnu", EMULATOR: "qemu-user"}
+_ROOT = Path(__file__).parent.parent
+
+
+def missing() -> list[str]:
+    """The Debian packages without which nothing can be compiled and run here."""
+    return [package for tool, package in _PACKAGES.items() if not shutil.which(tool)]
+
+
+def build(folder: Path) -> Path:
+    """``arm_driver.cpp`` and the kernels, compiled with the flags of setup.py."""
+    with mock.patch("setuptools.setup"):
+        setup = runpy.run_path(str(_ROOT / "setup.py"))
+    csrc, driver = _ROOT / "csrc", folder / "arm_driver"
+    # All that does without torch. Of the instruction sets those of x86-64 compile to nothing here.
+    sources = [_ROOT / "tests" / "arm_driver.cpp", csrc / "plan.cpp", csrc / "dispatch.cpp", *csrc.glob("isa_*.cpp")]
+    command = [COMPILER, *setup["FLAGS"], *setup["OPENMP"], "-static", f"-I{csrc}", *sources, "-o", driver]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return driver
+
+
+class Operators:
+    """``layer_forward`` and ``layer_backward`` of fastrnn.ops in float32 and float64, each call a run of the driver."""
+
+    def __init__(self, driver: Path):
+        self._driver = driver
+
+    def layer_forward(
+        self,
+        x: Tensor,
+        state: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        batch_sizes: Tensor | None,
+        cell: str,
+        directions: int,
+        has_bias: bool,
+        batch_first: bool,
+        save: bool,
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        layer = _Layer(x, weights, batch_sizes, cell, directions, has_bias, batch_first)
+        h_0, c_0 = layer.states(state)
+        y = x.new_empty(*x.shape[:-1], layer.D * layer.P)
+        saved = x.new_empty(layer.D, layer.N if save else 0, len(CELLS[cell].saved) * layer.H)
+        inputs, results = [*layer.slots(weights), x, h_0], [y, torch.empty_like(h_0), c_0, saved]
+        y, *final, saved = self._run(layer, False, inputs, results)
+        return y, final[: len(CELLS[cell].states)], saved
+
+    def layer_backward(
+        self,
+        dy: Tensor,
+        dstate: Sequence[Tensor],
+        x: Tensor,
+        state: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        y: Tensor,
+        saved: Tensor,
+        batch_sizes: Tensor | None,
+        cell: str,
+        directions: int,
+        has_bias: bool,
+        batch_first: bool,
+        needed: Sequence[bool],
+    ) -> list[Tensor]:
+        assert all(needed)
+        layer = _Layer(x, weights, batch_sizes, cell, directions, has_bias, batch_first)
+        dh_T, dc_T = layer.states(dstate)
+        inputs = [*layer.slots(weights), x, *layer.states(state), y, saved, dy, dh_T]
+        empty = [torch.empty_like(t) for t in (x, dh_T, *weights)]
+        results = [*empty[:2], dc_T, *layer.slots(empty[2:])]
+        dx, dh_0, dc_0, *dweights = self._run(layer, True, inputs, results)
+        return [dx, *[dh_0, dc_0][: len(state)], *(w for w in dweights if w.numel())]
+
+    def _run(self, layer: "_Layer", backward: bool, inputs: list[Tensor], results: list[Tensor]) -> list[Tensor]:
+        """What the driver makes of ``results``."""
+        dtype, sizes = results[0].dtype, (layer.T, layer.B, layer.I, layer.H, layer.P, layer.D, layer.N)
+        header = [backward, dtype.itemsize, _C.cells().index(layer.cell), torch.get_num_threads(), *sizes, layer.stride]
+        parts = [np.array([*header, *layer.first, *layer.active], np.int64).tobytes()]
+        for t in (*inputs, *results):
+            parts += [np.int64(t.numel()).tobytes(), t.contiguous().numpy().tobytes()]
+        done = subprocess.run([EMULATOR, self._driver], input=b"".join(parts), capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr.decode()
+        values = torch.frombuffer(bytearray(done.stdout), dtype=dtype).split([t.numel() for t in results])
+        return [v.view(t.shape) for v, t in zip(values, results, strict=True)]
+
+
+class _Layer:
+    """Sizes and rows as csrc/layer.h has them."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        batch_sizes: Tensor | None,
+        cell: str,
+        directions: int,
+        has_bias: bool,
+        batch_first: bool,
+    ):
+        self.cell, self.D, self.has_bias = cell, directions, has_bias
+        self.I, self.P, self.H = x.shape[-1], weights[1].shape[1], len(weights[1]) // len(CELLS[cell].gates)
+        if batch_sizes is None:
+            self.T, self.B = x.shape[1::-1] if batch_first else x.shape[:2]
+            self.active = [self.B] * self.T
+            self.first = [t * (1 if batch_first else self.B) for t in range(self.T)]
+        else:
+            self.T, self.B = len(batch_sizes), int(batch_sizes[0])
+            self.active = batch_sizes.tolist()
+            self.first = [sum(self.active[:t]) for t in range(self.T)]
+        self.N, self.stride = sum(self.active), self.T if batch_first else 1
+        self._absent = x.new_empty(0)
+        self._zeros = [x.new_zeros(self.D, self.B, width) for width in (self.P, self.H)]
+
+    def states(self, given: Sequence[Tensor]) -> list[Tensor]:
+        """h and c, or what stands for them: zeros."""
+        return [*given, *self._zeros[len(given) :]]
+
+    def slots(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """For each direction w_ih, w_hh, b_ih, b_hh and w_hr, absent ones empty."""
+        out, count = [], len(weights) // self.D
+        for d in range(self.D):
+            matrices, others = weights[d * count : d * count + 2], list(weights[d * count + 2 : (d + 1) * count])
+            biases = [others.pop(0), others.pop(0)] if self.has_bias else [self._absent] * 2
+            out += [*matrices, *biases, *(others or [self._absent])]
+        return out
