@@ -19,6 +19,7 @@ _NVIDIA_ATTEMPTS: tuple[dict[str, Any], ...] = (
     {},
     {"ptx_options": "--register-usage-level=3"},
     {"maxnreg": 255},
+    {"maxnreg": 208},
 )
 
 

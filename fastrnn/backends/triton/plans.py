@@ -210,7 +210,7 @@ def _cooperative_tiles(
             # Longer pieces spill. Where rows do not begin at multiples of 8 bytes, values are loaded one by one.
             if kind == "forward":
                 columns, sum_length, split, warps = units * planes, hidden, 1, 4
-                longest = (256 if rows == 32 else 1024 if planes > 1 and units * item < 32 else 512) // item
+                longest = (256 if rows == 32 else 1024 if planes > 1 and (units, item) != (8, 4) else 512) // item
                 if hidden % 4:
                     warps, longest = 8, (128 if rows == 32 else 256) // item
                     if rows == 32 and item == 4:
