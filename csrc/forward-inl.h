@@ -7,10 +7,14 @@
 namespace fastrnn {
 namespace {
 
+// Whether h is kept beside y, which holds it rounded: a cell that adds small steps to h would lose them.
+template <class T, class Cell>
+constexpr bool kUnroundedHidden = Cell::kReadsHidden && !std::is_same_v<T, Real<T>>;
+
 // Rows of one step that go through the cell together, from the first of a block on.
 template <class T>
 struct CellRows {
-  const T* h_prev;  // null: zeros
+  const Real<T>* h_prev;  // null: zeros
   int64_t h_prev_ld;
   Real<T>* memory;
   int64_t memory_ld;
@@ -18,6 +22,8 @@ struct CellRows {
   int64_t saved_ld;
   T* h;
   int64_t h_ld;
+  Real<T>* unrounded_h;  // where kUnroundedHidden
+  int64_t unrounded_h_ld;
 };
 
 // The cell on `rows` rows of finished sums, for the units from `unit` on. Not inlined and not specialised by the number
@@ -42,6 +48,7 @@ FASTRNN_NOINLINE void apply_cell(const Real<T>* sums, int rows, int units, int64
         for (int i = 0; i < Cell::kSaved; ++i) store(at.saved + r * at.saved_ld + i * H + column, saved[i], n);
       }
       store(at.h + r * at.h_ld + column, h, n);
+      if constexpr (kUnroundedHidden<T, Cell>) store(at.unrounded_h + r * at.unrounded_h_ld + column, h, n);
     }
   }
 }
@@ -70,6 +77,7 @@ class LayerForward {
       T* unprojected = args.weights[0].w_hr ? take<T>(part_rows * n_.H) : nullptr;
       if (i == share_.slot * plan.row_parts + share_.row_part) unprojected_ = unprojected;
     }
+    if (kUnroundedHidden<T, Cell>) unrounded_h_ = take<Real<T>>(n_.D * n_.B * n_.H);
     if (plan.hoist) {
       for (int i = 0; i < plan.threads; ++i) {
         Real<T>* gx = take<Real<T>>(kHoistRows * groups_.padded() * Gates::kSums);
@@ -148,6 +156,7 @@ class LayerForward {
   void run_direction(int64_t d) {
     const Steps steps{a_.rows, n_.T, share_.row_part, plan_.row_parts, d == 1};
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
+    if (kUnroundedHidden<T, Cell>) widen_initial(d, groups);
     int64_t hoisted_end = 0, hoisted_row = 0;
     for (int64_t s = 0; s < n_.T; ++s) {
       if (plan_.hoist && s == hoisted_end) {
@@ -156,6 +165,17 @@ class LayerForward {
       }
       step(d, steps, groups, s, hoisted_row);
       hoisted_row += steps.active(s);
+    }
+  }
+
+  // h_0 as the thread's own rows and units go on from it.
+  void widen_initial(int64_t d, Range groups) {
+    for (int64_t row = d * n_.B + share_.row_part; row < (d + 1) * n_.B; row += plan_.row_parts) {
+      for (int64_t column = groups.begin * Groups::kWidth; column < smaller(groups.end * Groups::kWidth, n_.H);
+           column += kLanes<T>) {
+        const int n = valid_lanes<T>(column, n_.H);
+        store(unrounded_h_ + row * n_.H + column, a_.h_0 ? load(a_.h_0 + row * n_.H + column, n) : Vec<T>{}, n);
+      }
     }
   }
 
@@ -242,8 +262,13 @@ class LayerForward {
 
   CellRows<T> cell_rows(int64_t d, const Steps& steps, int64_t s, int64_t row, const T* h_prev, int64_t h_ld) const {
     const int64_t number = steps.row(s, row), of_batch = d * n_.B + steps.part + row * steps.parts;
-    CellRows<T> at;
-    at.h_prev = h_prev, at.h_prev_ld = h_ld;
+    CellRows<T> at{};
+    if constexpr (kUnroundedHidden<T, Cell>) {
+      at.unrounded_h = unrounded_h_ + of_batch * n_.H, at.unrounded_h_ld = steps.parts * n_.H;
+      at.h_prev = at.unrounded_h, at.h_prev_ld = at.unrounded_h_ld;
+    } else if constexpr (Cell::kReadsHidden) {
+      at.h_prev = h_prev, at.h_prev_ld = h_ld;
+    }
     at.memory = a_.memory ? a_.memory + of_batch * n_.H : nullptr, at.memory_ld = steps.parts * n_.H;
     at.saved = a_.saved ? a_.saved + (d * n_.N + number) * Cell::kSaved * n_.H : nullptr;
     at.saved_ld = steps.stride() * Cell::kSaved * n_.H;
@@ -287,7 +312,7 @@ class LayerForward {
   const Outputs outputs_{n_.P};
   Panels panels_[2];
   T *unprojected_ = nullptr, *gathered_x_ = nullptr;
-  Real<T>* gx_ = nullptr;
+  Real<T>*gx_ = nullptr, *unrounded_h_ = nullptr;
   int64_t gx_rows_ = 0;
 };
 

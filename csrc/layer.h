@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #include <utility>  // here, before any target pragma, for the headers of the kernels
 
 #include "team.h"
