@@ -251,6 +251,7 @@ FASTRNN_INLINE void pack_rows(T* dst, Row row, int64_t K, int64_t column, int co
 // Left operand of a weight gradient: dst[block][k][kTileRows] = src[k * ld + columns of the block], zero past the end.
 template <class T>
 FASTRNN_NOINLINE void pack_columns(T* dst, const T* src, int64_t ld, int64_t K, Range columns) {
+  static_assert(kPair<T> == 1 || kTileRows == 6, "store_first_pairs writes 6");
   for (int64_t c = columns.begin; c < columns.end; c += kTileRows, dst += whole_pairs<T>(K) * kTileRows) {
     if constexpr (kPair<T> == 2) {
       const int n = int(smaller(kTileRows, columns.end - c));
