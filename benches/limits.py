@@ -3,8 +3,8 @@
 The floor of a case is the longer of two times:
 
 - arithmetic: ``2 * rows * (G H (I + R) + H P)`` operations for each layer and direction, over the peak rate of fused
-  multiply-adds at the dtype of computation, float32 for 16-bit tensors: there the limit is fastrnn's own, not that of
-  a processor with 16-bit products. ``rows`` are real steps of real rows, R is the size of what recurs (P or H).
+  multiply-adds at the dtype of the products: that of the tensors, or float32 where the instruction set in use does not
+  multiply 16-bit tensors as they are. ``rows`` are real steps of real rows, R is the size of what recurs (P or H).
   Training counts three times as many: forward, gradients of input and state, gradients of weights. Activations are not
   counted.
 - weights: each step must read the recurrent weights once, shared out among the threads, and each call the input
@@ -66,6 +66,6 @@ def floor_seconds(case: Case, rows: int, training: bool, threads: int) -> float 
     if extension() is None:
         return None
     operations, traffic = work_of(case, rows, training)
-    arithmetic = operations / _peak_flops("float64" if case.dtype == "float64" else "float32", threads)
+    arithmetic = operations / _peak_flops(case.dtype, threads)
     weights = sum(total / _read_bandwidth(max(1, size // threads), threads) for size, total in traffic)
     return max(arithmetic, weights)

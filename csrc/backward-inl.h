@@ -13,11 +13,12 @@ namespace {
 // Rows of one step that go backward through the cell together. Pointers are null where a term is absent.
 template <class T>
 struct CellGradientRows {
-  const T *saved, *h_prev, *memory_prev, *h;
+  const Real<T>*saved, *memory_prev;
+  const T *h_prev, *h;
   int64_t saved_ld, h_prev_ld, memory_prev_ld, h_ld;
   const T *dy, *dh_T;  // what comes from outside; from the next step come the products in `sums`
   int64_t dy_ld, dh_T_ld;
-  T* carry;
+  Real<T>* carry;
   int64_t carry_ld;
   T* dsums;
   int64_t dsums_ld;
@@ -30,13 +31,13 @@ FASTRNN_INLINE Vec<T> load_or_zero(const T* p, int64_t offset, int n) {
 
 // For the units from `unit` on; sums[r][u] is the gradient of h so far, null for none.
 template <class T, class Cell>
-FASTRNN_NOINLINE void apply_cell_backward(const T* sums, int rows, int units, int64_t unit, int64_t H,
+FASTRNN_NOINLINE void apply_cell_backward(const Real<T>* sums, int rows, int units, int64_t unit, int64_t H,
                                           const CellGradientRows<T>& at) {
   for (int r = 0; r < rows; ++r) {
     for (int u = 0; u < units; ++u) {
       const int64_t column = unit + u * kLanes<T>;
       const int n = valid_lanes<T>(column, H);
-      StepValues<T, Cell> in{};
+      StepValues<Real<T>, Cell> in{};
       in.dh = load_or_zero(at.dy, r * at.dy_ld + column, n) + load_or_zero(at.dh_T, r * at.dh_T_ld + column, n);
       if (sums) in.dh += load(sums + (r * units + u) * kLanes<T>);
       FASTRNN_UNROLL
@@ -46,7 +47,7 @@ FASTRNN_NOINLINE void apply_cell_backward(const T* sums, int rows, int units, in
       if (Cell::kMemory >= 0) in.memory_prev = load_or_zero(at.memory_prev, r * at.memory_prev_ld + column, n);
       Vec<T> carry{}, dsum[Cell::Gates::kSums];
       if (Cell::kCarry != Carry::kNone) carry = load(at.carry + r * at.carry_ld + column, n);
-      Cell::template backward<T>(in, carry, dsum);
+      Cell::template backward<Real<T>>(in, carry, dsum);
       if (Cell::kCarry != Carry::kNone) store(at.carry + r * at.carry_ld + column, carry, n);
       FASTRNN_UNROLL
       for (int a = 0; a < Cell::Gates::kSums; ++a) store(at.dsums + r * at.dsums_ld + a * H + column, dsum[a], n);
@@ -58,44 +59,43 @@ template <class T, class Cell>
 class LayerBackward {
   using Gates = typename Cell::Gates;
   using Groups = ColumnGroups<T, kTileCols>;
-  // Rows per chunk, or those of one step where they are more.
-  static constexpr int64_t kChunkRows = 192;
+  // Rows per chunk, or those of one step where they are more. By bytes, twice as many of bfloat16: 2 % at H = 512.
+  static constexpr int64_t kChunkRows = 192 * kPair<T>;
 
  public:
-  LayerBackward(const BackwardArgs<T>& args, const Plan& plan, Team team, T* workspace)
+  LayerBackward(const BackwardArgs<T>& args, const Plan& plan, Team team, char* workspace)
       : a_(args), n_(args.sizes), plan_(plan), team_(team), share_(plan, args.sizes, team), arena_{workspace} {
     const bool projected = args.weights[0].w_hr;
-    const int64_t gates = Gates::kGates * n_.H;
     for (int64_t d = 0; d < n_.D; ++d) {
       const Weights<T>& w = args.weights[d];
       const bool direct = plan.direct_backward;
-      if (n_.T > 1 || args.dh_0) w_hh_[d] = RightWeight<T>(w.w_hh, gates, n_.P, direct, arena_);
-      if (args.dx) w_ih_[d] = RightWeight<T>(w.w_ih, gates, n_.I, direct, arena_);
-      if (projected) w_hr_[d] = RightWeight<T>(w.w_hr, n_.P, n_.H, direct, arena_);
+      if (n_.T > 1 || args.dh_0) w_hh_[d] = RightWeight<T>(w.w_hh, Gates::kGates, n_.H, n_.P, direct, arena_);
+      if (args.dx) w_ih_[d] = RightWeight<T>(w.w_ih, Gates::kGates, n_.H, n_.I, direct, arena_);
+      if (projected) w_hr_[d] = RightWeight<T>(w.w_hr, 1, n_.P, n_.H, direct, arena_);
     }
     // The second direction's input gradient, where the first writes its own beside it.
-    if (args.dx && n_.D == 2) other_dx_ = arena_.take(n_.N * n_.I);
+    if (args.dx && n_.D == 2) other_dx_ = take<Real<T>>(n_.N * n_.I);
     part_rows_ = divide_up(n_.B, plan.row_parts);
     chunk_rows_ = larger(kChunkRows, part_rows_);
     for (int64_t i = 0; i < plan.directions_at_once * plan.row_parts; ++i) {
       RowBuffers b;
-      b.dsums = arena_.take((part_rows_ + chunk_rows_) * dsums_ld());
-      if (projected) b.dh = arena_.take(chunk_rows_ * n_.P), b.h = arena_.take(chunk_rows_ * n_.H);
+      b.dsums = take<T>((part_rows_ + chunk_rows_) * dsums_ld());
+      if (projected) b.dh = take<T>(chunk_rows_ * n_.P), b.h = take<T>(chunk_rows_ * n_.H);
       if (i == share_.slot * plan.row_parts + share_.row_part) rows_ = b;
     }
     for (int i = 0; i < plan.threads; ++i) {
       ChunkGradients<T, Gates> of_thread(n_, share_.unit_part, plan.unit_parts);
       of_thread.take_buffers(chunk_rows_, arena_);
-      int64_t* numbers = arena_.template take_as<int64_t>(chunk_rows_);
-      const T** previous = arena_.template take_as<const T*>(chunk_rows_);
+      int64_t* numbers = take<int64_t>(chunk_rows_);
+      const T** previous = take<const T*>(chunk_rows_);
       if (i == team.rank) products_ = of_thread, numbers_ = numbers, previous_ = previous;
     }
     for (int64_t d = 0; d < n_.D; ++d) {
       gradients_[d] = a_.gradients[d];
       for (int part = 1; part < plan.row_parts; ++part) {
         const int64_t before = arena_.used;
-        const WeightGradients<T> w = private_gradients(a_.gradients[d]);
-        if (part == 1) second_part_[d] = w, private_size_[d] = arena_.used - before;
+        const WeightGradients<Real<T>> w = private_gradients(a_.gradients[d]);
+        if (part == 1) second_part_[d] = w, private_size_[d] = (arena_.used - before) / int64_t(sizeof(Real<T>));
         if (part == share_.row_part) gradients_[d] = w;
       }
     }
@@ -112,6 +112,11 @@ class LayerBackward {
   }
 
  private:
+  template <class U>
+  U* take(int64_t elements) {
+    return arena_.template take<U>(elements);
+  }
+
   // Shared by the threads of one part of the rows. dsums: the last step of the chunk before, then the chunk.
   struct RowBuffers {
     T *dsums = nullptr, *dh = nullptr, *h = nullptr;
@@ -120,14 +125,14 @@ class LayerBackward {
   int64_t dsums_ld() const { return Gates::kSums * n_.H + 64 / int64_t(sizeof(T)); }
 
   // The first part of the rows writes into the results, every other one beside them.
-  WeightGradients<T> private_gradients(const WeightGradients<T>& of) {
+  WeightGradients<Real<T>> private_gradients(const WeightGradients<Real<T>>& of) {
     const int64_t gates = Gates::kGates * n_.H;
-    WeightGradients<T> w{};
-    if (of.w_ih) w.w_ih = arena_.take(gates * n_.I);
-    if (of.w_hh) w.w_hh = arena_.take(gates * n_.P);
-    if (of.b_ih) w.b_ih = arena_.take(gates);
-    if (of.b_hh) w.b_hh = arena_.take(gates);
-    if (of.w_hr) w.w_hr = arena_.take(n_.P * n_.H);
+    WeightGradients<Real<T>> w{};
+    if (of.w_ih) w.w_ih = take<Real<T>>(gates * n_.I);
+    if (of.w_hh) w.w_hh = take<Real<T>>(gates * n_.P);
+    if (of.b_ih) w.b_ih = take<Real<T>>(gates);
+    if (of.b_hh) w.b_hh = take<Real<T>>(gates);
+    if (of.w_hr) w.w_hr = take<Real<T>>(n_.P * n_.H);
     return w;
   }
 
@@ -183,7 +188,7 @@ class LayerBackward {
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       for_row_blocks(rows, [&](int64_t row, int count) {
-        alignas(64) T sums[kTileRows * kTileCols * kLanes<T>];
+        alignas(64) Real<T> sums[kTileRows * kTileCols * kLanes<T>];
         const int units = groups_.vectors(q);
         if (continued) hidden_gradient(sums, count, q, units, next + row * dsums_ld());
         CellGradientRows<T> at = cell_rows(steps, s, row, now, kept);
@@ -194,7 +199,7 @@ class LayerBackward {
   }
 
   // dh = dgh W_hh over the gates of some rows, for the q-th group of outputs.
-  void hidden_gradient(T* sums, int rows, int64_t q, int cols, const T* dsums) const {
+  void hidden_gradient(Real<T>* sums, int rows, int64_t q, int cols, const T* dsums) const {
     int64_t segment[Gates::kGates];
     for (int g = 0; g < Gates::kGates; ++g) segment[g] = Gates::h_sum(g) * n_.H;
     product(sums, rows, cols, dsums, dsums_ld(), segment, Gates::kGates, w_hh_[d_].panel(q), n_.H);
@@ -207,7 +212,7 @@ class LayerBackward {
     const Range outputs = share({0, outputs_.count()}, share_.unit_part, plan_.unit_parts);
     for (int64_t q = outputs.begin; q < outputs.end; ++q) {
       for_row_blocks(rows, [&](int64_t row, int count) {
-        alignas(64) T sums[kTileRows * kTileCols * kLanes<T>] = {};
+        alignas(64) Real<T> sums[kTileRows * kTileCols * kLanes<T>] = {};
         const int cols = outputs_.vectors(q);
         if (continued) hidden_gradient(sums, count, q, cols, next + row * dsums_ld());
         CellGradientRows<T> at{};
@@ -228,26 +233,26 @@ class LayerBackward {
     const int64_t start = 0;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       for_row_blocks(rows, [&](int64_t row, int count) {
-        alignas(64) T sums[kTileRows * kTileCols * kLanes<T>];
+        alignas(64) Real<T> sums[kTileRows * kTileCols * kLanes<T>];
         const int units = groups_.vectors(q);
         product(sums, count, units, dh + row * n_.P, n_.P, &start, 1, w_hr_[d_].panel(q), n_.P);
         const CellGradientRows<T> at = cell_rows(steps, s, row, now, kept);
         apply_cell_backward<T, Cell>(sums, count, units, q * Groups::kWidth, n_.H, at);
-        if constexpr (requires { &Cell::template hidden<T>; }) {
+        if constexpr (requires { &Cell::template hidden<Real<T>>; }) {
           for (int r = 0; r < count; ++r) recompute_hidden(h + (row + r) * n_.H, at.saved + r * at.saved_ld, q, units);
         }
       });
     }
   }
 
-  void recompute_hidden(T* h, const T* saved_row, int64_t q, int units) const {
+  void recompute_hidden(T* h, const Real<T>* saved_row, int64_t q, int units) const {
     for (int u = 0; u < units; ++u) {
       const int64_t column = q * Groups::kWidth + u * kLanes<T>;
       const int n = valid_lanes<T>(column, n_.H);
       Vec<T> saved[kRoomForSaved<Cell>];
       FASTRNN_UNROLL
       for (int i = 0; i < Cell::kSaved; ++i) saved[i] = load(saved_row + i * n_.H + column, n);
-      store(h + column, Cell::template hidden<T>(saved), n);
+      store(h + column, Cell::template hidden<Real<T>>(saved), n);
     }
   }
 
@@ -269,7 +274,7 @@ class LayerBackward {
     CellGradientRows<T> at{};
     const int64_t number = steps.row(s, row), before = kept ? steps.row(s - 1, row) : 0;
     const int64_t saved_width = Cell::kSaved * n_.H, y_width = n_.D * n_.P;
-    const T* saved = a_.saved + d_ * n_.N * saved_width;
+    const Real<T>* saved = a_.saved + d_ * n_.N * saved_width;
     at.saved = saved + number * saved_width, at.saved_ld = steps.stride() * saved_width;
     at.h = a_.y + number * y_width + d_ * n_.P, at.h_ld = steps.stride() * y_width;
     if (kept) {
@@ -291,7 +296,7 @@ class LayerBackward {
     const Range outputs = share({0, outputs_.count()}, share_.unit_part, plan_.unit_parts);
     for (int64_t q = outputs.begin; q < outputs.end; ++q) {
       for_row_blocks(rows, [&](int64_t row, int count) {
-        alignas(64) T sums[kTileRows * kTileCols * kLanes<T>];
+        alignas(64) Real<T> sums[kTileRows * kTileCols * kLanes<T>];
         const int cols = outputs_.vectors(q);
         hidden_gradient(sums, count, q, cols, now + row * dsums_ld());
         for (int r = 0; r < count; ++r) {
@@ -328,7 +333,7 @@ class LayerBackward {
     const int64_t gates = Gates::kGates * n_.H;
     for (int64_t d = 0; d < n_.D; ++d) {
       for (int part = 1; part < plan_.row_parts; ++part) {
-        const WeightGradients<T>&to = a_.gradients[d], &from = second_part_[d];
+        const WeightGradients<Real<T>>&to = a_.gradients[d], &from = second_part_[d];
         const int64_t offset = (part - 1) * private_size_[d];
         add(to.w_ih, from.w_ih, offset, gates * n_.I);
         add(to.w_hh, from.w_hh, offset, gates * n_.P);
@@ -340,7 +345,7 @@ class LayerBackward {
     add(a_.dx, other_dx_, 0, n_.N * n_.I);
   }
 
-  void add(T* to, const T* from, int64_t offset, int64_t elements) const {
+  void add(Real<T>* to, const Real<T>* from, int64_t offset, int64_t elements) const {
     if (!to || !from) return;
     const Range mine = share({0, elements}, team_.rank, team_.size);
     for (int64_t i = mine.begin; i < mine.end; i += kLanes<T>) {
@@ -354,17 +359,18 @@ class LayerBackward {
   const Plan plan_;
   const Team team_;
   const Share share_;
-  Arena<T> arena_;
+  Arena arena_;
   const Groups groups_{n_.H}, outputs_{n_.P};
   int64_t part_rows_ = 0, chunk_rows_ = 0, d_ = 0;
-  T *other_dx_ = nullptr, *chunk_dsums_ = nullptr;
+  Real<T>* other_dx_ = nullptr;
+  T* chunk_dsums_ = nullptr;
   RightWeight<T> w_hh_[2], w_ih_[2], w_hr_[2];
   RowBuffers rows_;
   ChunkGradients<T, Gates> products_{n_, 0, 1};
   // For each row of the chunk its number, and the hidden state before it.
   int64_t* numbers_ = nullptr;
   const T** previous_ = nullptr;
-  WeightGradients<T> gradients_[2], second_part_[2];
+  WeightGradients<Real<T>> gradients_[2], second_part_[2];
   int64_t private_size_[2] = {0, 0};
 };
 

@@ -99,6 +99,7 @@ pybind11::dict plan(const std::string& cell, int64_t T, int64_t B, int64_t I, in
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Compiled CPU kernels of fastrnn.";
   m.def("isa", [] { return std::string(fastrnn::instruction_set().name); });
+  m.def("multiplies_bfloat16", [] { return fastrnn::instruction_set().bf16 != nullptr; });
   m.def("cells", &fastrnn::cell_names);
   m.def("runnable_isas", &fastrnn::runnable_isas);
   m.def("force_isa", &fastrnn::force_isa, pybind11::arg("name"));
@@ -110,8 +111,13 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def(
       "peak_flops",
       [](const std::string& dtype, int threads) {
-        TORCH_CHECK_VALUE(dtype == "float32" || dtype == "float64", "expected float32 or float64, got ", dtype);
-        return fastrnn::peak_flops(dtype == "float64", threads);
+        // What is not multiplied as it is, is in float32.
+        if (dtype == "bfloat16" && fastrnn::instruction_set().bf16)
+          return fastrnn::peak_flops<fastrnn::BFloat16>(threads);
+        if (dtype == "float64") return fastrnn::peak_flops<double>(threads);
+        TORCH_CHECK_VALUE(dtype == "float32" || dtype == "bfloat16" || dtype == "float16",
+                          "expected float32, float64, bfloat16 or float16, got ", dtype);
+        return fastrnn::peak_flops<float>(threads);
       },
       pybind11::arg("dtype"), pybind11::arg("threads"), pybind11::call_guard<pybind11::gil_scoped_release>());
   m.def("read_bandwidth", &fastrnn::read_bandwidth, pybind11::arg("bytes"), pybind11::arg("threads"),

@@ -21,6 +21,7 @@ namespace fastrnn {
 extern const InstructionSet kBaseline;
 #if defined(__x86_64__)
 extern const InstructionSet kAvx2, kAvx512;
+extern const Kernels<BFloat16> kAvx512Bf16;
 #endif
 
 namespace {
@@ -32,8 +33,16 @@ std::vector<const InstructionSet*> runnable() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     sets.push_back(&kAvx2);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
+        __builtin_cpu_supports("avx512vl")) {
       sets.push_back(&kAvx512);
+      static const InstructionSet with_bfloat16 = [] {
+        InstructionSet set = kAvx512;
+        set.name = "avx512bf16";
+        set.bf16 = &kAvx512Bf16;
+        return set;
+      }();
+      if (__builtin_cpu_supports("avx512bf16")) sets.push_back(&with_bfloat16);
+    }
   }
 #endif
   return sets;
@@ -121,7 +130,7 @@ template <class T, class Args, class Size, class Run>
 void run_layer(CellKind kind, const Args& args, int threads, Size size, Run run) {
   Plan plan = make_plan(instruction_set(), kind, args.sizes, sizeof(T), usable_threads(threads));
   for (;; plan = make_plan(instruction_set(), kind, args.sizes, sizeof(T), 1)) {
-    T* memory = static_cast<T*>(workspace.at_least(size(kind, args, plan) * sizeof(T)));
+    char* memory = static_cast<char*>(workspace.at_least(size(kind, args, plan)));
     std::vector<Barrier> barriers(plan.threads + 1);
     const bool done = run_together(
         plan.threads, [&](int rank) { run(kind, args, plan, Team{rank, plan.threads, barriers.data()}, memory); });
@@ -139,6 +148,10 @@ const Kernels<float>& kernels() {
 template <>
 const Kernels<double>& kernels() {
   return instruction_set().f64;
+}
+template <>
+const Kernels<BFloat16>& kernels() {
+  return *instruction_set().bf16;
 }
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -211,13 +224,18 @@ template void run_forward(CellKind, const ForwardArgs<float>&, int);
 template void run_forward(CellKind, const ForwardArgs<double>&, int);
 template void run_backward(CellKind, const BackwardArgs<float>&, int);
 template void run_backward(CellKind, const BackwardArgs<double>&, int);
+template void run_forward(CellKind, const ForwardArgs<BFloat16>&, int);
+template void run_backward(CellKind, const BackwardArgs<BFloat16>&, int);
 
-double peak_flops(bool float64, int threads) {
+template <class T>
+double peak_flops(int threads) {
   constexpr int64_t rounds = 2'000'000;
-  return 2 * best_rate(usable_threads(threads), [&](int) {
-           return float64 ? instruction_set().f64.multiply_adds(rounds) : instruction_set().f32.multiply_adds(rounds);
-         });
+  return 2 * best_rate(usable_threads(threads), [](int) { return kernels<T>().multiply_adds(rounds); });
 }
+
+template double peak_flops<float>(int);
+template double peak_flops<double>(int);
+template double peak_flops<BFloat16>(int);
 
 double read_bandwidth(int64_t bytes, int threads) {
   threads = usable_threads(threads);
@@ -225,7 +243,7 @@ double read_bandwidth(int64_t bytes, int threads) {
   const int64_t rounds = std::max<int64_t>(1, (int64_t(64) << 20) / (elements * sizeof(float)));
   std::vector<std::vector<float>> buffers(threads, std::vector<float>(elements, 1.0f));
   return best_rate(threads, [&](int rank) {
-    instruction_set().f32.read(buffers[rank].data(), elements, rounds);
+    instruction_set().read(buffers[rank].data(), elements, rounds);
     return double(elements) * sizeof(float) * rounds;
   });
 }

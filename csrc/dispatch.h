@@ -21,12 +21,14 @@ bool built_with_openmp();
 // Asks for large pages under a large new block: a first touch of 64 MB in pages of 4 KB costs 25 ms.
 void prefer_large_pages(void* block, size_t bytes);
 
+// For BFloat16 only where instruction_set().bf16 is.
 template <class T>
 void run_forward(CellKind kind, const ForwardArgs<T>& args, int threads);
 template <class T>
 void run_backward(CellKind kind, const BackwardArgs<T>& args, int threads);
 
-double peak_flops(bool float64, int threads);       // FLOP/s, two per fused multiply-add
+template <class T>
+double peak_flops(int threads);                     // FLOP/s, two per fused multiply-add
 double read_bandwidth(int64_t bytes, int threads);  // bytes/s over all threads, each reading its own buffer
 
 }  // namespace fastrnn

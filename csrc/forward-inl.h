@@ -7,23 +7,30 @@
 namespace fastrnn {
 namespace {
 
+// Whether h is kept beside y, which holds it rounded: a cell that adds small steps to h would lose them.
+template <class T, class Cell>
+constexpr bool kUnroundedHidden = Cell::kReadsHidden && !std::is_same_v<T, Real<T>>;
+
 // Rows of one step that go through the cell together, from the first of a block on.
 template <class T>
 struct CellRows {
-  const T* h_prev;  // null: zeros
+  const Real<T>* h_prev;  // null: zeros
   int64_t h_prev_ld;
-  T* memory;
+  Real<T>* memory;
   int64_t memory_ld;
-  T* saved;  // null: nothing is kept
+  Real<T>* saved;  // null: nothing is kept
   int64_t saved_ld;
   T* h;
   int64_t h_ld;
+  Real<T>* unrounded_h;  // where kUnroundedHidden
+  int64_t unrounded_h_ld;
 };
 
 // The cell on `rows` rows of finished sums, for the units from `unit` on. Not inlined and not specialised by the number
 // of rows, so that a row's result does not depend on the rows beside it.
 template <class T, class Cell>
-FASTRNN_NOINLINE void apply_cell(const T* sums, int rows, int units, int64_t unit, int64_t H, const CellRows<T>& at) {
+FASTRNN_NOINLINE void apply_cell(const Real<T>* sums, int rows, int units, int64_t unit, int64_t H,
+                                 const CellRows<T>& at) {
   constexpr int kSums = Cell::Gates::kSums;
   for (int r = 0; r < rows; ++r) {
     for (int u = 0; u < units; ++u) {
@@ -34,13 +41,14 @@ FASTRNN_NOINLINE void apply_cell(const T* sums, int rows, int units, int64_t uni
       for (int a = 0; a < kSums; ++a) sum[a] = load(sums + ((r * kSums + a) * units + u) * kLanes<T>);
       if (Cell::kReadsHidden && at.h_prev) h_prev = load(at.h_prev + r * at.h_prev_ld + column, n);
       if (Cell::kMemory >= 0) memory = load(at.memory + r * at.memory_ld + column, n);
-      const Vec<T> h = Cell::template forward<T>(sum, h_prev, memory, saved);
+      const Vec<T> h = Cell::template forward<Real<T>>(sum, h_prev, memory, saved);
       if (Cell::kMemory >= 0) store(at.memory + r * at.memory_ld + column, memory, n);
       if (at.saved) {
         FASTRNN_UNROLL
         for (int i = 0; i < Cell::kSaved; ++i) store(at.saved + r * at.saved_ld + i * H + column, saved[i], n);
       }
       store(at.h + r * at.h_ld + column, h, n);
+      if constexpr (kUnroundedHidden<T, Cell>) store(at.unrounded_h + r * at.unrounded_h_ld + column, h, n);
     }
   }
 }
@@ -54,25 +62,26 @@ class LayerForward {
   static constexpr int64_t kHoistRows = 8 * kTileRows;
 
  public:
-  LayerForward(const ForwardArgs<T>& args, const Plan& plan, Team team, T* workspace)
+  LayerForward(const ForwardArgs<T>& args, const Plan& plan, Team team, char* workspace)
       : a_(args), n_(args.sizes), plan_(plan), team_(team), share_(plan, args.sizes, team), arena_{workspace} {
     for (int64_t d = 0; d < n_.D; ++d) {
       Panels& p = panels_[d];
-      p.bias = arena_.take(groups_.padded() * Gates::kSums);
-      if (args.weights[d].w_hr) p.projection = arena_.take(outputs_.padded() * n_.H);
+      p.bias = take<Real<T>>(groups_.padded() * Gates::kSums);
+      if (args.weights[d].w_hr) p.projection = take<T>(outputs_.padded() * whole_pairs<T>(n_.H));
       if (plan.direct_forward) continue;
-      p.x = arena_.take(groups_.padded() * Gates::kGates * n_.I);
-      p.h = arena_.take(groups_.padded() * Gates::kGates * n_.P);
+      p.x = take<T>(groups_.padded() * Gates::kGates * whole_pairs<T>(n_.I));
+      p.h = take<T>(groups_.padded() * Gates::kGates * whole_pairs<T>(n_.P));
     }
     const int64_t part_rows = divide_up(n_.B, plan.row_parts);
     for (int64_t i = 0; i < plan.directions_at_once * plan.row_parts; ++i) {
-      T* unprojected = args.weights[0].w_hr ? arena_.take(part_rows * n_.H) : nullptr;
+      T* unprojected = args.weights[0].w_hr ? take<T>(part_rows * n_.H) : nullptr;
       if (i == share_.slot * plan.row_parts + share_.row_part) unprojected_ = unprojected;
     }
+    if (kUnroundedHidden<T, Cell>) unrounded_h_ = take<Real<T>>(n_.D * n_.B * n_.H);
     if (plan.hoist) {
       for (int i = 0; i < plan.threads; ++i) {
-        T* gx = arena_.take(kHoistRows * groups_.padded() * Gates::kSums);
-        T* x = arena_.take(kHoistRows * n_.I);
+        Real<T>* gx = take<Real<T>>(kHoistRows * groups_.padded() * Gates::kSums);
+        T* x = take<T>(kHoistRows * n_.I);
         if (i == team.rank) gx_ = gx, gathered_x_ = x;
       }
     }
@@ -88,8 +97,14 @@ class LayerForward {
 
  private:
   struct Panels {
-    T *bias = nullptr, *x = nullptr, *h = nullptr, *projection = nullptr;
+    Real<T>* bias = nullptr;
+    T *x = nullptr, *h = nullptr, *projection = nullptr;
   };
+
+  template <class U>
+  U* take(int64_t elements) {
+    return arena_.template take<U>(elements);
+  }
 
   // Every thread of the team packs its share of all directions.
   void pack() {
@@ -103,15 +118,15 @@ class LayerForward {
     const Weights<T>& w = a_.weights[d];
     const int64_t unit = q * Groups::kWidth;
     const int units = groups_.vectors(q);
-    T* bias = bias_of(d, q);
+    Real<T>* bias = bias_of(d, q);
     for (int i = 0; i < Gates::kSums * units; ++i) store(bias + i * kLanes<T>, Vec<T>{});
     for (int g = 0; g < Gates::kGates; ++g) {
       for (int u = 0; u < units && w.b_ih; ++u) {
         const int64_t column = unit + u * kLanes<T>;
         const int lanes = valid_lanes<T>(column, n_.H);
-        T* x_bias = bias + (Gates::x_sum(g) * units + u) * kLanes<T>;
+        Real<T>* x_bias = bias + (Gates::x_sum(g) * units + u) * kLanes<T>;
         store(x_bias, load(x_bias) + load(w.b_ih + g * n_.H + column, lanes));
-        T* h_bias = bias + (Gates::h_sum(g) * units + u) * kLanes<T>;
+        Real<T>* h_bias = bias + (Gates::h_sum(g) * units + u) * kLanes<T>;
         store(h_bias, load(h_bias) + load(w.b_hh + g * n_.H + column, lanes));
       }
     }
@@ -125,18 +140,23 @@ class LayerForward {
     const Range mine = share({0, n_.D * count}, team_.rank, team_.size);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       const int64_t d = i / count, q = i % count;
-      pack_gates<T, kTileCols>(panels_[d].projection + q * Outputs::kWidth * n_.H, a_.weights[d].w_hr, 1, n_.P, n_.H,
-                               q * Outputs::kWidth, outputs_.vectors(q));
+      pack_gates<T, kTileCols>(panels_[d].projection + q * Outputs::kWidth * whole_pairs<T>(n_.H), a_.weights[d].w_hr,
+                               1, n_.P, n_.H, q * Outputs::kWidth, outputs_.vectors(q));
     }
   }
 
-  T* bias_of(int64_t d, int64_t q) const { return panels_[d].bias + q * Groups::kWidth * Gates::kSums; }
-  T* x_panel(int64_t d, int64_t q) const { return panels_[d].x + q * Groups::kWidth * Gates::kGates * n_.I; }
-  T* h_panel(int64_t d, int64_t q) const { return panels_[d].h + q * Groups::kWidth * Gates::kGates * n_.P; }
+  Real<T>* bias_of(int64_t d, int64_t q) const { return panels_[d].bias + q * Groups::kWidth * Gates::kSums; }
+  T* x_panel(int64_t d, int64_t q) const {
+    return panels_[d].x + q * Groups::kWidth * Gates::kGates * whole_pairs<T>(n_.I);
+  }
+  T* h_panel(int64_t d, int64_t q) const {
+    return panels_[d].h + q * Groups::kWidth * Gates::kGates * whole_pairs<T>(n_.P);
+  }
 
   void run_direction(int64_t d) {
     const Steps steps{a_.rows, n_.T, share_.row_part, plan_.row_parts, d == 1};
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
+    if (kUnroundedHidden<T, Cell>) widen_initial(d, groups);
     int64_t hoisted_end = 0, hoisted_row = 0;
     for (int64_t s = 0; s < n_.T; ++s) {
       if (plan_.hoist && s == hoisted_end) {
@@ -145,6 +165,17 @@ class LayerForward {
       }
       step(d, steps, groups, s, hoisted_row);
       hoisted_row += steps.active(s);
+    }
+  }
+
+  // h_0 as the thread's own rows and units go on from it.
+  void widen_initial(int64_t d, Range groups) {
+    for (int64_t row = d * n_.B + share_.row_part; row < (d + 1) * n_.B; row += plan_.row_parts) {
+      for (int64_t column = groups.begin * Groups::kWidth; column < smaller(groups.end * Groups::kWidth, n_.H);
+           column += kLanes<T>) {
+        const int n = valid_lanes<T>(column, n_.H);
+        store(unrounded_h_ + row * n_.H + column, a_.h_0 ? load(a_.h_0 + row * n_.H + column, n) : Vec<T>{}, n);
+      }
     }
   }
 
@@ -166,11 +197,12 @@ class LayerForward {
     return s;
   }
 
-  T* gx_of(int64_t q, int64_t row) const {
+  Real<T>* gx_of(int64_t q, int64_t row) const {
     return gx_ + Gates::kSums * (q * Groups::kWidth * gx_rows_ + row * groups_.vectors(q) * kLanes<T>);
   }
 
-  static void tile(T* out, int rows, int units, const T* init, int64_t init_ld, Operand<T> x, Operand<T> h) {
+  static void tile(Real<T>* out, int rows, int units, const Real<T>* init, int64_t init_ld, Operand<T> x,
+                   Operand<T> h) {
     with_constant<Cell::kUnits>(units, [&]<int kUnits>() {
       with_constant<kTileRows>(rows,
                                [&]<int kRows>() { gate_tile<T, Gates, kUnits, kRows>(out, init, init_ld, x, h); });
@@ -204,7 +236,7 @@ class LayerForward {
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       const int units = groups_.vectors(q);
       for_row_blocks(rows, [&](int64_t row, int count) {
-        alignas(64) T sums[kTileRows * Gates::kSums * Cell::kUnits * kLanes<T>];
+        alignas(64) Real<T> sums[kTileRows * Gates::kSums * Cell::kUnits * kLanes<T>];
         const T* h_rows = h ? h + row * h_ld : nullptr;
         if (plan_.direct_forward)
           direct_sums(sums, d, q, count, x + row * x_ld, x_ld, h_rows, h_ld);
@@ -219,19 +251,24 @@ class LayerForward {
     }
   }
 
-  void direct_sums(T* sums, int64_t d, int64_t q, int rows, const T* x, int64_t x_ld, const T* h, int64_t h_ld) {
+  void direct_sums(Real<T>* sums, int64_t d, int64_t q, int rows, const T* x, int64_t x_ld, const T* h, int64_t h_ld) {
     const Weights<T>& w = a_.weights[d];
     const int units = groups_.vectors(q);
     const int64_t unit = q * Groups::kWidth, width = Gates::kSums * units * kLanes<T>;
-    for (int r = 0; r < rows; ++r) __builtin_memcpy(sums + r * width, bias_of(d, q), width * sizeof(T));
+    for (int r = 0; r < rows; ++r) __builtin_memcpy(sums + r * width, bias_of(d, q), width * sizeof(Real<T>));
     add_dot_products<T, Gates>(sums, rows, units, x, x_ld, w.w_ih, n_.H, n_.I, unit, Gates::x_sum);
     if (h) add_dot_products<T, Gates>(sums, rows, units, h, h_ld, w.w_hh, n_.H, n_.P, unit, Gates::h_sum);
   }
 
   CellRows<T> cell_rows(int64_t d, const Steps& steps, int64_t s, int64_t row, const T* h_prev, int64_t h_ld) const {
     const int64_t number = steps.row(s, row), of_batch = d * n_.B + steps.part + row * steps.parts;
-    CellRows<T> at;
-    at.h_prev = h_prev, at.h_prev_ld = h_ld;
+    CellRows<T> at{};
+    if constexpr (kUnroundedHidden<T, Cell>) {
+      at.unrounded_h = unrounded_h_ + of_batch * n_.H, at.unrounded_h_ld = steps.parts * n_.H;
+      at.h_prev = at.unrounded_h, at.h_prev_ld = at.unrounded_h_ld;
+    } else if constexpr (Cell::kReadsHidden) {
+      at.h_prev = h_prev, at.h_prev_ld = h_ld;
+    }
     at.memory = a_.memory ? a_.memory + of_batch * n_.H : nullptr, at.memory_ld = steps.parts * n_.H;
     at.saved = a_.saved ? a_.saved + (d * n_.N + number) * Cell::kSaved * n_.H : nullptr;
     at.saved_ld = steps.stride() * Cell::kSaved * n_.H;
@@ -250,10 +287,10 @@ class LayerForward {
     const int64_t start = 0;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       for_row_blocks({0, steps.active(s)}, [&](int64_t row, int count) {
-        alignas(64) T out[kTileRows * kTileCols * kLanes<T>];
+        alignas(64) Real<T> out[kTileRows * kTileCols * kLanes<T>];
         const int cols = outputs_.vectors(q);
         product(out, count, cols, unprojected_ + row * n_.H, n_.H, &start, 1,
-                {panels_[d].projection + q * Outputs::kWidth * n_.H, cols * kLanes<T>}, n_.H);
+                {panels_[d].projection + q * Outputs::kWidth * whole_pairs<T>(n_.H), cols * kLanes<T>}, n_.H);
         for (int r = 0; r < count; ++r) {
           T* y = a_.y + steps.row(s, row + r) * n_.D * n_.P + d * n_.P;
           for (int c = 0; c < cols; ++c) {
@@ -270,11 +307,12 @@ class LayerForward {
   const Plan plan_;
   const Team team_;
   const Share share_;
-  Arena<T> arena_;
+  Arena arena_;
   const Groups groups_{n_.H};
   const Outputs outputs_{n_.P};
   Panels panels_[2];
-  T *unprojected_ = nullptr, *gx_ = nullptr, *gathered_x_ = nullptr;
+  T *unprojected_ = nullptr, *gathered_x_ = nullptr;
+  Real<T>*gx_ = nullptr, *unrounded_h_ = nullptr;
   int64_t gx_rows_ = 0;
 };
 

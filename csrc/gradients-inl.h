@@ -13,14 +13,19 @@ struct RightWeight {
   using Groups = ColumnGroups<T, kTileCols>;
 
   const T* weight = nullptr;
-  int64_t rows = 0;
+  int segments = 0;  // of its rows, each packed by whole pairs: the gates
+  int64_t rows = 0;  // of a segment
   Groups groups{0};
   bool direct = false;
   T* packed = nullptr;
 
   RightWeight() = default;
-  RightWeight(const T* weight_, int64_t rows_, int64_t columns, bool direct_, Arena<T>& arena)
-      : weight(weight_), rows(rows_), groups{columns}, direct(direct_), packed(arena.take(groups.padded() * rows_)) {}
+  RightWeight(const T* weight_, int segments_, int64_t rows_, int64_t columns, bool direct_, Arena& arena)
+      : weight(weight_), segments(segments_), rows(rows_), groups{columns}, direct(direct_) {
+    packed = arena.take<T>(groups.padded() * packed_rows());
+  }
+
+  int64_t packed_rows() const { return segments * whole_pairs<T>(rows); }
 
   // Where nothing need be packed, a group of whole vectors stays; only a narrower last one is copied.
   bool in_place(int64_t q) const {
@@ -32,14 +37,18 @@ struct RightWeight {
     const Range mine = share({0, groups.count()}, team.rank, team.size);
     for (int64_t q = mine.begin; q < mine.end; ++q) {
       if (in_place(q)) continue;
-      const auto row = [this](int64_t k) { return weight + k * groups.columns; };
-      pack_rows(packed + q * Groups::kWidth * rows, row, rows, q * Groups::kWidth, groups.vectors(q), groups.columns);
+      const int cols = groups.vectors(q);
+      T* to = packed + q * Groups::kWidth * packed_rows();
+      for (int s = 0; s < segments; ++s, to += whole_pairs<T>(rows) * cols * kLanes<T>) {
+        const auto row = [&](int64_t k) { return weight + (s * rows + k) * groups.columns; };
+        pack_rows(to, row, rows, q * Groups::kWidth, cols, groups.columns);
+      }
     }
   }
 
   Panel<T> panel(int64_t q) const {
     if (in_place(q)) return {weight + q * Groups::kWidth, groups.columns};
-    return {packed + q * Groups::kWidth * rows, groups.vectors(q) * kLanes<T>};
+    return {packed + q * Groups::kWidth * packed_rows(), groups.vectors(q) * kLanes<T>};
   }
 };
 
@@ -64,13 +73,13 @@ class ChunkGradients {
   ChunkGradients(const Sizes& sizes, int64_t part, int64_t parts) : n_(sizes), part_(part), parts_(parts) {}
 
   // Room for the packed operands of a weight gradient over at most `rows` rows.
-  void take_buffers(int64_t rows, Arena<T>& arena) {
+  void take_buffers(int64_t rows, Arena& arena) {
     const int64_t tiles = divide_up(divide_up(larger(n_.H, n_.P), kTileRows), parts_);
-    left_ = arena.take(rows * Gates::kSums * tiles * kTileRows);
-    right_ = arena.take(rows * Groups::kWidth);
+    left_ = arena.take<T>(whole_pairs<T>(rows) * Gates::kSums * tiles * kTileRows);
+    right_ = arena.take<T>(whole_pairs<T>(rows) * Groups::kWidth);
   }
 
-  void add_weights(const Chunk<T>& chunk, const T* x, const WeightGradients<T>& w) const {
+  void add_weights(const Chunk<T>& chunk, const T* x, const WeightGradients<Real<T>>& w) const {
     const Range units = own_rows(n_.H);
     if (w.b_ih) add_bias(chunk, w.b_ih, Gates::x_sum, units);
     if (w.b_hh) add_bias(chunk, w.b_hh, Gates::h_sum, units);
@@ -88,12 +97,12 @@ class ChunkGradients {
   }
 
   // dx = dgx W_ih.
-  void write_inputs(const Chunk<T>& chunk, const RightWeight<T>& w_ih, T* dx) const {
+  void write_inputs(const Chunk<T>& chunk, const RightWeight<T>& w_ih, Real<T>* dx) const {
     int64_t segment[Gates::kGates];
     for (int g = 0; g < Gates::kGates; ++g) segment[g] = Gates::x_sum(g) * n_.H;
     for (int64_t q = 0; q < w_ih.groups.count(); ++q) {
       for_row_blocks(share({0, chunk.rows}, part_, parts_), [&](int64_t row, int count) {
-        alignas(64) T out[kTileRows * kTileCols * kLanes<T>];
+        alignas(64) Real<T> out[kTileRows * kTileCols * kLanes<T>];
         const int cols = w_ih.groups.vectors(q);
         product(out, count, cols, chunk.dsums + row * chunk.dsums_ld, chunk.dsums_ld, segment, Gates::kGates,
                 w_ih.panel(q), n_.H);
@@ -111,7 +120,7 @@ class ChunkGradients {
   }
 
   static int64_t left_size(Range columns, int64_t rows) {
-    return divide_up(columns.size(), kTileRows) * kTileRows * rows;
+    return divide_up(columns.size(), kTileRows) * kTileRows * whole_pairs<T>(rows);
   }
 
   template <int kSums>
@@ -122,7 +131,7 @@ class ChunkGradients {
 
   // w[gate * height + columns] (+)= left^T right, where right(k) is the k-th row of the chunk, null for zeros.
   template <class Row, class SumOf>
-  void add_outer(const Chunk<T>& chunk, T* w, int64_t width, Row right, int64_t height, int gates, SumOf sum_of,
+  void add_outer(const Chunk<T>& chunk, Real<T>* w, int64_t width, Row right, int64_t height, int gates, SumOf sum_of,
                  Range columns) const {
     const Groups groups{width};
     const int64_t start = 0;
@@ -131,10 +140,11 @@ class ChunkGradients {
       pack_rows(right_, right, chunk.rows, q * Groups::kWidth, cols, width);
       for (int gate = 0; gate < gates; ++gate) {
         const T* left = left_ + sum_of(gate) * left_size(columns, chunk.rows);
-        for (int64_t m = columns.begin; m < columns.end; m += kTileRows, left += kTileRows * chunk.rows) {
-          alignas(64) T out[kTileRows * kTileCols * kLanes<T>];
+        for (int64_t m = columns.begin; m < columns.end;
+             m += kTileRows, left += kTileRows * whole_pairs<T>(chunk.rows)) {
+          alignas(64) Real<T> out[kTileRows * kTileCols * kLanes<T>];
           with_constant<kTileCols>(cols, [&]<int kCols>() {
-            product_tile<T, kCols, kTileRows, kTileRows>(out, left, 1, &start, 1, {right_, cols * kLanes<T>},
+            product_tile<T, kCols, kTileRows, kTileRows>(out, left, kPair<T>, &start, 1, {right_, cols * kLanes<T>},
                                                          chunk.rows);
           });
           const int valid = int(smaller(kTileRows, columns.end - m));
@@ -144,12 +154,13 @@ class ChunkGradients {
     }
   }
 
-  static void store_tile(T* w, const T* tile, int rows, int64_t q, int cols, const Groups& groups, bool overwrite) {
+  static void store_tile(Real<T>* w, const Real<T>* tile, int rows, int64_t q, int cols, const Groups& groups,
+                         bool overwrite) {
     for (int r = 0; r < rows; ++r) {
       for (int c = 0; c < cols; ++c) {
         const int64_t column = q * Groups::kWidth + c * kLanes<T>;
         const int n = valid_lanes<T>(column, groups.columns);
-        T* at = w + r * groups.columns + column;
+        Real<T>* at = w + r * groups.columns + column;
         const Vec<T> v = load(tile + (r * cols + c) * kLanes<T>);
         store(at, overwrite ? v : load(at, n) + v, n);
       }
@@ -157,7 +168,7 @@ class ChunkGradients {
   }
 
   template <class SumOf>
-  void add_bias(const Chunk<T>& chunk, T* b, SumOf sum_of, Range columns) const {
+  void add_bias(const Chunk<T>& chunk, Real<T>* b, SumOf sum_of, Range columns) const {
     for (int gate = 0; gate < Gates::kGates; ++gate) {
       for (int64_t c = columns.begin; c < columns.end; c += kLanes<T>) {
         const int n = valid_lanes<T>(c, columns.end);
@@ -171,7 +182,7 @@ class ChunkGradients {
             if (k + i < chunk.rows) v[i] += load(src + (k + i) * chunk.dsums_ld, n);
         }
         const Vec<T> sum = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
-        T* at = b + gate * n_.H + c;
+        Real<T>* at = b + gate * n_.H + c;
         store(at, chunk.first ? sum : load(at, n) + sum, n);
       }
     }

@@ -39,7 +39,7 @@ int64_t forward_workspace(CellKind kind, const ForwardArgs<T>& args, const Plan&
 }
 
 template <class T>
-void forward(CellKind kind, const ForwardArgs<T>& args, const Plan& plan, Team team, T* workspace) {
+void forward(CellKind kind, const ForwardArgs<T>& args, const Plan& plan, Team team, char* workspace) {
   with_cell(kind, [&]<class Cell>() { LayerForward<T, Cell>(args, plan, team, workspace).run(); });
 }
 
@@ -51,17 +51,17 @@ int64_t backward_workspace(CellKind kind, const BackwardArgs<T>& args, const Pla
 }
 
 template <class T>
-void backward(CellKind kind, const BackwardArgs<T>& args, const Plan& plan, Team team, T* workspace) {
+void backward(CellKind kind, const BackwardArgs<T>& args, const Plan& plan, Team team, char* workspace) {
   with_cell(kind, [&]<class Cell>() { LayerBackward<T, Cell>(args, plan, team, workspace).run(); });
 }
 
 template <class T>
 constexpr Kernels<T> kernels() {
-  return {forward_workspace<T>, forward<T>, backward_workspace<T>, backward<T>, multiply_adds<T>, read<T>};
+  return {forward_workspace<T>, forward<T>, backward_workspace<T>, backward<T>, multiply_adds<T>};
 }
 
-constexpr InstructionSet instruction_set(const char* name) {
-  return {name, FASTRNN_VECTOR_BYTES, facts, kernels<float>(), kernels<double>()};
+[[maybe_unused]] constexpr InstructionSet instruction_set(const char* name) {
+  return {name, FASTRNN_VECTOR_BYTES, facts, kernels<float>(), kernels<double>(), read<float>};
 }
 
 }  // namespace

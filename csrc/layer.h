@@ -5,11 +5,29 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #include <utility>  // here, before any target pragma, for the headers of the kernels
 
 #include "team.h"
 
 namespace fastrnn {
+
+// A value of 16 bits that only products and memory hold; arithmetic on it is in float32.
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <class T>
+struct RealOf {
+  using Type = T;
+};
+template <>
+struct RealOf<BFloat16> {
+  using Type = float;
+};
+// What sums, gates and the gradients of a layer of T are kept in.
+template <class T>
+using Real = typename RealOf<T>::Type;
 
 enum class CellKind { kRnnTanh, kRnnRelu, kLstm, kGru };
 
@@ -64,8 +82,8 @@ struct ForwardArgs {
   const Weights<T>* weights;  // [D]
   T* y;                       // [N, D*P]
   T* h_T;                     // [D, B, P]
-  T* memory;  // [D, B, H]: the cell's own state, initial on entry and final on return; null if it has none
-  T* saved;   // [D, N, S, H] or null
+  Real<T>* memory;            // [D, B, H]: the cell's own state, initial on entry and final on return; null if none
+  Real<T>* saved;             // [D, N, S, H] or null
 };
 
 template <class T>
@@ -73,29 +91,28 @@ struct BackwardArgs {
   Sizes sizes;
   Rows rows;
   const T* x;
-  const T* h_0;       // or null: zeros
-  const T* memory_0;  // [D, B, H], null if the cell has none or for zeros
+  const T* h_0;             // or null: zeros
+  const Real<T>* memory_0;  // [D, B, H], null if the cell has none or for zeros
   const Weights<T>* weights;
   const T* y;
-  const T* saved;
-  const T* dy;    // [N, D*P] or null: zeros
-  const T* dh_T;  // [D, B, P] or null: zeros
-  T* dx;          // [N, I] or null
-  T* dh_0;        // [D, B, P] or null
-  T* carry;  // [D, B, H]: the gradient of the memory, final on entry and initial on return; scratch, zero on entry,
-             // for a cell that carries the gradient of h; null for one that carries nothing
-  const WeightGradients<T>* gradients;  // [D]
+  const Real<T>* saved;
+  const T* dy;     // [N, D*P] or null: zeros
+  const T* dh_T;   // [D, B, P] or null: zeros
+  Real<T>* dx;     // [N, I] or null
+  Real<T>* dh_0;   // [D, B, P] or null
+  Real<T>* carry;  // [D, B, H]: the gradient of the memory, final on entry and initial on return; scratch, zero on
+                   // entry, for a cell that carries the gradient of h; null for one that carries nothing
+  const WeightGradients<Real<T>>* gradients;  // [D]
 };
 
 // The compiled kernels of one instruction set.
 template <class T>
 struct Kernels {
-  int64_t (*forward_workspace)(CellKind, const ForwardArgs<T>&, const Plan&);  // in elements
-  void (*forward)(CellKind, const ForwardArgs<T>&, const Plan&, Team, T* workspace);
+  int64_t (*forward_workspace)(CellKind, const ForwardArgs<T>&, const Plan&);  // in bytes
+  void (*forward)(CellKind, const ForwardArgs<T>&, const Plan&, Team, char* workspace);
   int64_t (*backward_workspace)(CellKind, const BackwardArgs<T>&, const Plan&);
-  void (*backward)(CellKind, const BackwardArgs<T>&, const Plan&, Team, T* workspace);
-  double (*multiply_adds)(int64_t rounds);                       // runs and counts fused multiply-adds
-  T (*read)(const T* buffer, int64_t elements, int64_t rounds);  // reads a buffer over and over
+  void (*backward)(CellKind, const BackwardArgs<T>&, const Plan&, Team, char* workspace);
+  double (*multiply_adds)(int64_t rounds);  // runs and counts fused multiply-adds
 };
 
 struct InstructionSet {
@@ -104,6 +121,8 @@ struct InstructionSet {
   CellFacts (*facts)(CellKind);
   Kernels<float> f32;
   Kernels<double> f64;
+  float (*read)(const float* buffer, int64_t elements, int64_t rounds);  // reads a buffer over and over
+  const Kernels<BFloat16>* bf16 = nullptr;  // where it multiplies bfloat16; elsewhere that is converted to float32
 };
 
 }  // namespace fastrnn

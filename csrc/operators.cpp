@@ -129,12 +129,17 @@ struct Layer {
   }
 };
 
-// 16-bit tensors are computed in float32 and rounded once, on the way out.
-at::ScalarType compute_type(const Tensor& x) {
+// Sums, gates and the cell's own state of 16-bit tensors are float32, rounded once on the way out.
+at::ScalarType real_type(const Tensor& x) {
   const at::ScalarType type = x.scalar_type();
   TORCH_CHECK(type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf,
               "fastrnn: expected float32, float64, bfloat16 or float16, got ", type);
   return type == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+// What the products take, and so x, h, y and the weights: 16-bit tensors too, unless the processor multiplies them.
+at::ScalarType product_type(const Tensor& x) {
+  return x.scalar_type() == at::kBFloat16 && instruction_set().bf16 ? at::kBFloat16 : real_type(x);
 }
 
 // Asked before torch is: a conversion that does nothing costs 0.3 us.
@@ -156,19 +161,41 @@ Tensors prepare(at::TensorList list, at::ScalarType type) {
   return out;
 }
 
+// h, which products take, and the state that only the cell sees.
+Tensors prepare_states(at::TensorList state, at::ScalarType type, at::ScalarType real) {
+  Tensors out;
+  for (const Tensor& t : state) out.push_back(prepare(t, out.empty() ? type : real));
+  return out;
+}
+
 Tensor allocate(at::IntArrayRef shape, at::TensorOptions options) {
   Tensor t = at::empty(shape, options);
   prefer_large_pages(t.data_ptr(), t.nbytes());
   return t;
 }
 
+// The kernels have their own name for torch's type.
+template <class T>
+using InTorch = std::conditional_t<std::is_same_v<T, BFloat16>, at::BFloat16, T>;
+
 template <class T>
 const T* read(const Tensor& t) {
-  return t.defined() ? t.const_data_ptr<T>() : nullptr;
+  return t.defined() ? reinterpret_cast<const T*>(t.const_data_ptr<InTorch<T>>()) : nullptr;
 }
 template <class T>
 T* write(Tensor& t) {
-  return t.defined() ? t.mutable_data_ptr<T>() : nullptr;
+  return t.defined() ? reinterpret_cast<T*>(t.mutable_data_ptr<InTorch<T>>()) : nullptr;
+}
+
+// f.operator()<T>() for what the products take.
+template <class F>
+void with_type(at::ScalarType type, F&& f) {
+  if (type == at::kDouble)
+    f.template operator()<double>();
+  else if (type == at::kBFloat16)
+    f.template operator()<BFloat16>();
+  else
+    f.template operator()<float>();
 }
 
 template <class T>
@@ -195,8 +222,8 @@ void forward_as(const Layer& layer, const Tensor& x, const Tensors& state, const
   args.weights = pointers.data();
   args.y = write<T>(y);
   args.h_T = write<T>(final_state[0]);
-  args.memory = layer.facts.has_memory ? write<T>(final_state[1]) : nullptr;
-  args.saved = saved.numel() ? write<T>(saved) : nullptr;
+  args.memory = layer.facts.has_memory ? write<Real<T>>(final_state[1]) : nullptr;
+  args.saved = saved.numel() ? write<Real<T>>(saved) : nullptr;
   run_forward(layer.kind, args, at::get_num_threads());
 }
 
@@ -205,27 +232,27 @@ void backward_as(const Layer& layer, const Tensor& dy, const Tensor& dh_T, const
                  const Tensors& weights, const Tensor& y, const Tensor& saved, Tensor& dx, Tensor& dh_0, Tensor& carry,
                  Tensors& dweights) {
   const auto pointers = weight_pointers<T>(layer, weights);
-  std::vector<WeightGradients<T>> gradients;
+  std::vector<WeightGradients<Real<T>>> gradients;
   for (int64_t d = 0; d < layer.n.D; ++d) {
     Tensor* w = dweights.data() + d * layer.per_direction;
-    gradients.push_back({write<T>(w[0]), write<T>(w[1]), layer.has_bias ? write<T>(w[2]) : nullptr,
-                         layer.has_bias ? write<T>(w[3]) : nullptr,
-                         layer.projected ? write<T>(w[layer.per_direction - 1]) : nullptr});
+    gradients.push_back({write<Real<T>>(w[0]), write<Real<T>>(w[1]), layer.has_bias ? write<Real<T>>(w[2]) : nullptr,
+                         layer.has_bias ? write<Real<T>>(w[3]) : nullptr,
+                         layer.projected ? write<Real<T>>(w[layer.per_direction - 1]) : nullptr});
   }
   BackwardArgs<T> args;
   args.sizes = layer.n;
   args.rows = layer.rows();
   args.x = read<T>(x);
   args.h_0 = state.empty() ? nullptr : read<T>(state[0]);
-  args.memory_0 = state.size() > 1 ? read<T>(state[1]) : nullptr;
+  args.memory_0 = state.size() > 1 ? read<Real<T>>(state[1]) : nullptr;
   args.weights = pointers.data();
   args.y = read<T>(y);
-  args.saved = read<T>(saved);
+  args.saved = read<Real<T>>(saved);
   args.dy = read<T>(dy);
   args.dh_T = read<T>(dh_T);
-  args.dx = write<T>(dx);
-  args.dh_0 = write<T>(dh_0);
-  args.carry = write<T>(carry);
+  args.dx = write<Real<T>>(dx);
+  args.dh_0 = write<Real<T>>(dh_0);
+  args.carry = write<Real<T>>(carry);
   args.gradients = gradients.data();
   run_backward(layer.kind, args, at::get_num_threads());
 }
@@ -237,24 +264,21 @@ std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, at::TensorLis
                                                   int64_t directions, bool has_bias, bool batch_first, bool save) {
   const Layer layer(x, state, weights, batch_sizes, cell, directions, has_bias, batch_first);
   const Sizes& n = layer.n;
-  const at::ScalarType type = compute_type(x);
-  const auto options = x.options().dtype(type);
+  const at::ScalarType type = product_type(x), real = real_type(x);
+  const auto options = x.options().dtype(type), real_options = x.options().dtype(real);
   Tensor y = allocate(layer.y_shape, options);
   const int64_t kept = save ? n.N : 0;
-  Tensor saved = allocate({n.D, kept, layer.facts.saved * n.H}, options);
-  const Tensors initial = prepare(state, type);
+  Tensor saved = allocate({n.D, kept, layer.facts.saved * n.H}, real_options);
+  const Tensors initial = prepare_states(state, type, real);
   Tensors final_state;
   final_state.push_back(layer.empty() ? at::zeros({n.D, n.B, n.P}, options) : at::empty({n.D, n.B, n.P}, options));
   // The kernel advances the cell's own state in place, from the initial to the final one.
   if (layer.facts.has_memory)
-    final_state.push_back(state.empty() ? at::zeros({n.D, n.B, n.H}, options) : own(initial[1], state[1]));
+    final_state.push_back(state.empty() ? at::zeros({n.D, n.B, n.H}, real_options) : own(initial[1], state[1]));
   if (!layer.empty()) {
     const Tensor input = prepare(x, type);
     const Tensors prepared = prepare(weights, type);
-    if (type == at::kDouble)
-      forward_as<double>(layer, input, initial, prepared, y, final_state, saved);
-    else
-      forward_as<float>(layer, input, initial, prepared, y, final_state, saved);
+    with_type(type, [&]<class T>() { forward_as<T>(layer, input, initial, prepared, y, final_state, saved); });
   }
   for (Tensor& s : final_state) s = convert(s, x.scalar_type());
   return {convert(y, x.scalar_type()), std::move(final_state), saved};
@@ -266,27 +290,28 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::opt
                        bool has_bias, bool batch_first, const c10::List<bool>& needed) {
   const Layer layer(x, state, weights, batch_sizes, cell, directions, has_bias, batch_first);
   const Sizes& n = layer.n;
-  const at::ScalarType type = compute_type(x);
-  const auto options = x.options().dtype(type);
+  const at::ScalarType type = product_type(x), real = real_type(x);
+  const auto options = x.options().dtype(real);
   const size_t states = layer.facts.has_memory ? 2 : 1;
   TORCH_CHECK(needed.size() == 1 + state.size() + weights.size(), "fastrnn: expected ",
               1 + state.size() + weights.size(), " flags in needed, got ", needed.size());
   TORCH_CHECK(dstate.size() == states, "fastrnn: expected ", states, " final-state gradients, got ", dstate.size());
   TORCH_CHECK(y.sizes() == at::IntArrayRef(layer.y_shape) &&
                   saved.sizes() == at::IntArrayRef({n.D, n.N, layer.facts.saved * n.H}) &&
-                  saved.scalar_type() == type && y.device() == x.device() && saved.device() == x.device(),
+                  saved.scalar_type() == real && y.device() == x.device() && saved.device() == x.device(),
               "fastrnn: expected y and saved of this layer's forward, got ", y.sizes(), " and ", saved.scalar_type(),
               " ", saved.sizes());
 
-  const auto optional = [&](const std::optional<Tensor>& t, at::IntArrayRef shape, const char* name) {
+  const auto optional = [&](const std::optional<Tensor>& t, at::IntArrayRef shape, const char* name,
+                            at::ScalarType as) {
     if (!t || !t->defined()) return Tensor();
     TORCH_CHECK(t->sizes() == shape && t->device() == x.device(), "fastrnn: expected ", name, " of shape ", shape,
                 " on ", x.device(), ", got ", t->sizes(), " on ", t->device());
-    return prepare(*t, type);
+    return prepare(*t, as);
   };
-  const Tensor dy_ = optional(dy, layer.y_shape, "dy");
-  const Tensor dh_T = optional(dstate.get(0), {n.D, n.B, n.P}, "dh_T");
-  const Tensor dmemory_T = states > 1 ? optional(dstate.get(1), {n.D, n.B, n.H}, "dc_T") : Tensor();
+  const Tensor dy_ = optional(dy, layer.y_shape, "dy", type);
+  const Tensor dh_T = optional(dstate.get(0), {n.D, n.B, n.P}, "dh_T", type);
+  const Tensor dmemory_T = states > 1 ? optional(dstate.get(1), {n.D, n.B, n.H}, "dc_T", real) : Tensor();
 
   Tensor dx = needed.get(0) ? allocate(x.sizes(), options) : Tensor();
   Tensor dh_0 = !state.empty() && needed.get(1) ? at::empty({n.D, n.B, n.P}, options) : Tensor();
@@ -301,12 +326,11 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::opt
   if (layer.empty()) {
     if (dh_0.defined()) dh_0.zero_();
   } else {
-    const Tensor input = prepare(x, type), output = prepare(y, type), values = prepare(saved, type);
-    const Tensors initial = prepare(state, type), prepared = prepare(weights, type);
-    if (type == at::kDouble)
-      backward_as<double>(layer, dy_, dh_T, input, initial, prepared, output, values, dx, dh_0, carry, dweights);
-    else
-      backward_as<float>(layer, dy_, dh_T, input, initial, prepared, output, values, dx, dh_0, carry, dweights);
+    const Tensor input = prepare(x, type), output = prepare(y, type), values = prepare(saved, real);
+    const Tensors initial = prepare_states(state, type, real), prepared = prepare(weights, type);
+    with_type(type, [&]<class T>() {
+      backward_as<T>(layer, dy_, dh_T, input, initial, prepared, output, values, dx, dh_0, carry, dweights);
+    });
   }
 
   Tensors out;

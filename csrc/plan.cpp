@@ -22,14 +22,16 @@ Plan make_plan(const InstructionSet& set, CellKind kind, const Sizes& n, int ele
   constexpr double large_weights = 12e6;  // bytes
   if (weight_elements * element_bytes < large_weights)
     plan.row_parts = int(std::clamp<int64_t>(std::min(n.B / rows_per_part, n.N / all_rows_per_part), 1, per_direction));
-  const int64_t unit_groups = std::max<int64_t>(1, n.H * element_bytes / (4 * set.vector_bytes));
+  const int lane_bytes = std::max(element_bytes, 4);  // bfloat16 is summed in float32
+  const int64_t unit_groups = std::max<int64_t>(1, n.H * lane_bytes / (4 * set.vector_bytes));
   plan.unit_parts = int(std::min<int64_t>(per_direction / plan.row_parts, unit_groups));
   plan.threads = plan.directions_at_once * plan.row_parts * plan.unit_parts;
 
   // Packing pays once a weight is read for about two tiles of rows; dot products from the weights as they lie need a
   // reduction each, so with several steps they pay less long.
   plan.direct_forward = n.N <= (n.T == 1 ? 24 : 8);
-  plan.direct_backward = n.N <= 32;
+  // Backward the pairs of bfloat16 are values of two rows of a weight, never side by side as they lie.
+  plan.direct_backward = n.N <= 32 && element_bytes >= 4;
   const int64_t rows_at_once = (n.B + plan.row_parts - 1) / plan.row_parts;
   plan.hoist = !plan.direct_forward && n.T > 1 && rows_at_once < 4;
   return plan;

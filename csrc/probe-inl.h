@@ -12,18 +12,23 @@ FASTRNN_NOINLINE double multiply_adds(int64_t rounds) {
   constexpr int chains = 12;
   Vec<T> acc[chains];
   FASTRNN_UNROLL
-  for (int i = 0; i < chains; ++i) acc[i] = broadcast<T>(T(i));
-  Vec<T> factor = broadcast<T>(T(0.5)), term = broadcast<T>(T(1));
+  for (int i = 0; i < chains; ++i) acc[i] = broadcast<Real<T>>(i);
+  Vec<T> factor = broadcast<Real<T>>(Real<T>(0.5)), term = broadcast<Real<T>>(1);
   for (int64_t n = 0; n < rounds; ++n) {
     FASTRNN_UNROLL
-    for (int i = 0; i < chains; ++i) acc[i] = acc[i] * factor + term;
+    for (int i = 0; i < chains; ++i) {
+      if constexpr (kPair<T> > 1)
+        multiply_add<T>(acc[i], factor, term);
+      else
+        acc[i] = acc[i] * factor + term;
+    }
     __asm__ volatile("" : : : "memory");
   }
   FASTRNN_UNROLL
   for (int i = 1; i < chains; ++i) acc[0] += acc[i];
-  volatile T sink = acc[0][0];
+  volatile Real<T> sink = acc[0][0];
   (void)sink;
-  return double(rounds) * chains * kLanes<T>;
+  return double(rounds) * chains * kPair<T> * kLanes<T>;
 }
 
 // Reads a buffer of whole tiles of vectors `rounds` times and returns a sum, so that the reads are needed.

@@ -44,21 +44,16 @@ struct Steps {
 };
 
 // Hands out 64-byte aligned pieces of one allocation; with a null base it only counts.
-template <class T>
 struct Arena {
-  T* base;
-  int64_t used = 0;
+  char* base;
+  int64_t used = 0;  // bytes
 
+  template <class T>
   T* take(int64_t elements) {
-    constexpr int64_t line = 64 / sizeof(T);
-    T* piece = base ? base + used : nullptr;
-    used += divide_up(elements, line) * line;
-    return piece;
-  }
-
-  template <class U>
-  U* take_as(int64_t elements) {
-    return reinterpret_cast<U*>(take(divide_up(elements * int64_t(sizeof(U)), sizeof(T))));
+    constexpr int64_t line = 64;
+    char* piece = base ? base + used : nullptr;
+    used += divide_up(elements * int64_t(sizeof(T)), line) * line;
+    return reinterpret_cast<T*>(piece);
   }
 };
 

@@ -70,33 +70,37 @@ FASTRNN_INLINE int valid_lanes(int64_t column, int64_t columns) {
 }
 
 // acc[r][map(c)] += sum over k of a(r, k) * panel(k, c). a(r, k) is a[r * lda + k * kStep], panel(k, c) the c-th vector
-// of panel + k * panel_ld.
+// of panel + k * panel_ld. Where T comes in pairs, those of a are side by side (and k counts values still), and a
+// vector of the panel holds the pairs of its columns.
 template <class T, int kRows, int kCols, int kAcc, int kStep, class Map>
 FASTRNN_INLINE void multiply(Vec<T> (&acc)[kRows][kAcc], const T* a, int64_t lda, const T* panel, int64_t panel_ld,
                              int64_t K, Map map) {
-  for (int64_t k = 0; k < K; ++k) {
+  const auto add = [&](auto broadcast_left) __attribute__((always_inline)) {
     Vec<T> w[kCols];
     FASTRNN_UNROLL
-    for (int c = 0; c < kCols; ++c) w[c] = load(panel + c * kLanes<T>);
+    for (int c = 0; c < kCols; ++c) w[c] = load_pairs(panel + c * kPair<T> * kLanes<T>);
     FASTRNN_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      const Vec<T> x = broadcast<T>(a[r * lda]);
+      const Vec<T> x = broadcast_left(a + r * lda);
       FASTRNN_UNROLL
-      for (int c = 0; c < kCols; ++c) acc[r][map(c)] += x * w[c];
+      for (int c = 0; c < kCols; ++c) multiply_add<T>(acc[r][map(c)], x, w[c]);
     }
-    a += kStep;
-    panel += panel_ld;
-  }
+    a += kStep * kPair<T>;
+    panel += panel_ld * kPair<T>;
+  };
+  for (int64_t k = 0; k + kPair<T> <= K; k += kPair<T>) add([](const T* p) { return broadcast_pair(p); });
+  if (K % kPair<T> != 0) add([](const T* p) { return broadcast_last(p); });
 }
 
 // The sums of one tile. Long ones are taken in pieces of kPiece products, added up in memory: rounding errors then grow
 // with the length of a piece and the number of pieces, as in a blocked matrix library, not with their product.
 template <class T, int kRows, int kAcc>
 struct TileSums {
-  static constexpr int64_t kPiece = 256;
+  // Of bfloat16 the operands are so much coarser than the sums that only very long ones would gain.
+  static constexpr int64_t kPiece = sizeof(T) == sizeof(BFloat16) ? 16384 : 256;
 
   Vec<T> acc[kRows][kAcc];
-  T* out;  // [kRows][kAcc][lanes]
+  Real<T>* out;  // [kRows][kAcc][lanes]
   bool partial = false;
 
   template <int kCols, int kStep, class Map>
@@ -123,7 +127,7 @@ struct TileSums {
     for (int r = 0; r < kRows; ++r) {
       FASTRNN_UNROLL
       for (int c = 0; c < kAcc; ++c) {
-        T* at = out + (r * kAcc + c) * kLanes<T>;
+        Real<T>* at = out + (r * kAcc + c) * kLanes<T>;
         store(at, partial ? load(at) + acc[r][c] : acc[r][c]);
       }
     }
@@ -141,7 +145,7 @@ struct Operand {
 
 // Pre-activation sums of kRows rows for kUnits vectors of units: out[r][sum][unit] = init + x W_ih^T + h W_hh^T.
 template <class T, class Gates, int kUnits, int kRows>
-FASTRNN_NOINLINE void gate_tile(T* out, const T* init, int64_t init_ld, Operand<T> x, Operand<T> h) {
+FASTRNN_NOINLINE void gate_tile(Real<T>* out, const Real<T>* init, int64_t init_ld, Operand<T> x, Operand<T> h) {
   constexpr int kAcc = Gates::kSums * kUnits, kCols = Gates::kGates * kUnits;
   TileSums<T, kRows, kAcc> sums;
   sums.out = out;
@@ -169,9 +173,9 @@ struct Panel {
   int64_t ld;
 };
 
-// out[r][c] = the sum over segments s and k < K of a(r, segment[s] + k) * panel(s * K + k, c).
+// out[r][c] = the sum over segments s and k < K of a(r, segment[s] + k) * panel(s * whole_pairs(K) + k, c).
 template <class T, int kCols, int kRows, int kStep>
-FASTRNN_NOINLINE void product_tile(T* out, const T* a, int64_t lda, const int64_t* segment, int segments,
+FASTRNN_NOINLINE void product_tile(Real<T>* out, const T* a, int64_t lda, const int64_t* segment, int segments,
                                    Panel<T> panel, int64_t K) {
   TileSums<T, kRows, kCols> sums;
   sums.out = out;
@@ -186,23 +190,24 @@ FASTRNN_NOINLINE void product_tile(T* out, const T* a, int64_t lda, const int64_
       sums.close_piece();
       length = 0;
     }
-    sums.template add_product<kCols, kStep>(a + segment[s], lda, panel.data + s * K * panel.ld, panel.ld, K,
-                                            [](int c) { return c; });
+    sums.template add_product<kCols, kStep>(a + segment[s], lda, panel.data + s * whole_pairs<T>(K) * panel.ld,
+                                            panel.ld, K, [](int c) { return c; });
   }
   sums.store_all();
 }
 
 // A product with run-time numbers of rows and column vectors.
 template <class T>
-FASTRNN_INLINE void product(T* out, int rows, int cols, const T* a, int64_t lda, const int64_t* segment, int segments,
-                            Panel<T> panel, int64_t K) {
+FASTRNN_INLINE void product(Real<T>* out, int rows, int cols, const T* a, int64_t lda, const int64_t* segment,
+                            int segments, Panel<T> panel, int64_t K) {
   with_constant<kTileCols>(cols, [&]<int kCols>() {
     with_constant<kTileRows>(
         rows, [&]<int kRows>() { product_tile<T, kCols, kRows, 1>(out, a, lda, segment, segments, panel, K); });
   });
 }
 
-// Gate panel of one group: dst[k][gate][unit] = w[gate * H + unit][k] for the units from `unit` on, zero past H.
+// Gate panel of one group: dst[k][gate][unit] = w[gate * H + unit][k] for the units from `unit` on, zero past H. Pairs
+// along k stay side by side, and are transposed as one lane.
 template <class T, int kUnits>
 FASTRNN_NOINLINE void pack_gates(T* dst, const T* w, int gates, int64_t H, int64_t K, int64_t unit, int units) {
   const int64_t ld = int64_t(gates) * units * kLanes<T>;
@@ -210,18 +215,20 @@ FASTRNN_NOINLINE void pack_gates(T* dst, const T* w, int gates, int64_t H, int64
     const int64_t first = unit + (block % units) * kLanes<T>;
     const int rows = valid_lanes<T>(first, H);
     const T* src = w + ((block / units) * H + first) * K;
-    T* out = dst + block * kLanes<T>;
-    for (int64_t k = 0; k < K; k += kLanes<T>) {
-      const int n = valid_lanes<T>(k, K);
+    T* out = dst + block * kPair<T> * kLanes<T>;
+    constexpr int kDepth = kPair<T> * kLanes<T>;
+    for (int64_t k = 0; k < K; k += kDepth) {
+      const int n = int(smaller(kDepth, K - k));
       Vec<T> v[kLanes<T>];
       FASTRNN_UNROLL
-      for (int i = 0; i < kLanes<T>; ++i) v[i] = i < rows ? load(src + i * K + k, n) : Vec<T>{};
-      transpose<T>(v);
-      if (n == kLanes<T>) {
+      for (int i = 0; i < kLanes<T>; ++i)
+        v[i] = i >= rows ? Vec<T>{} : n == kDepth ? load_pairs(src + i * K + k) : load_pairs(src + i * K + k, n);
+      transpose<Real<T>>(v);
+      if (n == kDepth) {
         FASTRNN_UNROLL
-        for (int i = 0; i < kLanes<T>; ++i) store(out + (k + i) * ld, v[i]);
+        for (int i = 0; i < kLanes<T>; ++i) store_pairs(out + (k + i * kPair<T>)*ld, v[i]);
       } else {
-        for (int i = 0; i < n; ++i) store(out + (k + i) * ld, v[i]);
+        for (int i = 0; i * kPair<T> < n; ++i) store_pairs(out + (k + i * kPair<T>)*ld, v[i]);
       }
     }
   }
@@ -230,11 +237,16 @@ FASTRNN_NOINLINE void pack_gates(T* dst, const T* w, int gates, int64_t H, int64
 // Plain panel of one group: dst[k][0 .. cols) = row(k)[column ..], zero past the last of `columns` and for null rows.
 template <class T, class Row>
 FASTRNN_INLINE void pack_rows(T* dst, Row row, int64_t K, int64_t column, int cols, int64_t columns) {
-  for (int64_t k = 0; k < K; ++k) {
+  for (int64_t k = 0; k < K; k += kPair<T>) {
     const T* src = row(k);
-    for (int c = 0; c < cols; ++c, dst += kLanes<T>) {
+    const T* partner = kPair<T> == 2 && k + 1 < K ? row(k + 1) : nullptr;
+    for (int c = 0; c < cols; ++c, dst += kPair<T> * kLanes<T>) {
       const int64_t at = column + c * kLanes<T>;
-      store(dst, src ? load(src + at, valid_lanes<T>(at, columns)) : Vec<T>{});
+      const int n = valid_lanes<T>(at, columns);
+      if constexpr (kPair<T> == 2)
+        store_pairs(dst, interleave(src ? src + at : nullptr, partner ? partner + at : nullptr, n));
+      else
+        store(dst, src ? load(src + at, n) : Vec<T>{});
     }
   }
 }
@@ -242,8 +254,13 @@ FASTRNN_INLINE void pack_rows(T* dst, Row row, int64_t K, int64_t column, int co
 // Left operand of a weight gradient: dst[block][k][kTileRows] = src[k * ld + columns of the block], zero past the end.
 template <class T>
 FASTRNN_NOINLINE void pack_columns(T* dst, const T* src, int64_t ld, int64_t K, Range columns) {
-  for (int64_t c = columns.begin; c < columns.end; c += kTileRows, dst += K * kTileRows) {
-    if (c + kTileRows <= columns.end) {
+  static_assert(kPair<T> == 1 || kTileRows == 6, "store_first_pairs writes 6");
+  for (int64_t c = columns.begin; c < columns.end; c += kTileRows, dst += whole_pairs<T>(K) * kTileRows) {
+    if constexpr (kPair<T> == 2) {
+      const int n = int(smaller(kTileRows, columns.end - c));
+      for (int64_t k = 0; k < K; k += 2)
+        store_first_pairs(dst + k * kTileRows, src + k * ld + c, k + 1 < K ? src + (k + 1) * ld + c : nullptr, n);
+    } else if (c + kTileRows <= columns.end) {
       for (int64_t k = 0; k < K; ++k) __builtin_memcpy(dst + k * kTileRows, src + k * ld + c, kTileRows * sizeof(T));
     } else {
       for (int64_t k = 0; k < K; ++k)
@@ -254,8 +271,8 @@ FASTRNN_NOINLINE void pack_columns(T* dst, const T* src, int64_t ld, int64_t K, 
 
 // out[r][sum][unit] += a[r] . w[gate * H + unit] from PyTorch's own layout: kLanes dot products at once.
 template <class T, class Gates, class Map>
-FASTRNN_NOINLINE void add_dot_products(T* out, int rows, int units, const T* a, int64_t lda, const T* w, int64_t H,
-                                       int64_t K, int64_t unit, Map sum_of) {
+FASTRNN_NOINLINE void add_dot_products(Real<T>* out, int rows, int units, const T* a, int64_t lda, const T* w,
+                                       int64_t H, int64_t K, int64_t unit, Map sum_of) {
   for (int gate = 0; gate < Gates::kGates; ++gate) {
     for (int u = 0; u < units; ++u) {
       const int64_t first = unit + u * kLanes<T>;
@@ -265,18 +282,18 @@ FASTRNN_NOINLINE void add_dot_products(T* out, int rows, int units, const T* a, 
       for (int r = 0; r < rows; ++r) {
         Vec<T> v[kLanes<T>] = {};
         int64_t k = 0;
-        for (; k + kLanes<T> <= K; k += kLanes<T>) {
-          const Vec<T> x = load(a + r * lda + k);
+        for (; k + kPair<T> * kLanes<T> <= K; k += kPair<T> * kLanes<T>) {
+          const Vec<T> x = load_pairs(a + r * lda + k);
           FASTRNN_UNROLL
-          for (int i = 0; i < kLanes<T>; ++i) v[i] += x * load(row[i] + k);
+          for (int i = 0; i < kLanes<T>; ++i) multiply_add<T>(v[i], x, load_pairs(row[i] + k));
         }
         if (k < K) {
-          const Vec<T> x = load_first(a + r * lda + k, int(K - k));
+          const Vec<T> x = load_pairs(a + r * lda + k, int(K - k));
           FASTRNN_UNROLL
-          for (int i = 0; i < kLanes<T>; ++i) v[i] += x * load_first(row[i] + k, int(K - k));
+          for (int i = 0; i < kLanes<T>; ++i) multiply_add<T>(v[i], x, load_pairs(row[i] + k, int(K - k)));
         }
-        T* at = out + ((int64_t(r) * Gates::kSums + sum_of(gate)) * units + u) * kLanes<T>;
-        store(at, load(at) + sum_each<T>(v));
+        Real<T>* at = out + ((int64_t(r) * Gates::kSums + sum_of(gate)) * units + u) * kLanes<T>;
+        store(at, load(at) + sum_each<Real<T>>(v));
       }
     }
   }

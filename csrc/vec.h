@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "layer.h"
+
 #if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
 #error "fastrnn needs GCC 12 or newer, for __builtin_shufflevector"
 #endif
@@ -37,13 +39,17 @@ struct Simd<double> {
   typedef int64_t Bits __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
 };
 
+// Vec<T> is what values of T are computed in, Real<T> its lanes. Loading and storing convert.
+template <>
+struct Simd<BFloat16> : Simd<float> {};
+
 template <class T>
 using Vec = typename Simd<T>::Type;
 template <class T>
 using Bits = typename Simd<T>::Bits;
 
 template <class T>
-constexpr int kLanes = FASTRNN_VECTOR_BYTES / sizeof(T);
+constexpr int kLanes = FASTRNN_VECTOR_BYTES / sizeof(Real<T>);
 
 template <class T>
 FASTRNN_INLINE Vec<T> broadcast(T x) {
@@ -90,6 +96,43 @@ FASTRNN_INLINE void store_first(T* p, Vec<T> v, int n) {
   for (int i = 0; i < n; ++i) p[i] = v[i];
 }
 
+#endif
+
+// Values of T that one lane of a product's operand holds, and that it multiplies and adds at once: two of bfloat16.
+template <class T>
+constexpr int kPair = sizeof(Real<T>) / sizeof(T);
+template <class T>
+constexpr int64_t whole_pairs(int64_t n) {
+  return (n + kPair<T> - 1) / kPair<T> * kPair<T>;
+}
+
+template <class T>
+FASTRNN_INLINE Vec<T> load_pairs(const T* p) {
+  return load(p);
+}
+template <class T>
+FASTRNN_INLINE Vec<T> load_pairs(const T* p, int n) {
+  return load_first(p, n);
+}
+template <class T>
+FASTRNN_INLINE void store_pairs(T* p, Vec<T> v) {
+  store(p, v);
+}
+template <class T>
+FASTRNN_INLINE Vec<T> broadcast_pair(const T* p) {
+  return broadcast<T>(*p);
+}
+template <class T>
+FASTRNN_INLINE Vec<T> broadcast_last(const T* p) {
+  return broadcast<T>(*p);
+}
+template <class T>
+FASTRNN_INLINE void multiply_add(Vec<T>& sum, Vec<T> a, Vec<T> b) {
+  sum += a * b;
+}
+
+#if defined(FASTRNN_BFLOAT16)
+#include "bfloat16-inl.h"
 #endif
 
 // The first n lanes, 0 <= n <= kLanes; the others read as zero and are not written. The branch is for speed: whole

@@ -1,6 +1,6 @@
 """Layers to compute: named cases, their tensors, and three ways to compute them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -241,7 +241,8 @@ def torch_nn(cell: str, case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
 @contextmanager
 def poisoned(dtype: torch.dtype) -> Iterator[None]:
     """Tensors that nobody has written hold NaN, and so does the memory that the kernels keep between calls."""
-    spoil_workspace(torch.float64 if dtype == torch.float64 else torch.float32, torch.get_num_threads())
+    # In 16 bits part of a layer is computed in float32, or all of it.
+    spoil_workspace([torch.float64] if dtype == torch.float64 else [torch.float32, dtype], torch.get_num_threads())
     assert torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     try:
@@ -251,12 +252,13 @@ def poisoned(dtype: torch.dtype) -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
-def spoil_workspace(dtype: torch.dtype, threads: int) -> None:
+def spoil_workspace(dtypes: Iterable[torch.dtype], threads: int) -> None:
     """A layer made of NaN, larger than most cases, leaves NaN wherever it computes."""
-    p = nan_problem(dtype)
     torch.set_num_threads(1)
-    y, _, saved = forward(p, save=True)
-    backward(p, y, saved, [True] * len(names(p)))
+    for dtype in dtypes:
+        p = nan_problem(dtype)
+        y, _, saved = forward(p, save=True)
+        backward(p, y, saved, [True] * len(names(p)))
     torch.set_num_threads(threads)
 
 

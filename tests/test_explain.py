@@ -87,6 +87,8 @@ def test_autocast_decides_the_dtype():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         text = explain(fastrnn.GRU(4, 6), torch.zeros(3, 2, 4))
     assert "torch.bfloat16 on cpu" in text and "computed in float32" in text
+    native = "products of torch.bfloat16 summed in float32" in text
+    assert native == cpu.extension.multiplies_bfloat16()
 
 
 def test_a_dtype_without_kernels_has_its_reasons():

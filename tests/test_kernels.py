@@ -1,10 +1,13 @@
 """The fused operators against the oracle: every cell, instruction set, plan and kind of batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from comparison import assert_accurate, assert_exact
-from problems import CASES, cases_of, every_case, every_cell, every_isa, fused, oracle, problem, torch_nn
+from problems import CASES, Case, cases_of, every_case, every_cell, every_isa, forward, fused, oracle, problem, torch_nn
 
+from fastrnn import _C, reference
 from fastrnn.spec import CELLS
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
@@ -54,8 +57,36 @@ def test_half_precision_is_as_accurate_as_torch(cell, case, dtype, isa):
     assert_accurate(got, torch_nn(cell, case, dtype), oracle(cell, case, dtype))
 
 
+@pytest.mark.skipif("avx512bf16" not in _C.runnable_isas(), reason="needs a processor that multiplies bfloat16")
+@pytest.mark.parametrize("isa", ["avx512bf16"], indirect=True)
+@every_case
+def test_products_of_bfloat16_are_as_accurate_as_torch(cell, case, isa):
+    assert _C.multiplies_bfloat16()
+    if case.P == case.H:
+        pytest.skip("torch.nn, the measure here, refuses a projection to as many outputs as hidden units")
+    got = fused(problem(cell, case).to(torch.bfloat16))
+    assert_accurate(got, torch_nn(cell, case, torch.bfloat16), oracle(cell, case, torch.bfloat16))
+
+
 @every_isa
-@pytest.mark.parametrize("element_bytes", [4, 8], ids=["float32", "float64"])
+@pytest.mark.parametrize("cell", ["gru"])
+def test_small_steps_of_a_bfloat16_state_are_not_lost(cell, isa):
+    """z near 1: h moves by less than half a unit in its last place in each of many steps."""
+    case = Case(400, 5, 17, 3)
+    p = problem(cell, case)
+    weights = [w * 0.1 for w in p.weights]
+    weights[2][17:34] += 6  # z = 0.9975
+    p = replace(p, weights=weights, state=[p.state[0] * 0 + 0.9]).to(torch.bfloat16)
+    torch.set_num_threads(1)
+    _, (h_T,), _ = forward(p, save=False)
+    wide = p.to(torch.float64)
+    _, (exact,) = reference.layer(cell, wide.x, wide.state, wide.weights, **wide.options)
+    assert (h_T.double() - exact).abs().max() < 2 * torch.finfo(torch.bfloat16).eps
+    assert (exact - 0.9).abs().min() > 0.3
+
+
+@every_isa
+@pytest.mark.parametrize("element_bytes", [2, 4, 8], ids=["bfloat16", "float32", "float64"])
 @every_cell
 def test_the_cases_meet_every_plan(cell, element_bytes, isa):
     plans = [case.plan(cell, element_bytes) for case in cases_of(cell).values()]

@@ -50,6 +50,10 @@ bitwise = pytest.mark.parametrize(
 )
 
 
+# Computed each by kernels of its own, where the instruction set has them.
+floats = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+
+
 def assert_identical(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert got.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -57,9 +61,10 @@ def assert_identical(got: dict[str, Tensor], expected: dict[str, Tensor]) -> Non
 
 
 @every_isa
+@floats
 @bitwise
-def test_forward_does_not_depend_on_the_number_of_threads(cell, case, isa):
-    p, found = problem(cell, case).to(torch.float32), []
+def test_forward_does_not_depend_on_the_number_of_threads(cell, case, dtype, isa):
+    p, found = problem(cell, case).to(dtype), []
     for threads in (1, 2, 3, 5):
         torch.set_num_threads(threads)
         y, final, saved = forward(p, save=True)
@@ -69,23 +74,25 @@ def test_forward_does_not_depend_on_the_number_of_threads(cell, case, isa):
 
 
 @every_isa
+@floats
 @bitwise
 @pytest.mark.parametrize("threads", [1, 3, 5], ids=lambda n: f"on-{n}")
-def test_backward_repeats_itself(cell, case, threads, isa):
-    p = problem(cell, replace(case, threads=threads)).to(torch.float32)
+def test_backward_repeats_itself(cell, case, threads, dtype, isa):
+    p = problem(cell, replace(case, threads=threads)).to(dtype)
     first = fused(p)
     for _ in range(2):
         assert_identical(fused(p), first)
 
 
 @every_isa
+@floats
 @every_case
 @torch.no_grad()
-def test_inference_gives_the_same_bits(cell, case, isa):
+def test_inference_gives_the_same_bits(cell, case, dtype, isa):
     """Operator without and with saved values, and the layer function, which may take a shorter way."""
-    p = problem(cell, case).to(torch.float32)
+    p = problem(cell, case).to(dtype)
     torch.set_num_threads(case.threads)
-    with poisoned(torch.float32):
+    with poisoned(dtype):
         y, final, _ = forward(p, save=True)
         expected = dict(enumerate((y, *final)))
         y, final, saved = forward(p, save=False)
@@ -101,11 +108,12 @@ def row_of(tensors: dict[str, Tensor], row: int) -> dict[str, Tensor]:
 
 
 @every_isa
+@floats
 @every_cell
 @pytest.mark.parametrize("threads", [1, 3], ids=["1-thread", "3-threads"])
-def test_rows_do_not_depend_on_the_rows_beside_them(cell, threads, isa):
+def test_rows_do_not_depend_on_the_rows_beside_them(cell, threads, dtype, isa):
     # Long enough that no part is so small as to be computed another way ("direct").
-    p = problem(cell, Case(9, 19, 65, 200, threads=threads, directions=2)).to(torch.float32)
+    p = problem(cell, Case(9, 19, 65, 200, threads=threads, directions=2)).to(dtype)
     whole = fused(p)
     for rows in ([0], [18], [3, 4], list(range(5, 16))):
         part = fused(
@@ -125,11 +133,12 @@ def test_rows_do_not_depend_on_the_rows_beside_them(cell, threads, isa):
 
 
 @every_isa
+@floats
 @every_cell
 @pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=["nan", "inf"])
 @pytest.mark.parametrize("T,B", [(2, 2), (7, 2), (7, 19)], ids=["direct", "hoisted", "fused"])
-def test_a_bad_row_leaves_the_others_alone(cell, value, T, B, isa):
-    p = problem(cell, Case(T, B, 17, 9, directions=2)).to(torch.float32)
+def test_a_bad_row_leaves_the_others_alone(cell, value, T, B, dtype, isa):
+    p = problem(cell, Case(T, B, 17, 9, directions=2)).to(dtype)
     clean = fused(p)
     bad = B // 2
     x = p.x.clone()

@@ -52,12 +52,18 @@ class Plan:
     products: str
     backward_products: str
     dtype: torch.dtype
+    multiplies_bfloat16: bool
 
     def __str__(self) -> str:
         parts = {"directions": self.directions_at_once, "rows": self.row_parts, "units": self.unit_parts}
         split = " x ".join(f"{n} parts of the {name}" for name, n in parts.items() if n > 1)
         threads = f"{self.threads} threads ({split})" if split else "1 thread"
-        converted = f"; {self.dtype} computed in float32" if self.dtype in (torch.bfloat16, torch.float16) else ""
+        if self.multiplies_bfloat16:
+            converted = f"; products of {self.dtype} summed in float32, the rest computed in float32"
+        elif self.dtype in (torch.bfloat16, torch.float16):
+            converted = f"; {self.dtype} computed in float32"
+        else:
+            converted = ""
         backward = "as they lie" if self.backward_products == "direct" else "packed"
         return f"{self.isa} on {threads}; {_PRODUCTS[self.products]}; backward on weights {backward}{converted}"
 
@@ -86,10 +92,11 @@ def plan(
     ``rows`` counts them over all steps: ``steps * batch`` unless the batch is packed.
     """
     assert extension is not None
-    element_bytes = 8 if dtype == torch.float64 else 4
+    native = dtype == torch.bfloat16 and extension.multiplies_bfloat16()
+    element_bytes = 8 if dtype == torch.float64 else 2 if native else 4
     threads = torch.get_num_threads() if extension.built_with_openmp() else 1
     chosen = extension.plan(cell, steps, batch, inputs, hidden, outputs, directions, rows, element_bytes, threads)
-    return Plan(isa=extension.isa(), dtype=dtype, **chosen)
+    return Plan(isa=extension.isa(), dtype=dtype, multiplies_bfloat16=native, **chosen)
 
 
 def processor() -> str:
