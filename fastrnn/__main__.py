@@ -14,7 +14,7 @@ import torch
 from fastrnn.backends import cpu
 from fastrnn.backends import triton as triton_backend
 from fastrnn.backends.triton.plans import DEVICES
-from fastrnn.dispatch import BACKENDS, reasons_against
+from fastrnn.dispatch import BACKENDS
 from fastrnn.spec import CELLS
 
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -68,8 +68,8 @@ def _cuda() -> str:
     if not torch.cuda.is_available():
         return "no device"
     device = torch.cuda.get_device_name()
-    if all(reasons_against("lstm", torch.device("cuda"), torch.float32).values()):
-        return f"{device}; no fused GPU kernels in this version: CUDA tensors run on the reference"
+    if triton_backend.missing:
+        return f"{device}; {triton_backend.missing}, so CUDA tensors run on the reference"
     return device
 
 
