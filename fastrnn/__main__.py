@@ -44,13 +44,12 @@ def _info() -> Iterator[tuple[str, str]]:
     for backend in BACKENDS:
         yield f"backend {backend.NAME}", f"no: {backend.missing}" if backend.missing else "yes"
     yield "CUDA", _cuda()
-    yield "Triton", _triton()
+    if not triton_backend.missing:
+        yield "Triton", _triton()
     folder = os.environ.get("FASTRNN_KERNELS")
     if folder:
-        yield (
-            "FASTRNN_KERNELS",
-            folder if Path(folder, "manifest.json").exists() else f"{folder}, no manifest.json in it",
-        )
+        absent = "" if Path(folder, triton_backend.MANIFEST).exists() else f", no {triton_backend.MANIFEST} in it"
+        yield "FASTRNN_KERNELS", folder + absent
 
 
 def _cores() -> int:
@@ -74,8 +73,6 @@ def _cuda() -> str:
 
 
 def _triton() -> str:
-    if triton_backend.missing:
-        return f"no: {triton_backend.missing}"
     names = importlib.metadata.packages_distributions().get("triton", [])  # that of PyTorch for AMD has another name
     return ", ".join(importlib.metadata.version(name) for name in names) or "of unknown version"
 

@@ -11,9 +11,10 @@ import torch
 
 from fastrnn.backends.triton.plans import Plan
 
-__all__ = ["NAME", "missing", "plan", "reasons_against"]
+__all__ = ["MANIFEST", "NAME", "missing", "plan", "reasons_against"]
 
 NAME = "triton"
+MANIFEST = "manifest.json"  # of a folder of kernels compiled ahead of time
 missing: str | None = None if importlib.util.find_spec("triton") else "Triton is not installed"
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

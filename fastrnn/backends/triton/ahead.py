@@ -13,10 +13,10 @@ from typing import Any
 import torch
 import triton
 
-from fastrnn.backends.triton import persistent, stepwise
+from fastrnn.backends.triton import MANIFEST, persistent, stepwise
 from fastrnn.backends.triton.compiler import Job, Outcome, compile_all
 from fastrnn.backends.triton.kernel import Kernel, sources_fingerprint
-from fastrnn.backends.triton.launch import MANIFEST, interpreted
+from fastrnn.backends.triton.launch import interpreted
 from fastrnn.backends.triton.plans import DEVICES, Plan, Tile, make_plan
 
 __all__ = ["Case", "Request", "cases", "kernels", "run"]

@@ -12,13 +12,13 @@ import torch
 import triton
 from triton.compiler import CompiledKernel
 
+from fastrnn.backends.triton import MANIFEST
 from fastrnn.backends.triton.build import build
 from fastrnn.backends.triton.kernel import Kernel, sources_fingerprint
 from fastrnn.backends.triton.plans import DEVICES, Device
 
-__all__ = ["MANIFEST", "current_device", "interpreted", "launch"]
+__all__ = ["current_device", "interpreted", "launch"]
 
-MANIFEST = "manifest.json"
 interpreted: bool = triton.knobs.runtime.interpret
 
 

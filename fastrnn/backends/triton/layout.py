@@ -44,7 +44,9 @@ class Layout:
         batch, steps = sizes[0], len(sizes)
         *starts, rows = accumulate(sizes, initial=0)
         offsets = torch.tensor([*starts, rows])
-        lengths = (batch_sizes[:, None] > torch.arange(batch)).sum(0, dtype=torch.int32)
+        # An entry has as many steps as there are sizes above its index; sizes do not increase.
+        without = torch.searchsorted(batch_sizes.flip(0), torch.arange(batch), right=True)
+        lengths = (steps - without).to(torch.int32)
         return Layout(
             steps,
             batch,

@@ -75,12 +75,13 @@ def forward(
     cell_h = h if w_hr is None else h.new_empty(*h.shape[:2], hidden)
     gh = gx.new_empty(layout.directions, layout.batch, w_hh.shape[1])
     states = (cell_h, *others)
+    grid = _grid(kernel, layout)
     given = {"gx": gx, "gh": gh, "carried": states, "final": states, "y": y, "saved": saved, **layout.arguments()}
 
     def one_step(position: dict[str, Any], actives: list[int]) -> None:
         n = max(actives)
         torch.baddbmm(b_hh.unsqueeze(1), h[:, :n], w_hh.transpose(1, 2), out=gh[:, :n])
-        launch(kernel, _grid(kernel, layout), {**given, **position}, gx.device)
+        launch(kernel, grid, {**given, **position}, gx.device)
         if w_hr is not None:
             for d, active in enumerate(actives):
                 torch.mm(cell_h[d, :active], w_hr[d].t(), out=h[d, :active])
@@ -113,6 +114,7 @@ def backward(
     cell_dh = dh if w_hr is None else dh.new_empty(*dh.shape[:2], hidden)
     dgh_step = dgx.new_empty(layout.directions, layout.batch, w_hh.shape[1])
     dstates = (cell_dh, *others)
+    grid = _grid(kernel, layout)
     given = {
         "dy": dy, "y": y, "saved": saved, "initial": initial, "carried": dstates, "final": dstates,
         "dgx": dgx, "dgh": dgh, "dgh_step": dgh_step, **layout.arguments(),
@@ -127,7 +129,7 @@ def backward(
                 _rows(dprojected, layout, d, step).copy_(dh[d, :active])
                 torch.mm(dh[d, :active], w_hr[d], out=cell_dh[d, :active])
                 dh[d, :active] = 0
-        launch(kernel, _grid(kernel, layout), {**given, **position}, dgx.device)
+        launch(kernel, grid, {**given, **position}, dgx.device)
         dh[:, :n].baddbmm_(dgh_step[:, :n], w_hh)
 
     _run(one_step, layout, [layout.actives(step) for step in reversed(range(layout.steps))], w_hr is None, dgx.device)
