@@ -4,12 +4,11 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from benches.timing import Quartiles
+from benches.timing import Race
 
 __all__ = ["Clock", "DeviceClock", "HostClock", "Race", "clock_for", "median_seconds", "race"]
 
@@ -56,17 +55,6 @@ def median_seconds(clock: Clock, run: Run, rounds: int = 5, calls: int = 1) -> f
     """Of one call, after one that is not counted."""
     run()
     return statistics.median(clock.seconds(run, calls) / calls for _ in range(rounds))
-
-
-@dataclass(frozen=True)
-class Race:
-    """Seconds per call of each contender, one value a round, and the calls of a round."""
-
-    seconds: dict[str, list[float]]
-    calls: dict[str, int]
-
-    def ratio(self, peer: str, ours: str) -> Quartiles:
-        return Quartiles.of([a / b for a, b in zip(self.seconds[peer], self.seconds[ours], strict=True)])
 
 
 def race(clock: Clock, runs: dict[str, Run], budget: float) -> Race:

@@ -1,6 +1,6 @@
 """Compiles kernels on all processors before the device needs them, into Triton's cache.
 
-One kernel takes 1 to 5 s, a full run needs some 300, and what is compiled during a check keeps the device waiting.
+One kernel takes 1 to 5 s, a full run needs some 500, and what is compiled during a check keeps the device waiting.
 """
 
 import multiprocessing
@@ -9,30 +9,11 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 
-import torch
-
-from fastrnn.backends.triton import persistent, stepwise
 from fastrnn.backends.triton.build import build
 from fastrnn.backends.triton.kernel import Kernel
-from fastrnn.backends.triton.plans import Device, Plan
+from fastrnn.backends.triton.plans import Device
 
-__all__ = ["Precompiler", "kernels_of"]
-
-
-def kernels_of(
-    plan: Plan, cell: str, hidden: int, dtype: torch.dtype, *, ragged: bool, projected: bool, inference: bool
-) -> list[Kernel]:
-    """Of a layer in training; with ``inference`` the one of a call without gradients too."""
-    saves = [True, False] if inference else [True]
-    if plan.regime == "stepwise":
-        return [
-            *(stepwise.forward_kernel(cell, hidden, dtype, ragged, save, projected) for save in saves),
-            stepwise.backward_kernel(cell, hidden, dtype, ragged, projected),
-        ]
-    return [
-        *(persistent.forward_kernel(cell, plan, hidden, dtype, ragged, save) for save in saves),
-        persistent.backward_kernel(cell, plan, hidden, dtype, ragged),
-    ]
+__all__ = ["Precompiler"]
 
 
 class Precompiler:

@@ -16,9 +16,10 @@ from benches.gpu.child import Broken, Child, Failed, Hung
 from benches.gpu.clock import clock_for
 from benches.gpu.layers import Layer
 from benches.gpu.precision import PRECISIONS
-from benches.gpu.precompile import Precompiler, kernels_of
+from benches.gpu.precompile import Precompiler
 from benches.gpu.record import Record
 from benches.gpu.table import format_barriers, format_cases, format_facts, format_means
+from fastrnn.backends.triton.ahead import kernels_of
 from fastrnn.backends.triton.kernel import Kernel
 from fastrnn.backends.triton.plans import Device
 

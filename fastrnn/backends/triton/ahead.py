@@ -19,7 +19,7 @@ from fastrnn.backends.triton.kernel import Kernel, sources_fingerprint
 from fastrnn.backends.triton.launch import interpreted
 from fastrnn.backends.triton.plans import DEVICES, Plan, Tile, make_plan
 
-__all__ = ["Case", "Request", "cases", "kernels", "run"]
+__all__ = ["Case", "Request", "cases", "kernels", "kernels_of", "run"]
 
 _NOTE = (
     "The kernels depend on the target, the Triton version and their sources, not on the Python version. To launch "
@@ -106,16 +106,26 @@ def cases(request: Request) -> Iterator[Case]:
 
 def kernels(case: Case) -> Iterator[tuple[Kernel, Tile | None]]:
     """What is launched for dense and for packed batches, in inference and in training."""
-    cell, plan, hidden, dtype = case.cell, case.plan, case.hidden, getattr(torch, case.dtype)
+    plan, dtype = case.plan, getattr(torch, case.dtype)
     for ragged in (False, True):
-        if plan.regime == "stepwise":
-            for save in (False, True):
-                yield stepwise.forward_kernel(cell, hidden, dtype, ragged, save, projected=False), None
-            yield stepwise.backward_kernel(cell, hidden, dtype, ragged, projected=False), None
-        else:
-            for save in (False, True):
-                yield persistent.forward_kernel(cell, plan, hidden, dtype, ragged, save), plan.forward
-            yield persistent.backward_kernel(cell, plan, hidden, dtype, ragged), plan.backward
+        for kernel in kernels_of(plan, case.cell, case.hidden, dtype, ragged=ragged, projected=False, inference=True):
+            yield kernel, plan.forward if kernel.name.endswith("forward") else plan.backward
+
+
+def kernels_of(
+    plan: Plan, cell: str, hidden: int, dtype: torch.dtype, *, ragged: bool, projected: bool, inference: bool
+) -> list[Kernel]:
+    """What a layer launches in training; with ``inference`` also the kernel of a call without gradients."""
+    saves = [True, False] if inference else [True]
+    if plan.regime == "stepwise":
+        return [
+            *(stepwise.forward_kernel(cell, hidden, dtype, ragged, save, projected) for save in saves),
+            stepwise.backward_kernel(cell, hidden, dtype, ragged, projected),
+        ]
+    return [
+        *(persistent.forward_kernel(cell, plan, hidden, dtype, ragged, save) for save in saves),
+        persistent.backward_kernel(cell, plan, hidden, dtype, ragged),
+    ]
 
 
 def _distinct_plans(found: Iterable[Case]) -> list[dict[str, Any]]:
