@@ -256,8 +256,12 @@ class LayerForward {
     const int units = groups_.vectors(q);
     const int64_t unit = q * Groups::kWidth, width = Gates::kSums * units * kLanes<T>;
     for (int r = 0; r < rows; ++r) __builtin_memcpy(sums + r * width, bias_of(d, q), width * sizeof(Real<T>));
-    add_dot_products<T, Gates>(sums, rows, units, x, x_ld, w.w_ih, n_.H, n_.I, unit, Gates::x_sum);
-    if (h) add_dot_products<T, Gates>(sums, rows, units, h, h_ld, w.w_hh, n_.H, n_.P, unit, Gates::h_sum);
+    const DirectOperand<T> with_x{x, x_ld, w.w_ih, n_.I}, with_h{h, h_ld, w.w_hh, n_.P};
+    // Without the code for what is left over, the sums stay in registers.
+    constexpr int64_t kDepth = kPair<T> * kLanes<T>;
+    const bool whole = n_.I % kDepth == 0 && n_.P % kDepth == 0 && n_.H % kLanes<T> == 0;
+    const auto run = whole ? direct_tile<T, Gates, true> : direct_tile<T, Gates, false>;
+    run(sums, rows, units, with_x, with_h, n_.H, unit);
   }
 
   CellRows<T> cell_rows(int64_t d, const Steps& steps, int64_t s, int64_t row, const T* h_prev, int64_t h_ld) const {

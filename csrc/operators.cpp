@@ -1,8 +1,11 @@
 #include "operators.h"
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
-#include <c10/util/SmallVector.h>
+#include <c10/util/MaybeOwned.h>
 #include <torch/library.h>
+
+#include <cstring>
 
 #include "dispatch.h"
 
@@ -33,6 +36,8 @@ CellKind cell_kind(std::string_view wanted) {
   TORCH_CHECK(false, "fastrnn: unknown cell '", wanted, "', expected one of ", cell_names());
 }
 
+CellFacts cell_facts(std::string_view name) { return instruction_set().facts(cell_kind(name)); }
+
 namespace {
 
 // A layer's sizes and rows, checked: what the kernels read through raw pointers is known to be there.
@@ -41,14 +46,17 @@ struct Layer {
   CellFacts facts;
   Sizes n{};
   int64_t per_direction;
-  bool has_bias, projected;
+  bool has_bias, projected, one_step;
   c10::SmallVector<int64_t, 16> first, active;
   int64_t row_stride = 1;
-  c10::SmallVector<int64_t, 3> y_shape;
+  c10::SmallVector<int64_t, 3> y_shape, h_shape, memory_shape;
 
-  Layer(const Tensor& x, at::TensorList state, at::TensorList weights, const std::optional<Tensor>& batch_sizes,
-        std::string_view cell, int64_t directions, bool has_bias_, bool batch_first)
-      : kind(cell_kind(cell)), facts(instruction_set().facts(kind)), has_bias(has_bias_) {
+  Layer(const Tensor& x, at::TensorList state, at::TensorList weights, Form form,
+        const std::optional<Tensor>& batch_sizes, std::string_view cell, int64_t directions, bool has_bias_)
+      : kind(cell_kind(cell)),
+        facts(instruction_set().facts(kind)),
+        has_bias(has_bias_),
+        one_step(form == Form::kOneStep) {
     TORCH_CHECK(directions == 1 || directions == 2, "fastrnn: expected 1 or 2 directions, got ", directions);
     n.D = directions;
     per_direction = int64_t(weights.size()) / n.D;
@@ -62,10 +70,21 @@ struct Layer {
                 facts.gates, " * hidden_size, outputs], got ", weights[1].sizes());
     n.H = weights[1].size(0) / facts.gates;
     n.P = weights[1].size(1);
-    TORCH_CHECK(x.dim() == (batch_sizes ? 2 : 3), "fastrnn: expected ", batch_sizes ? "a packed input of 2" : "3",
+    const bool sequences = form == Form::kTimeFirst || form == Form::kBatchFirst;
+    TORCH_CHECK(x.dim() == (sequences ? 3 : 2), "fastrnn: expected ",
+                sequences  ? "3"
+                : one_step ? "one step of 2"
+                           : "a packed input of 2",
                 " dimensions, got ", x.dim());
     n.I = x.size(-1);
-    set_rows(x, state, batch_sizes, batch_first);
+    y_shape.assign(x.sizes().begin(), x.sizes().end());
+    y_shape.back() = n.D * n.P;
+    if (form == Form::kPacked)
+      set_packed_rows(x, state, *batch_sizes);
+    else
+      set_rows(x, form);
+    h_shape = {n.D, n.B, n.P}, memory_shape = {n.D, n.B, n.H};
+    if (one_step) h_shape = {n.B, n.P}, memory_shape = {n.B, n.H};
     check(x, state, weights);
   }
 
@@ -73,25 +92,24 @@ struct Layer {
   bool empty() const { return n.N == 0; }
 
  private:
-  void set_rows(const Tensor& x, at::TensorList state, const std::optional<Tensor>& batch_sizes, bool batch_first) {
-    y_shape.assign(x.sizes().begin(), x.sizes().end());
-    y_shape.back() = n.D * n.P;
-    if (!batch_sizes) {
-      n.T = x.size(batch_first ? 1 : 0), n.B = x.size(batch_first ? 0 : 1), n.N = n.T * n.B;
-      TORCH_CHECK(n.T > 0, "Expected sequence length to be larger than 0 in RNN");
-      row_stride = batch_first ? n.T : 1;
-      first.resize(n.T), active.assign(n.T, n.B);
-      for (int64_t t = 0; t < n.T; ++t) first[t] = batch_first ? t : t * n.B;
-      return;
-    }
+  void set_rows(const Tensor& x, Form form) {
+    const bool batch_first = form == Form::kBatchFirst;
+    n.T = one_step ? 1 : x.size(batch_first ? 1 : 0), n.B = x.size(one_step || batch_first ? 0 : 1), n.N = n.T * n.B;
+    TORCH_CHECK(n.T > 0, "Expected sequence length to be larger than 0 in RNN");
+    row_stride = batch_first ? n.T : 1;
+    first.resize(n.T), active.assign(n.T, n.B);
+    for (int64_t t = 0; t < n.T; ++t) first[t] = batch_first ? t : t * n.B;
+  }
+
+  void set_packed_rows(const Tensor& x, at::TensorList state, const Tensor& batch_sizes) {
     TORCH_CHECK(!state.empty() && state[0].dim() == 3,
                 "fastrnn: expected initial states [D, B, P] with a packed input, got ",
                 state.empty() ? "none" : std::to_string(state[0].dim()) + " dimensions");
-    TORCH_CHECK(batch_sizes->dim() == 1 && batch_sizes->scalar_type() == at::kLong && batch_sizes->is_cpu() &&
-                    batch_sizes->size(0) > 0,
-                "fastrnn: expected batch_sizes to be int64 [T] on the CPU, T > 0, got ", batch_sizes->scalar_type(),
-                " ", batch_sizes->sizes(), " on ", batch_sizes->device());
-    const Tensor sizes = batch_sizes->contiguous();
+    TORCH_CHECK(batch_sizes.dim() == 1 && batch_sizes.scalar_type() == at::kLong && batch_sizes.is_cpu() &&
+                    batch_sizes.size(0) > 0,
+                "fastrnn: expected batch_sizes to be int64 [T] on the CPU, T > 0, got ", batch_sizes.scalar_type(), " ",
+                batch_sizes.sizes(), " on ", batch_sizes.device());
+    const Tensor sizes = batch_sizes.contiguous();
     n.T = sizes.size(0), n.B = state[0].size(1);
     active.assign(sizes.const_data_ptr<int64_t>(), sizes.const_data_ptr<int64_t>() + n.T);
     for (int64_t t = 0; t < n.T; ++t) {
@@ -106,9 +124,8 @@ struct Layer {
   }
 
   void check(const Tensor& x, at::TensorList state, at::TensorList weights) const {
-    const auto expect = [&](const Tensor& t, std::initializer_list<int64_t> shape, const char* name) {
-      TORCH_CHECK(t.sizes() == at::IntArrayRef(shape), "fastrnn: expected ", name, " of shape ", at::IntArrayRef(shape),
-                  ", got ", t.sizes());
+    const auto expect = [&](const Tensor& t, at::IntArrayRef shape, const char* name) {
+      TORCH_CHECK(t.sizes() == shape, "fastrnn: expected ", name, " of shape ", shape, ", got ", t.sizes());
       TORCH_CHECK(t.scalar_type() == x.scalar_type() && t.device() == x.device(), "fastrnn: expected ", name, " as ",
                   x.scalar_type(), " on ", x.device(), " like the input, got ", t.scalar_type(), " on ", t.device());
     };
@@ -124,8 +141,8 @@ struct Layer {
     const size_t states = facts.has_memory ? 2 : 1;
     TORCH_CHECK(state.empty() || state.size() == states, "fastrnn: expected ", states, " initial states or none, got ",
                 state.size());
-    if (!state.empty()) expect(state[0], {n.D, n.B, n.P}, "h_0");
-    if (state.size() > 1) expect(state[1], {n.D, n.B, n.H}, "c_0");
+    if (!state.empty()) expect(state[0], h_shape, "h_0");
+    if (state.size() > 1) expect(state[1], memory_shape, "c_0");
   }
 };
 
@@ -144,33 +161,46 @@ at::ScalarType product_type(const Tensor& x) {
 
 // Asked before torch is: a conversion that does nothing costs 0.3 us.
 Tensor convert(const Tensor& t, at::ScalarType type) { return t.scalar_type() == type ? t : t.to(type); }
-Tensor prepare(const Tensor& t, at::ScalarType type) {
-  const Tensor converted = convert(t, type);
-  return converted.is_contiguous() ? converted : converted.contiguous();
+
+// A tensor as the kernels read it: the given one, or a copy. The given one outlives the call.
+using Ready = c10::MaybeOwned<Tensor>;
+Ready prepare(const Tensor& t, at::ScalarType type) {
+  if (t.scalar_type() == type && t.is_contiguous()) return Ready::borrowed(t);
+  return Ready::owned(convert(t, type).contiguous());
 }
 
-// A prepared tensor to write to: a copy, unless preparing it has made one.
-Tensor own(const Tensor& prepared, const Tensor& given) {
-  return prepared.is_same(given) ? prepared.clone() : prepared;
-}
-
-Tensors prepare(at::TensorList list, at::ScalarType type) {
-  Tensors out;
-  out.reserve(list.size());
+using ReadyList = c10::SmallVector<Ready, 10>;
+ReadyList prepare(at::TensorList list, at::ScalarType type) {
+  ReadyList out;
   for (const Tensor& t : list) out.push_back(prepare(t, type));
   return out;
 }
 
 // h, which products take, and the state that only the cell sees.
-Tensors prepare_states(at::TensorList state, at::ScalarType type, at::ScalarType real) {
-  Tensors out;
+ReadyList prepare_states(at::TensorList state, at::ScalarType type, at::ScalarType real) {
+  ReadyList out;
   for (const Tensor& t : state) out.push_back(prepare(t, out.empty() ? type : real));
   return out;
 }
 
-Tensor allocate(at::IntArrayRef shape, at::TensorOptions options) {
-  Tensor t = at::empty(shape, options);
+// Without the dispatcher, which takes longer than the allocation.
+Tensor allocate(at::IntArrayRef shape, at::ScalarType type) {
+  Tensor t = at::detail::empty_cpu(shape, type);
   prefer_large_pages(t.data_ptr(), t.nbytes());
+  return t;
+}
+
+Tensor zeros(at::IntArrayRef shape, at::ScalarType type) {
+  Tensor t = allocate(shape, type);
+  if (t.nbytes() > 0) std::memset(t.mutable_data_ptr(), 0, t.nbytes());
+  return t;
+}
+
+// Of the prepared tensor or, where there is none, of zeros.
+Tensor copy_of(const Tensor* prepared, at::IntArrayRef shape, at::ScalarType type) {
+  if (!prepared) return zeros(shape, type);
+  Tensor t = allocate(shape, type);
+  if (t.nbytes() > 0) std::memcpy(t.mutable_data_ptr(), prepared->const_data_ptr(), t.nbytes());
   return t;
 }
 
@@ -199,38 +229,38 @@ void with_type(at::ScalarType type, F&& f) {
 }
 
 template <class T>
-std::vector<Weights<T>> weight_pointers(const Layer& layer, const Tensors& weights) {
-  std::vector<Weights<T>> out;
+c10::SmallVector<Weights<T>, 2> weight_pointers(const Layer& layer, const ReadyList& weights) {
+  c10::SmallVector<Weights<T>, 2> out;
   for (int64_t d = 0; d < layer.n.D; ++d) {
-    const Tensor* w = weights.data() + d * layer.per_direction;
-    out.push_back({read<T>(w[0]), read<T>(w[1]), layer.has_bias ? read<T>(w[2]) : nullptr,
-                   layer.has_bias ? read<T>(w[3]) : nullptr,
-                   layer.projected ? read<T>(w[layer.per_direction - 1]) : nullptr});
+    const Ready* w = weights.data() + d * layer.per_direction;
+    out.push_back({read<T>(*w[0]), read<T>(*w[1]), layer.has_bias ? read<T>(*w[2]) : nullptr,
+                   layer.has_bias ? read<T>(*w[3]) : nullptr,
+                   layer.projected ? read<T>(*w[layer.per_direction - 1]) : nullptr});
   }
   return out;
 }
 
 template <class T>
-void forward_as(const Layer& layer, const Tensor& x, const Tensors& state, const Tensors& weights, Tensor& y,
-                Tensors& final_state, Tensor& saved) {
+void forward_as(const Layer& layer, const Tensor& x, const ReadyList& state, const ReadyList& weights, Output& out,
+                Tensor& saved) {
   const auto pointers = weight_pointers<T>(layer, weights);
   ForwardArgs<T> args;
   args.sizes = layer.n;
   args.rows = layer.rows();
   args.x = read<T>(x);
-  args.h_0 = state.empty() ? nullptr : read<T>(state[0]);
+  args.h_0 = state.empty() ? nullptr : read<T>(*state[0]);
   args.weights = pointers.data();
-  args.y = write<T>(y);
-  args.h_T = write<T>(final_state[0]);
-  args.memory = layer.facts.has_memory ? write<Real<T>>(final_state[1]) : nullptr;
-  args.saved = saved.numel() ? write<Real<T>>(saved) : nullptr;
+  args.y = write<T>(out.y);
+  args.h_T = write<T>(out.final_state[0]);
+  args.memory = layer.facts.has_memory ? write<Real<T>>(out.final_state[1]) : nullptr;
+  args.saved = write<Real<T>>(saved);
   run_forward(layer.kind, args, at::get_num_threads());
 }
 
 template <class T>
-void backward_as(const Layer& layer, const Tensor& dy, const Tensor& dh_T, const Tensor& x, const Tensors& state,
-                 const Tensors& weights, const Tensor& y, const Tensor& saved, Tensor& dx, Tensor& dh_0, Tensor& carry,
-                 Tensors& dweights) {
+void backward_as(const Layer& layer, const Tensor& dy, const Tensor& dh_T, const Tensor& x, const ReadyList& state,
+                 const ReadyList& weights, const Tensor& y, const Tensor& saved, Tensor& dx, Tensor& dh_0,
+                 Tensor& carry, Tensors& dweights) {
   const auto pointers = weight_pointers<T>(layer, weights);
   std::vector<WeightGradients<Real<T>>> gradients;
   for (int64_t d = 0; d < layer.n.D; ++d) {
@@ -243,8 +273,8 @@ void backward_as(const Layer& layer, const Tensor& dy, const Tensor& dh_T, const
   args.sizes = layer.n;
   args.rows = layer.rows();
   args.x = read<T>(x);
-  args.h_0 = state.empty() ? nullptr : read<T>(state[0]);
-  args.memory_0 = state.size() > 1 ? read<Real<T>>(state[1]) : nullptr;
+  args.h_0 = state.empty() ? nullptr : read<T>(*state[0]);
+  args.memory_0 = state.size() > 1 ? read<Real<T>>(*state[1]) : nullptr;
   args.weights = pointers.data();
   args.y = read<T>(y);
   args.saved = read<Real<T>>(saved);
@@ -257,41 +287,57 @@ void backward_as(const Layer& layer, const Tensor& dy, const Tensor& dh_T, const
   run_backward(layer.kind, args, at::get_num_threads());
 }
 
+// `saved` is written where it is defined.
+Output forward(const Layer& layer, const Tensor& x, at::TensorList state, at::TensorList weights, Tensor& saved) {
+  const at::ScalarType type = product_type(x), real = real_type(x);
+  const ReadyList initial = prepare_states(state, type, real);
+  Output out;
+  out.y = allocate(layer.y_shape, type);
+  out.final_state.push_back(layer.empty() ? zeros(layer.h_shape, type) : allocate(layer.h_shape, type));
+  // The kernel advances the cell's own state in place, from the initial to the final one.
+  if (layer.facts.has_memory)
+    out.final_state.push_back(copy_of(state.empty() ? nullptr : &*initial[1], layer.memory_shape, real));
+  if (!layer.empty()) {
+    const Ready input = prepare(x, type);
+    const ReadyList prepared = prepare(weights, type);
+    with_type(type, [&]<class T>() { forward_as<T>(layer, *input, initial, prepared, out, saved); });
+  }
+  if (x.scalar_type() == real) return out;
+  out.y = convert(out.y, x.scalar_type());
+  for (Tensor& s : out.final_state) s = convert(s, x.scalar_type());
+  return out;
+}
+
+Form form_of(const std::optional<Tensor>& batch_sizes, bool batch_first) {
+  return batch_sizes ? Form::kPacked : batch_first ? Form::kBatchFirst : Form::kTimeFirst;
+}
+
 }  // namespace
+
+Output infer_layer(const Tensor& x, at::TensorList state, at::TensorList weights, Form form, std::string_view cell,
+                   int64_t directions, bool has_bias) {
+  Tensor nothing_saved;
+  return forward({x, state, weights, form, std::nullopt, cell, directions, has_bias}, x, state, weights, nothing_saved);
+}
 
 std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, at::TensorList state, at::TensorList weights,
                                                   const std::optional<Tensor>& batch_sizes, std::string_view cell,
                                                   int64_t directions, bool has_bias, bool batch_first, bool save) {
-  const Layer layer(x, state, weights, batch_sizes, cell, directions, has_bias, batch_first);
+  const Layer layer(x, state, weights, form_of(batch_sizes, batch_first), batch_sizes, cell, directions, has_bias);
   const Sizes& n = layer.n;
-  const at::ScalarType type = product_type(x), real = real_type(x);
-  const auto options = x.options().dtype(type), real_options = x.options().dtype(real);
-  Tensor y = allocate(layer.y_shape, options);
-  const int64_t kept = save ? n.N : 0;
-  Tensor saved = allocate({n.D, kept, layer.facts.saved * n.H}, real_options);
-  const Tensors initial = prepare_states(state, type, real);
-  Tensors final_state;
-  final_state.push_back(layer.empty() ? at::zeros({n.D, n.B, n.P}, options) : at::empty({n.D, n.B, n.P}, options));
-  // The kernel advances the cell's own state in place, from the initial to the final one.
-  if (layer.facts.has_memory)
-    final_state.push_back(state.empty() ? at::zeros({n.D, n.B, n.H}, real_options) : own(initial[1], state[1]));
-  if (!layer.empty()) {
-    const Tensor input = prepare(x, type);
-    const Tensors prepared = prepare(weights, type);
-    with_type(type, [&]<class T>() { forward_as<T>(layer, input, initial, prepared, y, final_state, saved); });
-  }
-  for (Tensor& s : final_state) s = convert(s, x.scalar_type());
-  return {convert(y, x.scalar_type()), std::move(final_state), saved};
+  Tensor saved, nothing_saved;
+  saved = allocate({n.D, save ? n.N : 0, layer.facts.saved * n.H}, real_type(x));
+  Output out = forward(layer, x, state, weights, save ? saved : nothing_saved);
+  return {std::move(out.y), Tensors(out.final_state.begin(), out.final_state.end()), std::move(saved)};
 }
 
 Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::optional<Tensor>>& dstate, const Tensor& x,
                        at::TensorList state, at::TensorList weights, const Tensor& y, const Tensor& saved,
                        const std::optional<Tensor>& batch_sizes, std::string_view cell, int64_t directions,
                        bool has_bias, bool batch_first, const c10::List<bool>& needed) {
-  const Layer layer(x, state, weights, batch_sizes, cell, directions, has_bias, batch_first);
+  const Layer layer(x, state, weights, form_of(batch_sizes, batch_first), batch_sizes, cell, directions, has_bias);
   const Sizes& n = layer.n;
   const at::ScalarType type = product_type(x), real = real_type(x);
-  const auto options = x.options().dtype(real);
   const size_t states = layer.facts.has_memory ? 2 : 1;
   TORCH_CHECK(needed.size() == 1 + state.size() + weights.size(), "fastrnn: expected ",
               1 + state.size() + weights.size(), " flags in needed, got ", needed.size());
@@ -307,29 +353,28 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::opt
     if (!t || !t->defined()) return Tensor();
     TORCH_CHECK(t->sizes() == shape && t->device() == x.device(), "fastrnn: expected ", name, " of shape ", shape,
                 " on ", x.device(), ", got ", t->sizes(), " on ", t->device());
-    return prepare(*t, as);
+    return Tensor(*prepare(*t, as));
   };
   const Tensor dy_ = optional(dy, layer.y_shape, "dy", type);
   const Tensor dh_T = optional(dstate.get(0), {n.D, n.B, n.P}, "dh_T", type);
   const Tensor dmemory_T = states > 1 ? optional(dstate.get(1), {n.D, n.B, n.H}, "dc_T", real) : Tensor();
 
-  Tensor dx = needed.get(0) ? allocate(x.sizes(), options) : Tensor();
-  Tensor dh_0 = !state.empty() && needed.get(1) ? at::empty({n.D, n.B, n.P}, options) : Tensor();
+  Tensor dx = needed.get(0) ? allocate(x.sizes(), real) : Tensor();
+  Tensor dh_0 = !state.empty() && needed.get(1) ? allocate(layer.h_shape, real) : Tensor();
   Tensor carry;
-  if (layer.facts.has_carry)
-    carry = dmemory_T.defined() ? own(dmemory_T, *dstate.get(1)) : at::zeros({n.D, n.B, n.H}, options);
+  if (layer.facts.has_carry) carry = copy_of(dmemory_T.defined() ? &dmemory_T : nullptr, layer.memory_shape, real);
   Tensors dweights(weights.size());
   for (size_t i = 0; i < weights.size(); ++i)
     if (needed.get(1 + state.size() + i))
-      dweights[i] = layer.empty() ? at::zeros(weights[i].sizes(), options) : allocate(weights[i].sizes(), options);
+      dweights[i] = layer.empty() ? zeros(weights[i].sizes(), real) : allocate(weights[i].sizes(), real);
 
   if (layer.empty()) {
     if (dh_0.defined()) dh_0.zero_();
   } else {
-    const Tensor input = prepare(x, type), output = prepare(y, type), values = prepare(saved, real);
-    const Tensors initial = prepare_states(state, type, real), prepared = prepare(weights, type);
+    const Ready input = prepare(x, type), output = prepare(y, type), values = prepare(saved, real);
+    const ReadyList initial = prepare_states(state, type, real), prepared = prepare(weights, type);
     with_type(type, [&]<class T>() {
-      backward_as<T>(layer, dy_, dh_T, input, initial, prepared, output, values, dx, dh_0, carry, dweights);
+      backward_as<T>(layer, dy_, dh_T, *input, initial, prepared, *output, *values, dx, dh_0, carry, dweights);
     });
   }
 

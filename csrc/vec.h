@@ -177,15 +177,32 @@ FASTRNN_INLINE void transpose(Vec<T> (&v)[kLanes<T>]) {
   }
 }
 
-// Lane i of the result is the sum over the lanes of v[i]: a transposition whose shuffles are added as they meet.
-template <class T>
-FASTRNN_INLINE Vec<T> sum_each(Vec<T> (&v)[kLanes<T>]) {
+// Sums of each of n vectors over its lanes, as far as they meet: lane j * n + i is the j-th part of the sum of v[i]. A
+// transposition whose shuffles are added as they meet.
+template <class T, int n>
+FASTRNN_INLINE Vec<T> sum_each(Vec<T> (&v)[n]) {
   FASTRNN_UNROLL
-  for (int half = kLanes<T> / 2; half >= 1; half /= 2) {
+  for (int half = n / 2; half >= 1; half /= 2) {
     FASTRNN_UNROLL
     for (int i = 0; i < half; ++i) v[i] = zip<T, 0>(v[i], v[i + half]) + zip<T, 1>(v[i], v[i + half]);
   }
   return v[0];
+}
+
+// The whole sums from those of the halves of kLanes vectors, or of all of them.
+template <class T>
+FASTRNN_INLINE Vec<T> join(Vec<T> (&all)[1]) {
+  return all[0];
+}
+template <class T, int... kLane>
+FASTRNN_INLINE Vec<T> join(Vec<T> (&half)[2], std::integer_sequence<int, kLane...>) {
+  constexpr int n = sizeof...(kLane);
+  return __builtin_shufflevector(half[0], half[1], (kLane < n / 2 ? kLane : kLane + n / 2)...) +
+         __builtin_shufflevector(half[0], half[1], (kLane < n / 2 ? kLane + n / 2 : kLane + n)...);
+}
+template <class T>
+FASTRNN_INLINE Vec<T> join(Vec<T> (&half)[2]) {
+  return join<T>(half, std::make_integer_sequence<int, kLanes<T>>());
 }
 
 // expm1(r) = r + r^2 q(r) on |r| <= ln(2)/2; q is the weighted minimax polynomial, found by iteratively reweighted

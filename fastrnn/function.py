@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from fastrnn import reference
-from fastrnn.dispatch import infer, runs_fused
+from fastrnn.dispatch import runs_fused
 from fastrnn.ops import layer_backward, layer_forward
 
-__all__ = ["layer", "step"]
+__all__ = ["layer"]
 
 State = tuple[Tensor, ...]
 
@@ -42,24 +42,10 @@ def layer(
     if _needs_gradient(tensors):
         y, *final, _ = _Layer.apply(cell, directions, has_bias, batch_first, batch_sizes, len(state), *tensors)
         return y, tuple(final)
-    if not torch.compiler.is_compiling():
-        result = infer(x, state, weights, batch_sizes, cell, directions, has_bias, batch_first)
-        if result is not None:
-            return result
     y, final, _ = layer_forward(
         x, list(state), list(weights), batch_sizes, cell, directions, has_bias, batch_first, False
     )
     return y, tuple(final)
-
-
-def step(cell: str, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], *, has_bias: bool) -> State:
-    """One step of one direction: ``x`` [B, I] and ``state`` [B, P], [B, H] or empty, to the new state."""
-    if not torch.compiler.is_compiling() and runs_fused(cell, x) and not _needs_gradient((x, *state, *weights)):
-        result = infer(x, state, weights, None, cell, 1, has_bias, False)
-        if result is not None:
-            return result[1]
-    _, final = layer(cell, x.unsqueeze(0), tuple([s.unsqueeze(0) for s in state]), weights, has_bias=has_bias)
-    return tuple([s.squeeze(0) for s in final])
 
 
 def _needs_gradient(tensors: Sequence[Tensor]) -> bool:

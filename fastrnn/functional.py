@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 
-from fastrnn import function
 from fastrnn.function import layer
 from fastrnn.spec import CELLS
 
@@ -120,7 +119,8 @@ def step(cell: str, x: Tensor, state: State, weights: Sequence[Tensor], *, has_b
     """One step of one layer, the arguments checked by the caller: ``x`` [B, I], ``state`` [B, H] each or empty."""
     if autocast_enabled(x):
         x, state, weights = _autocast(x, state, weights)
-    return function.step(cell, x, state, weights, has_bias=has_bias)
+    _, final = layer(cell, x.unsqueeze(0), tuple([s.unsqueeze(0) for s in state]), weights, has_bias=has_bias)
+    return tuple([s.squeeze(0) for s in final])
 
 
 def autocast_enabled(x: Tensor) -> bool:

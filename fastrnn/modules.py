@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import Module, RNNBase, RNNCellBase
 from torch.nn.utils.rnn import PackedSequence
 
+from fastrnn.dispatch import infer, infer_step
 from fastrnn.functional import autocast_enabled, stack, step
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
@@ -76,6 +77,20 @@ class _Layers(RNNBase):
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
         """As ``torch.nn``: ``input`` [T, B, I], [B, T, I], [T, I] or packed, to the output and the final ``hx``."""
+        if not (torch.compiler.is_compiling() or (self.dropout and self.training)):
+            result = infer(
+                self._parameters,
+                self._flat_weights_names,
+                input,
+                hx,
+                self.mode.lower(),
+                self.num_layers,
+                self.bidirectional,
+                self.bias,
+                self.batch_first,
+            )
+            if result is not None:
+                return result
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
         dim = input.dim()
@@ -268,6 +283,11 @@ class _Cell(RNNCellBase):
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """As ``torch.nn``: ``input`` [B, I] or [I] and the state to the new state."""
+        if not torch.compiler.is_compiling():
+            names = _CELL_WEIGHTS if self.bias else _CELL_WEIGHTS[:2]
+            result = infer_step(self._parameters, names, input, hx, self.mode.lower(), self.bias)
+            if result is not None:
+                return result
         dim = input.dim()
         if dim not in (1, 2):
             raise ValueError(f"{_kind(self.mode)}Cell: Expected input to be 1D or 2D, got {dim}D instead")

@@ -1,0 +1,132 @@
+#include "infer.h"
+
+#include <ATen/ATen.h>
+#include <ATen/PythonTorchFunctionTLS.h>
+#include <ATen/TensorSubclassLikeUtils.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/record_function.h>
+#include <c10/util/SmallVector.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include "operators.h"
+
+namespace fastrnn {
+namespace {
+
+using at::Tensor;
+using Tensors = c10::SmallVector<Tensor, 10>;
+using pybind11::object;
+
+// Whether a mode, a transform or a tracer wants to see the operators that are called, or change what they are given.
+bool operators_are_observed() {
+  const c10::impl::LocalDispatchKeySet keys = c10::impl::tls_local_dispatch_key_set();
+  return at::impl::torch_function_mode_enabled() || c10::impl::TorchDispatchModeTLS::any_modes_set() ||
+         keys.included_.has(c10::DispatchKey::FuncTorchDynamicLayerFrontMode) ||
+         keys.included_.has(c10::DispatchKey::Tracer) || at::autocast::is_autocast_enabled(at::kCPU);
+}
+
+// Appends the tensor of a Python object. False where a subclass, a wrapper, a transform or a gradient stands behind it.
+bool take(PyObject* python, Tensors& out) {
+  if (!python || !THPVariable_CheckExact(python)) return false;
+  const Tensor& t = THPVariable_Unpack(python);
+  if (!t.is_cpu() || t.layout() != at::kStrided || t.is_neg() || at::isTensorSubclassLike(t) ||
+      t._fw_grad(/*level=*/0).defined() || (at::GradMode::is_enabled() && t.requires_grad()))
+    return false;
+  out.push_back(t);
+  return true;
+}
+
+bool take_state(const object& hx, Tensors& out) {
+  if (hx.is_none()) return true;
+  if (!PyTuple_CheckExact(hx.ptr())) return take(hx.ptr(), out);
+  for (const pybind11::handle item : pybind11::reinterpret_borrow<pybind11::tuple>(hx))
+    if (!take(item.ptr(), out)) return false;
+  return true;
+}
+
+bool take_weights(const pybind11::dict& parameters, const pybind11::list& names, Tensors& out) {
+  for (const pybind11::handle name : names)
+    if (!take(PyDict_GetItem(parameters.ptr(), name.ptr()), out)) return false;
+  return !out.empty();
+}
+
+object wrap(const Tensor& t) { return pybind11::reinterpret_steal<object>(THPVariable_Wrap(t)); }
+
+object wrap_state(at::TensorList state) {
+  if (state.size() == 1) return wrap(state[0]);
+  return pybind11::make_tuple(wrap(state[0]), wrap(state[1]));
+}
+
+struct Stack {
+  std::string_view cell;
+  int64_t layers, directions;
+  bool has_bias;
+  Form form;
+};
+
+// What a module checks before it runs. What else may be wrong, the layer finds.
+bool fits(const Tensor& x, const Tensors& state, const Tensors& weights, const Stack& stack) {
+  const CellFacts facts = cell_facts(stack.cell);
+  const bool one_step = stack.form == Form::kOneStep, batch_first = stack.form != Form::kTimeFirst;
+  if (x.dim() != (one_step ? 2 : 3) || !x.is_floating_point() || weights[0].dim() != 2 || weights[1].dim() != 2 ||
+      x.size(-1) != weights[0].size(1) || (!one_step && x.size(batch_first ? 1 : 0) == 0) ||
+      (!state.empty() && state.size() != (facts.has_memory ? 2 : 1)))
+    return false;
+  int64_t width = weights[1].size(1);
+  for (const Tensor& s : state) {
+    const int64_t shape[] = {stack.layers * stack.directions, x.size(batch_first ? 0 : 1), width};
+    if (s.scalar_type() != x.scalar_type() || s.sizes() != at::IntArrayRef(shape).slice(one_step ? 1 : 0)) return false;
+    width = weights[1].size(0) / facts.gates;
+  }
+  for (const Tensor& w : weights)
+    if (w.scalar_type() != x.scalar_type()) return false;
+  return true;
+}
+
+Output run(Tensor x, const Tensors& state, const Tensors& weights, const Stack& stack) {
+  const pybind11::gil_scoped_release release;
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  RECORD_FUNCTION("fastrnn::layer_forward", c10::ArrayRef<const c10::IValue>{});
+  const auto layer = [&](const Tensor& input, at::TensorList initial, at::TensorList of_layer) {
+    return infer_layer(input, initial, of_layer, stack.form, stack.cell, stack.directions, stack.has_bias);
+  };
+  if (stack.layers == 1) return layer(x, state, weights);
+  const size_t per_layer = weights.size() / stack.layers;
+  std::vector<Tensor> finals[2];
+  for (int64_t i = 0; i < stack.layers; ++i) {
+    Tensors initial;
+    for (const Tensor& s : state) initial.push_back(s.narrow(0, i * stack.directions, stack.directions));
+    Output out = layer(x, initial, at::TensorList(weights).slice(i * per_layer, per_layer));
+    x = std::move(out.y);
+    for (size_t k = 0; k < out.final_state.size(); ++k) finals[k].push_back(std::move(out.final_state[k]));
+  }
+  Output out{std::move(x), {}};
+  for (const std::vector<Tensor>& parts : finals)
+    if (!parts.empty()) out.final_state.push_back(at::cat(parts));
+  return out;
+}
+
+}  // namespace
+
+object infer(const pybind11::dict& parameters, const pybind11::list& names, const object& input, const object& hx,
+             std::string_view cell, int64_t layers, bool bidirectional, bool has_bias, bool batch_first) {
+  const Stack stack{cell, layers, bidirectional ? 2 : 1, has_bias, batch_first ? Form::kBatchFirst : Form::kTimeFirst};
+  Tensors x, state, weights;
+  if (operators_are_observed() || !take(input.ptr(), x) || !take_state(hx, state) ||
+      !take_weights(parameters, names, weights) || !fits(x[0], state, weights, stack))
+    return pybind11::none();
+  const Output out = run(std::move(x[0]), state, weights, stack);
+  return pybind11::make_tuple(wrap(out.y), wrap_state(out.final_state));
+}
+
+object infer_step(const pybind11::dict& parameters, const pybind11::list& names, const object& input, const object& hx,
+                  std::string_view cell, bool has_bias) {
+  const Stack stack{cell, 1, 1, has_bias, Form::kOneStep};
+  Tensors x, state, weights;
+  if (operators_are_observed() || !take(input.ptr(), x) || !take_state(hx, state) ||
+      !take_weights(parameters, names, weights) || !fits(x[0], state, weights, stack))
+    return pybind11::none();
+  return wrap_state(run(std::move(x[0]), state, weights, stack).final_state);
+}
+
+}  // namespace fastrnn
