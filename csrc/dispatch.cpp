@@ -10,10 +10,7 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
+#include "blocks.h"
 #include "plan.h"
 
 namespace fastrnn {
@@ -196,17 +193,6 @@ bool built_with_openmp() {
   return true;
 #else
   return false;
-#endif
-}
-
-void prefer_large_pages(void* block, size_t bytes) {
-#ifdef __linux__
-  constexpr uintptr_t page = uintptr_t(2) << 20;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(block) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(block) + bytes) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a hint: failing is no harm
-#else
-  (void)block, (void)bytes;
 #endif
 }
 

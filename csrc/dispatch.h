@@ -1,7 +1,6 @@
 // Chooses the instruction set once, and runs the kernels on a team of threads.
 #pragma once
 
-#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -17,9 +16,6 @@ std::vector<std::string> runnable_isas();
 void force_isa(const std::string& name);
 
 bool built_with_openmp();
-
-// Asks for large pages under a large new block: a first touch of 64 MB in pages of 4 KB costs 25 ms.
-void prefer_large_pages(void* block, size_t bytes);
 
 // For BFloat16 only where instruction_set().bf16 is.
 template <class T>

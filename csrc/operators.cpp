@@ -7,6 +7,7 @@
 
 #include <cstring>
 
+#include "blocks.h"
 #include "dispatch.h"
 
 namespace fastrnn {
@@ -185,9 +186,8 @@ ReadyList prepare_states(at::TensorList state, at::ScalarType type, at::ScalarTy
 
 // Without the dispatcher, which takes longer than the allocation.
 Tensor allocate(at::IntArrayRef shape, at::ScalarType type) {
-  Tensor t = at::detail::empty_cpu(shape, type);
-  prefer_large_pages(t.data_ptr(), t.nbytes());
-  return t;
+  constexpr c10::DispatchKeySet keys(c10::DispatchKey::CPU);
+  return at::detail::empty_generic(shape, large_blocks(), keys, type, std::nullopt);
 }
 
 Tensor zeros(at::IntArrayRef shape, at::ScalarType type) {

@@ -1,0 +1,115 @@
+#include "blocks.h"
+
+#include <c10/core/CPUAllocator.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <list>
+#include <mutex>
+#include <new>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace fastrnn {
+namespace {
+
+constexpr size_t kSmallest = size_t(256) << 10, kMostIdle = size_t(128) << 20;
+constexpr size_t kHugePage = size_t(2) << 20, kPage = size_t(4) << 10;
+
+// Lies before the data, in a line of its own.
+struct alignas(64) Header {
+  size_t bytes;  // of the data
+};
+
+size_t alignment_of(size_t bytes) { return bytes + sizeof(Header) < kHugePage ? alignof(Header) : kHugePage; }
+
+void give_back(Header* block) { ::operator delete(block, std::align_val_t(alignment_of(block->bytes))); }
+
+Header* take_new(size_t bytes) {
+  void* block = ::operator new(sizeof(Header) + bytes, std::align_val_t(alignment_of(bytes)));
+  prefer_large_pages(block, sizeof(Header) + bytes);
+  return new (block) Header{bytes};
+}
+
+// Blocks that nobody uses, the latest first. A thread that finds another one at work here goes to the system instead of
+// waiting: so nothing can hang, not even in a child that was forked meanwhile.
+class Idle {
+ public:
+  Header* take(size_t bytes) {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock) return nullptr;
+    // Of a quarter more at most, so that a small tensor does not sit on a large block.
+    const auto fits = [&](const Header* h) { return h->bytes >= bytes && h->bytes <= bytes + bytes / 4; };
+    const auto found = std::find_if(blocks_.begin(), blocks_.end(), fits);
+    if (found == blocks_.end()) return nullptr;
+    Header* block = *found;
+    bytes_ -= block->bytes;
+    blocks_.erase(found);
+    return block;
+  }
+
+  void keep(Header* block) {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock || block->bytes > kMostIdle) return give_back(block);
+    blocks_.push_front(block);
+    bytes_ += block->bytes;
+    while (bytes_ > kMostIdle) {
+      bytes_ -= blocks_.back()->bytes;
+      give_back(blocks_.back());
+      blocks_.pop_back();
+    }
+  }
+
+ private:
+  std::mutex mutex_;
+  std::list<Header*> blocks_;
+  size_t bytes_ = 0;
+};
+
+// Never destroyed: tensors may outlive every other static object.
+Idle& idle() {
+  static Idle* blocks = new Idle;
+  return *blocks;
+}
+
+class LargeBlocks final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    if (bytes < kSmallest) return c10::GetCPUAllocator()->allocate(bytes);
+    bytes = (bytes + kPage - 1) / kPage * kPage;
+    Header* block = idle().take(bytes);
+    if (!block) block = take_new(bytes);
+    void* data = block + 1;
+    c10::profiledCPUMemoryReporter().New(data, bytes);
+    return {data, data, free, c10::Device(c10::DeviceType::CPU)};
+  }
+
+  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+
+ private:
+  static void free(void* data) {
+    c10::profiledCPUMemoryReporter().Delete(data);
+    idle().keep(static_cast<Header*>(data) - 1);
+  }
+};
+
+}  // namespace
+
+c10::Allocator* large_blocks() {
+  static LargeBlocks* allocator = new LargeBlocks;
+  return allocator;
+}
+
+void prefer_large_pages(void* block, size_t bytes) {
+#ifdef __linux__
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(block) + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(block) + bytes) / kHugePage * kHugePage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a hint: failing is no harm
+#else
+  (void)block, (void)bytes;
+#endif
+}
+
+}  // namespace fastrnn
