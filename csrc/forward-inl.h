@@ -189,9 +189,10 @@ class LayerForward {
     } while (s < n_.T && rows + steps.active(s) <= kHoistRows);
     gx_rows_ = rows;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
-      for_row_blocks({0, rows}, [&](int64_t row, int count) {
-        tile(gx_of(q, row), count, groups_.vectors(q), bias_of(d, q), 0,
-             {gathered_x_ + row * n_.I, n_.I, x_panel(d, q), n_.I}, {nullptr, 0, nullptr, 0});
+      for_row_blocks<kBlockRows>({0, rows}, [&](int64_t row, int count) {
+        gate_sums<T, Gates, Cell::kUnits>(gx_of(q, row), count, groups_.vectors(q), bias_of(d, q), 0,
+                                          {gathered_x_ + row * n_.I, n_.I, x_panel(d, q), n_.I},
+                                          {nullptr, 0, nullptr, 0});
       });
     }
     return s;
@@ -199,14 +200,6 @@ class LayerForward {
 
   Real<T>* gx_of(int64_t q, int64_t row) const {
     return gx_ + Gates::kSums * (q * Groups::kWidth * gx_rows_ + row * groups_.vectors(q) * kLanes<T>);
-  }
-
-  static void tile(Real<T>* out, int rows, int units, const Real<T>* init, int64_t init_ld, Operand<T> x,
-                   Operand<T> h) {
-    with_constant<Cell::kUnits>(units, [&]<int kUnits>() {
-      with_constant<kTileRows>(rows,
-                               [&]<int kRows>() { gate_tile<T, Gates, kUnits, kRows>(out, init, init_ld, x, h); });
-    });
   }
 
   void step(int64_t d, const Steps& steps, Range groups, int64_t s, int64_t hoisted_row) {
@@ -235,17 +228,19 @@ class LayerForward {
     const int64_t x_ld = steps.stride() * n_.I;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       const int units = groups_.vectors(q);
-      for_row_blocks(rows, [&](int64_t row, int count) {
-        alignas(64) Real<T> sums[kTileRows * Gates::kSums * Cell::kUnits * kLanes<T>];
+      for_row_blocks<kBlockRows>(rows, [&](int64_t row, int count) {
+        alignas(64) Real<T> sums[kBlockRows * Gates::kSums * Cell::kUnits * kLanes<T>];
         const T* h_rows = h ? h + row * h_ld : nullptr;
         if (plan_.direct_forward)
           direct_sums(sums, d, q, count, x + row * x_ld, x_ld, h_rows, h_ld);
         else if (plan_.hoist)
-          tile(sums, count, units, gx_of(q, hoisted_row + row), Gates::kSums * units * kLanes<T>,
-               {nullptr, 0, nullptr, n_.I}, {h_rows, h_ld, h_panel(d, q), n_.P});
+          gate_sums<T, Gates, Cell::kUnits>(sums, count, units, gx_of(q, hoisted_row + row),
+                                            Gates::kSums * units * kLanes<T>, {nullptr, 0, nullptr, n_.I},
+                                            {h_rows, h_ld, h_panel(d, q), n_.P});
         else
-          tile(sums, count, units, bias_of(d, q), 0, {x + row * x_ld, x_ld, x_panel(d, q), n_.I},
-               {h_rows, h_ld, h_panel(d, q), n_.P});
+          gate_sums<T, Gates, Cell::kUnits>(sums, count, units, bias_of(d, q), 0,
+                                            {x + row * x_ld, x_ld, x_panel(d, q), n_.I},
+                                            {h_rows, h_ld, h_panel(d, q), n_.P});
         apply_cell<T, Cell>(sums, count, units, q * Groups::kWidth, n_.H, cell_rows(d, steps, s, row, h_rows, h_ld));
       });
     }

@@ -19,6 +19,14 @@ constexpr int kTileRows = 3;
 // Vectors of columns in a tile of a plain product.
 constexpr int kTileCols = 4;
 
+// Rows that take turns on a piece of a gate panel. Tiles of few rows would wait for L2, so a piece stays in L1 for
+// several of them.
+#if defined(FASTRNN_AVX512)
+constexpr int kBlockRows = kTileRows;
+#else
+constexpr int kBlockRows = 8 * kTileRows;
+#endif
+
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -33,10 +41,10 @@ FASTRNN_INLINE Range share(Range all, int64_t part, int64_t parts) {
   return {all.begin + all.size() * part / parts, all.begin + all.size() * (part + 1) / parts};
 }
 
-// f(first row, rows) over blocks of at most kTileRows rows, balanced: 32 rows are 6+6+5+5+5+5.
-template <class F>
+// f(first row, rows) over blocks of at most kMost rows, balanced: 32 rows are 6+6+5+5+5+5.
+template <int kMost = kTileRows, class F>
 FASTRNN_INLINE void for_row_blocks(Range rows, F&& f) {
-  const int64_t blocks = divide_up(rows.size(), kTileRows);
+  const int64_t blocks = divide_up(rows.size(), kMost);
   for (int64_t i = 0; i < blocks; ++i) {
     const Range block = share(rows, i, blocks);
     f(block.begin, int(block.size()));
@@ -92,28 +100,38 @@ FASTRNN_INLINE void multiply(Vec<T> (&acc)[kRows][kAcc], const T* a, int64_t lda
   if (K % kPair<T> != 0) add([](const T* p) { return broadcast_last(p); });
 }
 
-// The sums of one tile. Long ones are taken in pieces of kPiece products, added up in memory: rounding errors then grow
-// with the length of a piece and the number of pieces, as in a blocked matrix library, not with their product.
+// Long sums are taken in pieces of so many products, added up in memory: rounding errors then grow with the length of a
+// piece and the number of pieces, as in a blocked matrix library, not with their product. With 16 vector registers a
+// piece of a panel of 4 vectors is 16 KB, half of L1. Of bfloat16 the operands are so much coarser than the sums that
+// only very long ones would gain.
+template <class T>
+constexpr int64_t kPiece = sizeof(T) == sizeof(BFloat16) ? 16384
+                           : FASTRNN_VECTOR_BYTES == 32  ? 128
+                                                         : 256;
+
+// The sums of one tile.
 template <class T, int kRows, int kAcc>
 struct TileSums {
-  // Of bfloat16 the operands are so much coarser than the sums that only very long ones would gain.
-  static constexpr int64_t kPiece = sizeof(T) == sizeof(BFloat16) ? 16384 : 256;
-
   Vec<T> acc[kRows][kAcc];
   Real<T>* out;  // [kRows][kAcc][lanes]
   bool partial = false;
 
   template <int kCols, int kStep, class Map>
   FASTRNN_INLINE void add_product(const T* a, int64_t lda, const T* panel, int64_t panel_ld, int64_t K, Map map) {
-    for (int64_t k = 0; k < K; k += kPiece) {
+    for (int64_t k = 0; k < K; k += kPiece<T>) {
       if (k > 0) close_piece();
       multiply<T, kRows, kCols, kAcc, kStep>(acc, a + k * kStep, lda, panel + k * panel_ld, panel_ld,
-                                             smaller(kPiece, K - k), map);
+                                             smaller(kPiece<T>, K - k), map);
     }
   }
 
   FASTRNN_INLINE void close_piece() {
     store_all();
+    open_piece();
+  }
+
+  // Adds to what is in memory.
+  FASTRNN_INLINE void open_piece() {
     partial = true;
     FASTRNN_UNROLL
     for (int r = 0; r < kRows; ++r) {
@@ -144,26 +162,64 @@ struct Operand {
 };
 
 // Pre-activation sums of kRows rows for kUnits vectors of units: out[r][sum][unit] = init + x W_ih^T + h W_hh^T.
+// Without `init` they are added to what `out` holds.
 template <class T, class Gates, int kUnits, int kRows>
 FASTRNN_NOINLINE void gate_tile(Real<T>* out, const Real<T>* init, int64_t init_ld, Operand<T> x, Operand<T> h) {
   constexpr int kAcc = Gates::kSums * kUnits, kCols = Gates::kGates * kUnits;
   TileSums<T, kRows, kAcc> sums;
   sums.out = out;
-  FASTRNN_UNROLL
-  for (int r = 0; r < kRows; ++r) {
+  if (init) {
     FASTRNN_UNROLL
-    for (int c = 0; c < kAcc; ++c) sums.acc[r][c] = load(init + r * init_ld + c * kLanes<T>);
+    for (int r = 0; r < kRows; ++r) {
+      FASTRNN_UNROLL
+      for (int c = 0; c < kAcc; ++c) sums.acc[r][c] = load(init + r * init_ld + c * kLanes<T>);
+    }
+  } else {
+    sums.open_piece();
   }
   if (x.data) {
-    sums.template add_product<kCols, 1>(x.data, x.ld, x.panel, kCols * kLanes<T>, x.K,
-                                        [](int c) { return Gates::x_sum(c / kUnits) * kUnits + c % kUnits; });
+    multiply<T, kRows, kCols, kAcc, 1>(sums.acc, x.data, x.ld, x.panel, kCols * kLanes<T>, x.K,
+                                       [](int c) { return Gates::x_sum(c / kUnits) * kUnits + c % kUnits; });
   }
-  // By the length of x even where its product is in `init` already, so that hoisting does not change a bit.
-  if (h.data && x.K + h.K > sums.kPiece) sums.close_piece();
-  if (h.data)
-    sums.template add_product<kCols, 1>(h.data, h.ld, h.panel, kCols * kLanes<T>, h.K,
-                                        [](int c) { return Gates::h_sum(c / kUnits) * kUnits + c % kUnits; });
+  if (h.data) {
+    multiply<T, kRows, kCols, kAcc, 1>(sums.acc, h.data, h.ld, h.panel, kCols * kLanes<T>, h.K,
+                                       [](int c) { return Gates::h_sum(c / kUnits) * kUnits + c % kUnits; });
+  }
   sums.store_all();
+}
+
+// f(x, h, first) for each piece of the two products. Divided by the length of x even where its product has been formed
+// already and x is null, so that hoisting does not change a bit.
+template <class T, class F>
+FASTRNN_INLINE void for_pieces(Operand<T> x, Operand<T> h, int64_t panel_ld, F&& f) {
+  if (x.K + h.K <= kPiece<T>) return f(x, h, true);
+  const Operand<T> none{nullptr, 0, nullptr, 0};
+  const auto piece = [&](const Operand<T>& of, int64_t k) {
+    return of.data ? Operand<T>{of.data + k, of.ld, of.panel + k * panel_ld, smaller(kPiece<T>, of.K - k)} : none;
+  };
+  f(piece(x, 0), none, true);
+  for (int64_t k = kPiece<T>; x.data && k < x.K; k += kPiece<T>) f(piece(x, k), none, false);
+  for (int64_t k = 0; h.data && k < h.K; k += kPiece<T>) f(none, piece(h, k), false);
+}
+
+// gate_tile for any number of rows and of vectors of units.
+template <class T, class Gates, int kMostUnits>
+FASTRNN_INLINE void gate_sums(Real<T>* out, int rows, int units, const Real<T>* init, int64_t init_ld, Operand<T> x,
+                              Operand<T> h) {
+  const int64_t width = Gates::kSums * units * kLanes<T>;
+  const auto from = [](const Operand<T>& of, int64_t row) {
+    return Operand<T>{of.data ? of.data + row * of.ld : nullptr, of.ld, of.panel, of.K};
+  };
+  for_pieces(x, h, Gates::kGates * units * kLanes<T>, [&](Operand<T> x_piece, Operand<T> h_piece, bool first) {
+    for_row_blocks({0, rows}, [&](int64_t row, int count) {
+      with_constant<kMostUnits>(units, [&]<int kUnits>() {
+        with_constant<kTileRows>(count, [&]<int kRows>() {
+          gate_tile<T, Gates, kUnits, kRows>(out + row * width, first ? init + row * init_ld : nullptr, init_ld,
+                                             from(x_piece, row), from(h_piece, row));
+        });
+      });
+    });
+  });
 }
 
 // The right operand of a plain product: row k at data + k * ld, packed or as it lies.
@@ -186,7 +242,7 @@ FASTRNN_NOINLINE void product_tile(Real<T>* out, const T* a, int64_t lda, const 
   }
   int64_t length = 0;
   for (int s = 0; s < segments; ++s, length += K) {
-    if (length > 0 && length + K > sums.kPiece) {
+    if (length > 0 && length + K > kPiece<T>) {
       sums.close_piece();
       length = 0;
     }
@@ -278,57 +334,77 @@ struct DirectOperand {
   int64_t K;
 };
 
-// Rows of a weight that are read side by side: 8 streams come from L2 as fast as one (117 GB/s on Zen 4), 16 at 90.
+// A weight as it lies is read in kStreams rows side by side: 4 streams come from L2 as fast as one (117 GB/s on Zen 4),
+// 16 at 90. What has been read serves kDirectRows rows on the left.
 template <class T>
-constexpr int kStreams = kLanes<T> < 8 ? kLanes<T> : 8;
+constexpr int kStreams = kLanes<T> < 4 ? kLanes<T> : 4;
+#if defined(FASTRNN_AVX512)
+constexpr int kDirectRows = 4;
+#else
+constexpr int kDirectRows = 2;
+#endif
 
-// v[i] += the products, not yet summed over the lanes, of `a` with the i-th of `rows` rows of a weight. Past the last
-// row it is that one again: nobody stores those lanes. kWhole: no part of a vector is left over.
-template <bool kWhole, class T>
-FASTRNN_INLINE void add_dot_products(Vec<T> (&v)[kStreams<T>], const T* a, const T* weight, int64_t rows, int64_t K) {
+// v[r][i] += the products, not yet summed over the lanes, of row r of a with row i of a weight, of which `rows` are
+// left. Past the last it is that one again: nobody stores those lanes. kWhole: no part of a vector is left over.
+template <class T, bool kWhole, int kRows>
+FASTRNN_INLINE void add_dot_products(Vec<T> (&v)[kRows][kStreams<T>], const T* a, int64_t lda, const T* weight,
+                                     int64_t rows, int64_t K) {
   constexpr int kStep = kPair<T> * kLanes<T>;
-  const auto row = [&](int i) { return weight + (kWhole ? i : smaller(i, rows - 1)) * K; };
-  int64_t k = 0;
-  for (; k + kStep <= K; k += kStep) {
-    const Vec<T> x = load_pairs(a + k);
+  const auto add = [&](int64_t k, auto read) __attribute__((always_inline)) {
+    Vec<T> x[kRows];
     FASTRNN_UNROLL
-    for (int i = 0; i < kStreams<T>; ++i) multiply_add<T>(v[i], x, load_pairs(row(i) + k));
-  }
-  if (kWhole || k == K) return;
-  const Vec<T> x = load_pairs(a + k, int(K - k));
-  FASTRNN_UNROLL
-  for (int i = 0; i < kStreams<T>; ++i) multiply_add<T>(v[i], x, load_pairs(row(i) + k, int(K - k)));
+    for (int r = 0; r < kRows; ++r) x[r] = read(a + r * lda + k);
+    FASTRNN_UNROLL
+    for (int i = 0; i < kStreams<T>; ++i) {
+      const Vec<T> w = read(weight + (kWhole ? i : smaller(i, rows - 1)) * K + k);
+      FASTRNN_UNROLL
+      for (int r = 0; r < kRows; ++r) multiply_add<T>(v[r][i], x[r], w);
+    }
+  };
+  int64_t k = 0;
+  for (; k + kStep <= K; k += kStep) add(k, [](const T* p) { return load_pairs(p); });
+  if (!kWhole && k < K) add(k, [n = int(K - k)](const T* p) { return load_pairs(p, n); });
 }
 
 // out[r][sum][unit] += x W_ih^T + h W_hh^T for the units from `unit` on, from weights as they lie.
 template <class T, class Gates, bool kWhole>
 FASTRNN_NOINLINE void direct_tile(Real<T>* out, int rows, int units, DirectOperand<T> x, DirectOperand<T> h, int64_t H,
                                   int64_t unit) {
-  constexpr int kParts = kLanes<T> / kStreams<T>;
+  constexpr int kGroups = kLanes<Real<T>> / kStreams<T>;
   for (int gate = 0; gate < Gates::kGates; ++gate) {
     const bool added = Gates::x_sum(gate) == Gates::h_sum(gate);
     for (int u = 0; u < units; ++u) {
-      for (int r = 0; r < rows; ++r) {
-        Vec<T> x_sum[kParts], sum[kParts];
-        FASTRNN_UNROLL
-        for (int part = 0; part < kParts; ++part) {
-          const int64_t column = smaller(unit + u * kLanes<T> + part * kStreams<T>, H - 1), row = gate * H + column;
-          Vec<T> v[kStreams<T>] = {};
-          add_dot_products<kWhole>(v, x.data + r * x.ld, x.weight + row * x.K, H - column, x.K);
-          if (!added) {
-            x_sum[part] = sum_each<Real<T>>(v);
+      Vec<T> x_sums[kBlockRows][kGroups], sums[kBlockRows][kGroups];
+      for (int group = 0; group < kGroups; ++group) {
+        const int64_t column = smaller(unit + u * kLanes<T> + group * kStreams<T>, H - 1), left = H - column;
+        const T* x_weight = x.weight + (gate * H + column) * x.K;
+        const T* h_weight = h.weight + (gate * H + column) * h.K;
+        const auto add_rows = [&]<int kRows>(int r) __attribute__((always_inline)) {
+          Vec<T> v[kRows][kStreams<T>] = {};
+          const auto close = [&](Vec<T>(&to)[kBlockRows][kGroups]) __attribute__((always_inline)) {
             FASTRNN_UNROLL
-            for (int i = 0; i < kStreams<T>; ++i) v[i] = Vec<T>{};
+            for (int i = 0; i < kRows; ++i) to[r + i][group] = sum_each<Real<T>>(v[i]);
+          };
+          add_dot_products<T, kWhole>(v, x.data + r * x.ld, x.ld, x_weight, left, x.K);
+          if (!added) {
+            close(x_sums);
+            FASTRNN_UNROLL
+            for (int i = 0; i < kRows * kStreams<T>; ++i) v[i / kStreams<T>][i % kStreams<T>] = Vec<T>{};
           }
-          if (h.data) add_dot_products<kWhole>(v, h.data + r * h.ld, h.weight + row * h.K, H - column, h.K);
-          sum[part] = sum_each<Real<T>>(v);
-        }
-        const auto add_to = [&](int a, Vec<T>(&parts)[kParts]) __attribute__((always_inline)) {
-          Real<T>* at = out + ((int64_t(r) * Gates::kSums + a) * units + u) * kLanes<T>;
-          store(at, load(at) + join<Real<T>>(parts));
+          if (h.data) add_dot_products<T, kWhole>(v, h.data + r * h.ld, h.ld, h_weight, left, h.K);
+          close(sums);
         };
-        if (!added) add_to(Gates::x_sum(gate), x_sum);
-        add_to(Gates::h_sum(gate), sum);
+        int r = 0;
+        for (; r + kDirectRows <= rows; r += kDirectRows) add_rows.template operator()<kDirectRows>(r);
+        for (; r < rows; ++r) add_rows.template operator()<1>(r);
+      }
+      for (int r = 0; r < rows; ++r) {
+        const auto add_to = [&](int sum, const Vec<T>(&groups)[kGroups]) __attribute__((always_inline)) {
+          Real<T>* at = out + ((int64_t(r) * Gates::kSums + sum) * units + u) * kLanes<T>;
+          store(at, load(at) + join<Real<T>>(groups));
+        };
+        if (!added) add_to(Gates::x_sum(gate), x_sums[r]);
+        add_to(Gates::h_sum(gate), sums[r]);
       }
     }
   }

@@ -189,20 +189,25 @@ FASTRNN_INLINE Vec<T> sum_each(Vec<T> (&v)[n]) {
   return v[0];
 }
 
-// The whole sums from those of the halves of kLanes vectors, or of all of them.
-template <class T>
-FASTRNN_INLINE Vec<T> join(Vec<T> (&all)[1]) {
-  return all[0];
+// Adds neighbouring blocks of kBlock lanes, those of a and then those of b.
+template <class T, int kBlock, int... kLane>
+FASTRNN_INLINE Vec<T> add_blocks(Vec<T> a, Vec<T> b, std::integer_sequence<int, kLane...>) {
+  return __builtin_shufflevector(a, b, (kLane / kBlock * 2 * kBlock + kLane % kBlock)...) +
+         __builtin_shufflevector(a, b, (kLane / kBlock * 2 * kBlock + kLane % kBlock + kBlock)...);
 }
-template <class T, int... kLane>
-FASTRNN_INLINE Vec<T> join(Vec<T> (&half)[2], std::integer_sequence<int, kLane...>) {
-  constexpr int n = sizeof...(kLane);
-  return __builtin_shufflevector(half[0], half[1], (kLane < n / 2 ? kLane : kLane + n / 2)...) +
-         __builtin_shufflevector(half[0], half[1], (kLane < n / 2 ? kLane + n / 2 : kLane + n)...);
-}
-template <class T>
-FASTRNN_INLINE Vec<T> join(Vec<T> (&half)[2]) {
-  return join<T>(half, std::make_integer_sequence<int, kLanes<T>>());
+
+// The whole sums of kLanes vectors, from what sum_each gave for each group of them.
+template <class T, int kBlock = kLanes<T> / 2, int kGroups>
+FASTRNN_INLINE Vec<T> join(const Vec<T> (&group)[kGroups]) {
+  if constexpr (kGroups == 1) {
+    return group[0];
+  } else {
+    constexpr auto lanes = std::make_integer_sequence<int, kLanes<T>>();
+    Vec<T> pair[kGroups / 2];
+    FASTRNN_UNROLL
+    for (int i = 0; i < kGroups / 2; ++i) pair[i] = add_blocks<T, kBlock>(group[2 * i], group[2 * i + 1], lanes);
+    return join<T, kBlock / 2>(pair);
+  }
 }
 
 // expm1(r) = r + r^2 q(r) on |r| <= ln(2)/2; q is the weighted minimax polynomial, found by iteratively reweighted
