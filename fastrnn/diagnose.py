@@ -167,7 +167,7 @@ def _value(loss: Callable[[Any], Tensor] | None, output: Any, calls: list[_Call]
 
 def _flow(call: _Call, reading: Reading, gradients: Iterator[Tensor | None]) -> LayerFlow:
     """Takes from ``gradients`` those of this reading."""
-    own = zip(reading.hidden, gradients, strict=False)
+    own = [(h, next(gradients)) for h in reading.hidden]
     norms = torch.stack([(torch.zeros_like(h) if g is None else g).double().norm(dim=1) for h, g in own])  # [T, B]
     steps = torch.arange(len(norms), device=norms.device)[:, None]
     norms = norms.masked_fill(steps >= reading.lengths, 0.0)
