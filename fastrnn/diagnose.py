@@ -28,7 +28,7 @@ class LayerFlow:
 
     Attributes:
         name: of the module, the layer in its stack, and the direction if there are two.
-        norms: float64 [T], the norm over all rows of the gradient with respect to the hidden state at each step.
+        norms: float64 [T], the norm over all rows of the gradient with respect to the state after each step.
         first, last: the norm of a row's gradient at its first step, and at the last step that the loss depends on:
             the geometric mean over the rows that it depends on, so that short rows do not hide what long ones lose.
         radii: by gate, the spectral radius of its recurrent matrix [H, H]; with a projection, of its product with that.
@@ -94,7 +94,10 @@ class GradientFlow:
 
 
 def gradient_flow(model: Module, batch: Any, loss: Callable[[Any], Tensor] | None = None) -> GradientFlow:
-    """The total derivative of the loss with respect to the hidden state at every step, for every recurrent layer.
+    """The norm of the loss's total derivative with respect to the state after every step, for every recurrent layer.
+
+    The state is the hidden state h, which is the layer's output, and for an LSTM its cell state c beside it, on which
+    gradients that do not vanish come back (Hochreiter and Schmidhuber, 1997). An RNN or GRU has h alone.
 
     Runs ``model(*batch)`` once, every ``torch.nn`` or fastrnn RNN, LSTM and GRU inside one step at a time, since a
     fused layer shows autograd only what its outputs receive directly, not what comes back from the next step (the
@@ -110,7 +113,7 @@ def gradient_flow(model: Module, batch: Any, loss: Callable[[Any], Tensor] | Non
 
     Raises:
         TypeError: a recurrent layer has a ``forward`` of its own, which cannot be taken apart.
-        ValueError: no recurrent layer ran, or the loss is no scalar or has no gradient.
+        ValueError: no recurrent layer ran, or the loss is no finite scalar that requires grad.
     """
     calls: list[_Call] = []
     hooks = []
@@ -130,8 +133,8 @@ def gradient_flow(model: Module, batch: Any, loss: Callable[[Any], Tensor] | Non
     if not calls:
         raise ValueError("model: expected a recurrent layer that runs, found none")
     value = _value(loss, output, calls)
-    steps = [h for call in calls for reading in call.readings for h in reading.hidden]
-    gradients = iter(torch.autograd.grad(value, steps, allow_unused=True))
+    parts = [part for call in calls for reading in call.readings for state in reading.states for part in state]
+    gradients = iter(torch.autograd.grad(value, parts, allow_unused=True))
     return GradientFlow(tuple(_flow(call, reading, gradients) for call in calls for reading in call.readings))
 
 
@@ -159,16 +162,20 @@ def _value(loss: Callable[[Any], Tensor] | None, output: Any, calls: list[_Call]
         value = output
     else:
         top = [reading for reading in calls[-1].readings if reading.layer == calls[-1].module.num_layers - 1]
-        value = torch.stack([reading.hidden[-1].sum() for reading in top]).sum()
-    if value.numel() != 1 or not value.requires_grad:
-        raise ValueError(f"loss: expected a scalar with a gradient, got {tuple(value.shape)}, {value.requires_grad=}")
+        value = torch.stack([reading.states[-1][0].sum() for reading in top]).sum()
+    if value.numel() != 1 or not value.requires_grad or not value.isfinite():
+        raise ValueError(f"loss: expected a finite scalar that requires grad, got {value}")
     return value
 
 
 def _flow(call: _Call, reading: Reading, gradients: Iterator[Tensor | None]) -> LayerFlow:
     """Takes from ``gradients`` those of this reading."""
-    own = [(h, next(gradients)) for h in reading.hidden]
-    norms = torch.stack([(torch.zeros_like(h) if g is None else g).double().norm(dim=1) for h, g in own])  # [T, B]
+
+    def next_norm(state: tuple[Tensor, ...]) -> Tensor:
+        own = [(part, next(gradients)) for part in state]
+        return torch.cat([torch.zeros_like(part) if g is None else g for part, g in own], 1).double().norm(dim=1)
+
+    norms = torch.stack([next_norm(state) for state in reading.states])  # [T, B]
     steps = torch.arange(len(norms), device=norms.device)[:, None]
     norms = norms.masked_fill(steps >= reading.lengths, 0.0)
     used = (norms != 0).any(0)

@@ -1,4 +1,4 @@
-"""A recurrent module run one step at a time, so that autograd sees the hidden state between any two steps."""
+"""A recurrent module run one step at a time, so that autograd sees the state between any two steps."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,26 +16,27 @@ State = tuple[Tensor, ...]
 
 
 class Reading(NamedTuple):
-    """One direction of one layer: its hidden states [B, P] in the order of reading; how many of them are real, [B]."""
+    """One direction of one layer: its states after each step, in the order of reading; how many are real, [B]."""
 
     layer: int
     reverse: bool
-    hidden: list[Tensor]
+    states: list[State]
     lengths: Tensor
 
 
 def run_stepped(module: Any, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any, list[Reading]]:
     """Output and final state as of ``module(input, hx)`` in evaluation mode, to rounding, and what each layer read.
 
-    ``module`` is an RNN, LSTM or GRU of ``torch.nn`` or fastrnn. Every step reads the hidden state that stands in the
-    ``Reading``, so derivatives with respect to it are total ones.
+    ``module`` is an RNN, LSTM or GRU of ``torch.nn`` or fastrnn. The next step and the output are computed from the
+    very tensors in the ``Reading``, h [B, P] and an LSTM's c [B, H], so that derivatives by them are total ones.
     """
     cell = CELLS[module.mode.lower()]
     x, lengths = _time_major(module, input)
     backwards = _backwards(len(x), lengths)
     unbatched = isinstance(input, Tensor) and input.dim() == 2
     given = () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
-    readings, finals, outputs = [], [], [x]
+    readings: list[Reading] = []
+    outputs = [x]
     for k, weights in enumerate(module.all_weights):
         layer, reverse = divmod(k, 2) if module.bidirectional else (k, 0)
         if not reverse:
@@ -44,15 +45,13 @@ def run_stepped(module: Any, input: Tensor | PackedSequence, hx: Any = None) -> 
         state = [s[k].unsqueeze(0) if unbatched else s[k] for s in given]
         state = state or [x.new_zeros(x.size(1), width) for width in widths]
         source = _reordered(x, backwards) if reverse else x
-        hidden, final = _run(cell.name, source, lengths, state, weights, module.bias)
-        y = torch.stack(hidden)
+        states = _run(cell.name, source, lengths, state, weights, module.bias)
+        y = torch.stack([h for h, *_ in states])
         outputs.append(_reordered(y, backwards) if reverse else y)
-        readings.append(Reading(layer, bool(reverse), hidden, lengths))
-        finals.append(final)
-    states = tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
-    if unbatched:
-        states = tuple(s.squeeze(1) for s in states)
-    return _shaped_as(module, input, torch.cat(outputs, 2)), states if len(states) > 1 else states[0], readings
+        readings.append(Reading(layer, bool(reverse), states, lengths))
+    finals = (torch.stack(parts) for parts in zip(*(reading.states[-1] for reading in readings), strict=True))
+    final = tuple(part.squeeze(1) if unbatched else part for part in finals)
+    return _shaped_as(module, input, torch.cat(outputs, 2)), final if len(final) > 1 else final[0], readings
 
 
 def _time_major(module: Any, input: Tensor | PackedSequence) -> tuple[Tensor, Tensor]:
@@ -84,13 +83,13 @@ def _reordered(x: Tensor, places: Tensor) -> Tensor:
 
 def _run(
     cell: str, x: Tensor, lengths: Tensor, initial: Sequence[Tensor], weights: Sequence[Tensor], has_bias: bool
-) -> tuple[list[Tensor], State]:
+) -> list[State]:
     # A state that requires grad makes all that follow do so, even if no weight does.
     state = tuple(s if s.requires_grad else s.detach().requires_grad_() for s in initial)
-    hidden = []
+    states = []
     for t, row in enumerate(x):
         new = step(cell, row, state, weights, has_bias=has_bias)
         alive = (t < lengths)[:, None]
         state = tuple(torch.where(alive, n, s) for n, s in zip(new, state, strict=True))
-        hidden.append(state[0])
-    return hidden, state
+        states.append(state)
+    return states
