@@ -105,7 +105,8 @@ def gradient_flow(model: Module, batch: Any, loss: Callable[[Any], Tensor] | Non
     between stacked layers is left out.
 
     Args:
-        model: any module with recurrent layers inside, or one itself. Each call of a layer is reported.
+        model: any module with recurrent layers inside, or one itself. Each call of a layer is reported; single cells,
+            such as ``LSTMCell``, are not.
         batch: the tuple of the model's arguments, or its one argument. Layers may be given dense or packed input.
         loss: from what ``model`` returns to a scalar. A loss of many steps, such as a language model's, hides a
             gradient that vanishes on its way: take that of the last step. By default what the model returns, if that
@@ -117,14 +118,13 @@ def gradient_flow(model: Module, batch: Any, loss: Callable[[Any], Tensor] | Non
     """
     calls: list[_Call] = []
     hooks = []
-    for name, module in model.named_modules():
-        if isinstance(module, RNNBase):
-            name = name or type(module).__name__
-            if type(module).forward not in _FORWARDS or "forward" in vars(module):
-                raise TypeError(f"{name}: expected a layer of torch.nn or fastrnn, got one with a forward of its own")
-            hook = partial(_run_and_note, calls, name)
-            hooks.append(module.register_forward_hook(hook, prepend=True, with_kwargs=True))
     try:
+        for name, module in model.named_modules():
+            if isinstance(module, RNNBase):
+                name = name or type(module).__name__
+                _check(name, module)
+                hook = partial(_run_and_note, calls, name)
+                hooks.append(module.register_forward_hook(hook, prepend=True, with_kwargs=True))
         with torch.enable_grad():
             output = model(*(batch if type(batch) is tuple else (batch,)))
     finally:
@@ -143,6 +143,11 @@ class _Call:
     name: str
     module: Any
     readings: list[Reading]
+
+
+def _check(name: str, module: Module) -> None:
+    if type(module).forward not in _FORWARDS or "forward" in vars(module):
+        raise TypeError(f"{name}: expected a layer of torch.nn or fastrnn, got one with a forward of its own")
 
 
 def _run_and_note(

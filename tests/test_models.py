@@ -454,6 +454,7 @@ GAP = torch.tensor([[True, False, True]])
         (lambda: model("classifier-max")(TOKENS, torch.tensor([2, 0, 1])), "1 to 6 in every row, got 0 in row 1"),
         (lambda: model("tagger")(TOKENS, torch.tensor([2, 1, 7]), CHARACTERS), "1 to 6 in every row, got 7 in row 2"),
         (lambda: model("seq2seq")(TOKENS, torch.tensor([0, 1, 1]), TARGET), "source_lengths: .* got 0 in row 0"),
+        (lambda: model("classifier-max")(TOKENS[0]), r"tokens: expected \[B, T\], got \(6,\)"),
         (lambda: model("classifier-max")(TOKENS, torch.tensor([2, 1])), "lengths: expected 3 integers"),
         (lambda: model("classifier-max")(TOKENS, mask=TOKENS == 0), "mask: expected padding on the right only"),
         (lambda: model("classifier-max")(TOKENS, mask=GAP), r"mask: expected bool of shape \(3, 6\)"),
