@@ -9,7 +9,7 @@ import pytest
 import torch
 from comparison import assert_same, inputs, tensors
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 import fastrnn
 from fastrnn.models import (
@@ -174,8 +174,8 @@ def test_learns_a_batch_by_heart_and_survives_saving(case):
 
 
 def widened(x: Tensor) -> Tensor:
-    """Five more positions of padding, and of padding's characters."""
-    return torch.cat([x, x.new_zeros(len(x), 5, *x.shape[2:])], 1)
+    """Five more positions of padding, and two more in words of characters."""
+    return pad(x, (0, 5) if x.dim() == 2 else (0, 2, 0, 5))
 
 
 @every_class
@@ -395,16 +395,16 @@ def log_probability(model: Seq2Seq, source: Tensor, answer: tuple[int, ...], lon
 @pytest.mark.parametrize("attention", [None, "dot"])
 def test_a_beam_that_holds_everything_finds_the_best(attention, penalty):
     model = vivid(attention=attention)
-    longest = 3
+    longest = 4
     without_stop = [token for token in range(4) if token != STOP]
     answers = [answer for n in range(longest + 1) for answer in itertools.product(without_stop, repeat=n)]
-    source = tokens(4, T)
+    source = tokens(8, T)
 
     def rank(row: int, answer: tuple[int, ...]) -> float:
         value, length = log_probability(model, source[row : row + 1], answer, longest)
         return value / ((5 + length) / 6) ** penalty
 
-    best = [list(max(answers, key=lambda answer, row=row: rank(row, answer))) for row in range(4)]
+    best = [list(max(answers, key=lambda answer, row=row: rank(row, answer))) for row in range(8)]
     assert model.beam(source, None, longest, width=4**longest, length_penalty=penalty) == best
 
 
