@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include "dispatch.h"
+#include "panels.h"
 
 namespace fastrnn {
 namespace {
@@ -46,8 +47,10 @@ struct Layer {
   int64_t row_stride = 1;
   c10::SmallVector<int64_t, 3> y_shape;
 
+  // `stored` is the dtype of weight_ih and weight_hh, where it is not that of x.
   Layer(const Tensor& x, at::TensorList state, at::TensorList weights, const std::optional<Tensor>& batch_sizes,
-        std::string_view cell, int64_t directions, bool has_bias_, bool batch_first)
+        std::string_view cell, int64_t directions, bool has_bias_, bool batch_first,
+        std::optional<at::ScalarType> stored = std::nullopt)
       : kind(cell_kind(cell)), facts(instruction_set().facts(kind)), has_bias(has_bias_) {
     TORCH_CHECK(directions == 1 || directions == 2, "fastrnn: expected 1 or 2 directions, got ", directions);
     n.D = directions;
@@ -66,7 +69,7 @@ struct Layer {
                 " dimensions, got ", x.dim());
     n.I = x.size(-1);
     set_rows(x, state, batch_sizes, batch_first);
-    check(x, state, weights);
+    check(x, state, weights, stored.value_or(x.scalar_type()));
   }
 
   Rows rows() const { return {first.data(), active.data(), row_stride}; }
@@ -105,18 +108,20 @@ struct Layer {
                 n.N, ", expected ", n.B, " and ", x.size(0));
   }
 
-  void check(const Tensor& x, at::TensorList state, at::TensorList weights) const {
+  void check(const Tensor& x, at::TensorList state, at::TensorList weights, at::ScalarType stored) const {
+    const auto expect_as = [&](at::ScalarType type, const Tensor& t, at::IntArrayRef shape, const char* name) {
+      TORCH_CHECK(t.sizes() == shape, "fastrnn: expected ", name, " of shape ", shape, ", got ", t.sizes());
+      TORCH_CHECK(t.scalar_type() == type && t.device() == x.device(), "fastrnn: expected ", name, " as ", type, " on ",
+                  x.device(), " like the input, got ", t.scalar_type(), " on ", t.device());
+    };
     const auto expect = [&](const Tensor& t, std::initializer_list<int64_t> shape, const char* name) {
-      TORCH_CHECK(t.sizes() == at::IntArrayRef(shape), "fastrnn: expected ", name, " of shape ", at::IntArrayRef(shape),
-                  ", got ", t.sizes());
-      TORCH_CHECK(t.scalar_type() == x.scalar_type() && t.device() == x.device(), "fastrnn: expected ", name, " as ",
-                  x.scalar_type(), " on ", x.device(), " like the input, got ", t.scalar_type(), " on ", t.device());
+      expect_as(x.scalar_type(), t, shape, name);
     };
     const int64_t gates = facts.gates * n.H;
     for (int64_t d = 0; d < n.D; ++d) {
       const auto w = weights.slice(d * per_direction, per_direction);
-      expect(w[0], {gates, n.I}, "weight_ih");
-      expect(w[1], {gates, n.P}, "weight_hh");
+      expect_as(stored, w[0], {gates, n.I}, "weight_ih");
+      expect_as(stored, w[1], {gates, n.P}, "weight_hh");
       if (has_bias) expect(w[2], {gates}, "bias_ih"), expect(w[3], {gates}, "bias_hh");
       if (projected) expect(w[per_direction - 1], {n.P, n.H}, "weight_hr");
     }
@@ -210,6 +215,17 @@ std::vector<Weights<T>> weight_pointers(const Layer& layer, const Tensors& weigh
   return out;
 }
 
+// Not yet written, but for what the kernels advance in place: the cell's own state, from the initial to the final one.
+Tensors final_states(const Layer& layer, at::TensorList state, const Tensors& prepared, at::TensorOptions options,
+                     at::TensorOptions real_options) {
+  const Sizes& n = layer.n;
+  Tensors out;
+  out.push_back(layer.empty() ? at::zeros({n.D, n.B, n.P}, options) : at::empty({n.D, n.B, n.P}, options));
+  if (layer.facts.has_memory)
+    out.push_back(state.empty() ? at::zeros({n.D, n.B, n.H}, real_options) : own(prepared[1], state[1]));
+  return out;
+}
+
 template <class T>
 void forward_as(const Layer& layer, const Tensor& x, const Tensors& state, const Tensors& weights, Tensor& y,
                 Tensors& final_state, Tensor& saved) {
@@ -257,6 +273,45 @@ void backward_as(const Layer& layer, const Tensor& dy, const Tensor& dh_T, const
   run_backward(layer.kind, args, at::get_num_threads());
 }
 
+// The panels of a frozen layer, packed by the kernels of the instruction set in use. `weights` are as in Layer,
+// `scales` [w_ih, w_hh] of each direction, or none.
+template <class S>
+Tensor frozen_panels(const Layer& layer, const Tensors& weights, const Tensors& scales) {
+  Tensors prepared, prepared_scales;
+  for (const Tensor& t : weights) prepared.push_back(t.contiguous());
+  for (const Tensor& t : scales) prepared_scales.push_back(t.contiguous());
+  std::vector<FrozenWeights<S>> pointers;
+  for (int64_t d = 0; d < layer.n.D; ++d) {
+    const Tensor* w = prepared.data() + d * layer.per_direction;
+    const Tensor* scale = prepared_scales.data() + 2 * d;
+    pointers.push_back({static_cast<const S*>(w[0].const_data_ptr()), static_cast<const S*>(w[1].const_data_ptr()),
+                        layer.has_bias ? read<float>(w[2]) : nullptr, layer.has_bias ? read<float>(w[3]) : nullptr,
+                        scales.empty() ? nullptr : read<float>(scale[0]),
+                        scales.empty() ? nullptr : read<float>(scale[1])});
+  }
+  const FrozenKernels<S>& kernels = frozen_kernels<S>();
+  Tensor panels = allocate({kernels.panel_bytes(layer.kind, layer.n)}, at::TensorOptions(at::kByte));
+  kernels.pack(layer.kind, layer.n, pointers.data(), static_cast<char*>(panels.mutable_data_ptr()));
+  return panels;
+}
+
+template <class S>
+void frozen_forward_as(const Layer& layer, const Tensor& x, const Tensors& state, at::TensorList given,
+                       const Tensors& weights, const Tensors& scales, Tensor& y, Tensors& final_state) {
+  const Tensor panels = remembered_panels(given, &frozen_kernels<S>(), layer.kind, layer.n.D,
+                                          [&] { return frozen_panels<S>(layer, weights, scales); });
+  FrozenArgs args;
+  args.sizes = layer.n;
+  args.rows = layer.rows();
+  args.x = read<float>(x);
+  args.h_0 = state.empty() ? nullptr : read<float>(state[0]);
+  args.panels = static_cast<const char*>(panels.const_data_ptr());
+  args.y = write<float>(y);
+  args.h_T = write<float>(final_state[0]);
+  args.memory = layer.facts.has_memory ? write<float>(final_state[1]) : nullptr;
+  run_frozen<S>(layer.kind, args, at::get_num_threads());
+}
+
 }  // namespace
 
 std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, at::TensorList state, at::TensorList weights,
@@ -270,11 +325,7 @@ std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, at::TensorLis
   const int64_t kept = save ? n.N : 0;
   Tensor saved = allocate({n.D, kept, layer.facts.saved * n.H}, real_options);
   const Tensors initial = prepare_states(state, type, real);
-  Tensors final_state;
-  final_state.push_back(layer.empty() ? at::zeros({n.D, n.B, n.P}, options) : at::empty({n.D, n.B, n.P}, options));
-  // The kernel advances the cell's own state in place, from the initial to the final one.
-  if (layer.facts.has_memory)
-    final_state.push_back(state.empty() ? at::zeros({n.D, n.B, n.H}, real_options) : own(initial[1], state[1]));
+  Tensors final_state = final_states(layer, state, initial, options, real_options);
   if (!layer.empty()) {
     const Tensor input = prepare(x, type);
     const Tensors prepared = prepare(weights, type);
@@ -282,6 +333,43 @@ std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, at::TensorLis
   }
   for (Tensor& s : final_state) s = convert(s, x.scalar_type());
   return {convert(y, x.scalar_type()), std::move(final_state), saved};
+}
+
+std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, at::TensorList state, at::TensorList weights,
+                                           const std::optional<Tensor>& batch_sizes, std::string_view cell,
+                                           int64_t directions, bool has_bias, bool batch_first) {
+  TORCH_CHECK(x.scalar_type() == at::kFloat, "fastrnn: expected a float32 input, got ", x.scalar_type());
+  TORCH_CHECK(!weights.empty(), "fastrnn: expected weights, got none");
+  const at::ScalarType stored = weights[0].scalar_type();
+  TORCH_CHECK(stored == at::kBFloat16 || stored == at::kChar, "fastrnn: expected weights in bfloat16 or int8, got ",
+              stored);
+  const size_t plain = has_bias ? 4 : 2, per_direction = plain + (stored == at::kChar ? 2 : 0);
+  TORCH_CHECK(weights.size() == directions * per_direction, "fastrnn: expected ", per_direction,
+              " weights per direction, got ", weights.size(), " for ", directions);
+  Tensors matrices, scales;
+  for (size_t i = 0; i < weights.size(); ++i) (i % per_direction < plain ? matrices : scales).push_back(weights[i]);
+
+  const Layer layer(x, state, matrices, batch_sizes, cell, directions, has_bias, batch_first, stored);
+  const int64_t rows = layer.facts.gates * layer.n.H;
+  for (const Tensor& t : scales)
+    TORCH_CHECK(t.sizes() == at::IntArrayRef({rows}) && t.scalar_type() == at::kFloat && t.is_cpu(),
+                "fastrnn: expected scales float32 [", rows, "] on the CPU, got ", t.scalar_type(), " ", t.sizes(),
+                " on ", t.device());
+  constexpr int64_t most = 65536;  // products that are summed in 32 bits
+  TORCH_CHECK(stored == at::kBFloat16 || std::max(layer.n.I, layer.n.H) <= most, "fastrnn: expected at most ", most,
+              " inputs and units with int8 weights, got ", layer.n.I, " and ", layer.n.H);
+
+  Tensor y = allocate(layer.y_shape, x.options());
+  const Tensors initial = prepare(state, at::kFloat);
+  Tensors final_state = final_states(layer, state, initial, x.options(), x.options());
+  if (!layer.empty()) {
+    const Tensor input = prepare(x, at::kFloat);
+    if (stored == at::kChar)
+      frozen_forward_as<int8_t>(layer, input, initial, weights, matrices, scales, y, final_state);
+    else
+      frozen_forward_as<BFloat16>(layer, input, initial, weights, matrices, scales, y, final_state);
+  }
+  return {y, std::move(final_state)};
 }
 
 Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::optional<Tensor>>& dstate, const Tensor& x,
@@ -348,4 +436,5 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::opt
 TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
   m.impl("layer_forward", fastrnn::layer_forward);
   m.impl("layer_backward", fastrnn::layer_backward);
+  m.impl("frozen_forward", fastrnn::frozen_forward);
 }

@@ -21,6 +21,12 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, at::Tensor> layer_forward(const 
                                                                           std::string_view cell, int64_t directions,
                                                                           bool has_bias, bool batch_first, bool save);
 
+std::tuple<at::Tensor, std::vector<at::Tensor>> frozen_forward(const at::Tensor& x, at::TensorList state,
+                                                               at::TensorList weights,
+                                                               const std::optional<at::Tensor>& batch_sizes,
+                                                               std::string_view cell, int64_t directions, bool has_bias,
+                                                               bool batch_first);
+
 std::vector<at::Tensor> layer_backward(const std::optional<at::Tensor>& dy,
                                        const c10::List<std::optional<at::Tensor>>& dstate, const at::Tensor& x,
                                        at::TensorList state, at::TensorList weights, const at::Tensor& y,

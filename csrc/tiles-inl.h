@@ -33,10 +33,10 @@ FASTRNN_INLINE Range share(Range all, int64_t part, int64_t parts) {
   return {all.begin + all.size() * part / parts, all.begin + all.size() * (part + 1) / parts};
 }
 
-// f(first row, rows) over blocks of at most kTileRows rows, balanced: 32 rows are 6+6+5+5+5+5.
-template <class F>
+// f(first row, rows) over blocks of at most kMost rows, balanced: 32 rows are 6+6+5+5+5+5.
+template <int kMost = kTileRows, class F>
 FASTRNN_INLINE void for_row_blocks(Range rows, F&& f) {
-  const int64_t blocks = divide_up(rows.size(), kTileRows);
+  const int64_t blocks = divide_up(rows.size(), kMost);
   for (int64_t i = 0; i < blocks; ++i) {
     const Range block = share(rows, i, blocks);
     f(block.begin, int(block.size()));

@@ -39,7 +39,7 @@ def layer(
             batch_sizes=batch_sizes,
         )
     tensors = (x, *state, *weights)
-    if _needs_gradient(tensors):
+    if needs_gradient(tensors):
         y, *final, _ = _Layer.apply(cell, directions, has_bias, batch_first, batch_sizes, len(state), *tensors)
         return y, tuple(final)
     if not torch.compiler.is_compiling():
@@ -54,7 +54,7 @@ def layer(
 
 def step(cell: str, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], *, has_bias: bool) -> State:
     """One step of one direction: ``x`` [B, I] and ``state`` [B, P], [B, H] or empty, to the new state."""
-    if not torch.compiler.is_compiling() and runs_fused(cell, x) and not _needs_gradient((x, *state, *weights)):
+    if not torch.compiler.is_compiling() and runs_fused(cell, x) and not needs_gradient((x, *state, *weights)):
         result = infer(x, state, weights, None, cell, 1, has_bias, False)
         if result is not None:
             return result[1]
@@ -62,7 +62,7 @@ def step(cell: str, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor
     return tuple([s.squeeze(0) for s in final])
 
 
-def _needs_gradient(tensors: Sequence[Tensor]) -> bool:
+def needs_gradient(tensors: Sequence[Tensor]) -> bool:
     return torch.is_grad_enabled() and any([t.requires_grad for t in tensors])
 
 
