@@ -23,6 +23,9 @@ struct Columns {
   const int32_t* start;  // [column vector][lane]: -128 times the sum of a column; null for bfloat16
 };
 
+template <class Format>
+constexpr bool kScaled = std::is_same_v<typename Format::Stored, int8_t>;
+
 // Encoded rows, one behind the other.
 struct Encoded {
   const char* data;

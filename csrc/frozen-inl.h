@@ -13,7 +13,7 @@ template <class Cell, class Format>
 class FrozenPanels {
   using Gates = typename Cell::Gates;
   using Stored = typename Format::Stored;
-  static constexpr bool kScaled = std::is_same_v<Stored, int8_t>;
+  static constexpr bool kScaled = fastrnn::kScaled<Format>;
 
  public:
   using Groups = ColumnGroups<float, Cell::kUnits>;
@@ -121,11 +121,15 @@ FASTRNN_NOINLINE void frozen_tile(float* out, const float* init, int64_t init_ld
   Format::template multiply<kRows, kCols>(product, rows, w, K);
   FASTRNN_UNROLL
   for (int c = 0; c < kCols; ++c) {
-    const Vec<float> scale = w.scale ? load(w.scale + c * kLanes<float>) : broadcast<float>(1);
+    Vec<float> scale{};
+    if constexpr (kScaled<Format>) scale = load(w.scale + c * kLanes<float>);
     FASTRNN_UNROLL
     for (int r = 0; r < kRows; ++r) {
       float* at = out + (r * kSums + sum_of(c / kUnits) * kUnits + c % kUnits) * kLanes<float>;
-      store(at, load(at) + product[r][c] * scale);
+      if constexpr (kScaled<Format>)
+        store(at, load(at) + product[r][c] * scale);
+      else
+        store(at, load(at) + product[r][c]);
     }
   }
 }
@@ -188,7 +192,7 @@ class FrozenForward {
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       for_row_blocks<Format::kTileRows>({0, gx_rows_}, [&](int64_t row, int count) {
         tile(gx_of(q, row), count, groups_.vectors(q), panels_.bias(d, q), 0, {encoded_ + row * ld, ld},
-             panels_.x(d, q), n_.I, Gates::x_sum);
+             panels_.x(d, q), n_.I, [](int gate) { return Gates::x_sum(gate); });
       });
     }
     return s;
@@ -235,7 +239,8 @@ class FrozenForward {
       for_row_blocks<Format::kTileRows>(rows, [&](int64_t row, int count) {
         alignas(64) float sums[Format::kTileRows * Gates::kSums * Cell::kUnits * kLanes<float>];
         tile(sums, count, units, gx_of(q, hoisted_row + row), Gates::kSums * units * kLanes<float>,
-             {h ? encoded_ + row * ld : nullptr, ld}, panels_.h(d, q), n_.H, Gates::h_sum);
+             {h ? encoded_ + row * ld : nullptr, ld}, panels_.h(d, q), n_.H,
+             [](int gate) { return Gates::h_sum(gate); });
         const int64_t number = steps.row(s, row), of_batch = d * n_.B + steps.part + row * steps.parts;
         CellRows<float> at{};
         if (Cell::kReadsHidden && h) at.h_prev = h + row * h_ld, at.h_prev_ld = h_ld;
