@@ -180,8 +180,8 @@ struct FixedPoint {
         const __m512i h = broadcast_four(high + r * rows.ld + k), l = broadcast_four(low + r * rows.ld + k);
         FASTRNN_UNROLL
         for (int c = 0; c < kCols; ++c) {
-          of_high[r][c] = _mm512_dpbusd_epi32(of_high[r][c], h, weight[c]);
-          of_low[r][c] = _mm512_dpbusd_epi32(of_low[r][c], l, weight[c]);
+          add_products(of_high[r][c], h, weight[c]);
+          add_products(of_low[r][c], l, weight[c]);
         }
       }
     }
@@ -195,6 +195,10 @@ struct FixedPoint {
   }
 
  private:
+  // Not the intrinsic: with it GCC 12 loads a weight once for each of its products, and loads are the limit here.
+  static FASTRNN_INLINE void add_products(__m512i& sum, __m512i unsigned_bytes, __m512i signed_bytes) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(signed_bytes));
+  }
   static FASTRNN_INLINE void store_bytes(char* p, Bits<float> v) {
     _mm_storeu_si128((__m128i*)p, _mm512_maskz_cvtepi32_epi8((__mmask16)-1, (__m512i)v));
   }

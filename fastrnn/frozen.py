@@ -191,8 +191,10 @@ class Frozen(Module):
         given = {key for key in state_dict if key.startswith(f"{prefix}weight_")}
         expected = {f"{prefix}{name}" for name in sum(self._order, []) if name.startswith("weight_")}
         if given and given != expected:
-            self._refuse(f"its state_dict has {sorted(expected)}, got {sorted(given)}")
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
+            *_, errors = arguments
+            errors.append(f"expected {prefix}* of a layer frozen to {self.stored_as}, got {', '.join(sorted(given))}")
+        else:
+            super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, stored_as={self.stored_as}"

@@ -141,7 +141,7 @@ def _autocast(x: Tensor, state: State, weights: Sequence[Tensor]) -> tuple[Tenso
 
 
 def zero_state(cell: str, x: Tensor, w_hh: Tensor, rows: int, batch: int) -> State:
-    return tuple([x.newzero_state(rows, batch, width) for width in CELLS[cell].state_widths(*w_hh.shape)])
+    return tuple([x.new_zeros(rows, batch, width) for width in CELLS[cell].state_widths(*w_hh.shape)])
 
 
 def _dropout(x: Tensor, p: float, transposed: bool) -> Tensor:
