@@ -28,8 +28,8 @@ def explain(module: Module, x: Tensor | PackedSequence | None = None, hx: Any = 
     Without ``x``, for a layer, a cell or a whole model: for each recurrent module inside, what the device and dtype of
     its parameters decide, which is the backend.
 
-    Of a ``torch.nn`` layer or cell it says whether ``fastrnn.accelerate`` would swap it, of a frozen one how its weights
-    are multiplied; ``x`` is then not looked at.
+    Of a ``torch.nn`` layer or cell it says whether ``fastrnn.accelerate`` would swap it, of a frozen one how its
+    weights are multiplied; ``x`` is then not looked at.
     The answer depends on grad mode, autocast and the number of threads, as they are at the time.
 
     Raises:

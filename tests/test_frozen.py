@@ -216,9 +216,7 @@ refused_changes = {
     "bfloat16": lambda m: m.to(torch.bfloat16),
     "meta": lambda m: m.to("meta"),
     "float-weights": lambda m: m.load_state_dict(nn.LSTM(5, 17).state_dict(), strict=False),
-    "other-format": lambda m: m.load_state_dict(
-        fastrnn.freeze(nn.LSTM(5, 17), "bfloat16").state_dict(), strict=False
-    ),
+    "other-format": lambda m: m.load_state_dict(fastrnn.freeze(nn.LSTM(5, 17), "bfloat16").state_dict(), strict=False),
 }
 
 
