@@ -35,28 +35,18 @@ struct Encoded {
 // Rows of activations are encoded a whole vector at a time.
 constexpr int64_t whole_vectors(int64_t n) { return divide_up(n, kLanes<float>) * kLanes<float>; }
 
-FASTRNN_INLINE Vec<float> widen(const int8_t* p) {
-  typedef int8_t Bytes __attribute__((vector_size(FASTRNN_VECTOR_BYTES / 4)));
-  Bytes bytes;
-  __builtin_memcpy(&bytes, p, sizeof bytes);
-  return __builtin_convertvector(__builtin_convertvector(bytes, Bits<float>), Vec<float>);
-}
-
-FASTRNN_INLINE Vec<float> widen(const BFloat16* p) {
-  typedef uint16_t Halves __attribute__((vector_size(FASTRNN_VECTOR_BYTES / 2)));
-  Halves halves;
-  __builtin_memcpy(&halves, p, sizeof halves);
-  return (Vec<float>)(__builtin_convertvector(halves, Bits<float>) << 16);
-}
-
 // For any processor: weights become float32 in registers, activations are float32.
 template <class S>
 struct Widened {
   using Stored = S;
-  static constexpr int kTileRows = fastrnn::kTileRows, kDepth = 1, kStep = 1;
+  // A lane of 32 bits holds them all, so that shifts alone take them out.
+  static constexpr int kTileRows = fastrnn::kTileRows, kDepth = 4 / sizeof(S), kStep = kDepth;
 
-  static int64_t row_bytes(int64_t K) { return K * int64_t(sizeof(float)); }
-  static void encode(char* dst, const float* x, int64_t K) { __builtin_memcpy(dst, x, K * sizeof(float)); }
+  static int64_t row_bytes(int64_t K) { return divide_up(K, kStep) * kStep * int64_t(sizeof(float)); }
+  static void encode(char* dst, const float* x, int64_t K) {
+    __builtin_memcpy(dst, x, K * sizeof(float));
+    __builtin_memset(dst + K * sizeof(float), 0, row_bytes(K) - K * sizeof(float));
+  }
 
   template <int kRows, int kCols>
   static FASTRNN_INLINE void multiply(Vec<float> (&out)[kRows][kCols], Encoded rows, const Columns<S>& w, int64_t K) {
@@ -65,17 +55,27 @@ struct Widened {
       FASTRNN_UNROLL
       for (int c = 0; c < kCols; ++c) out[r][c] = Vec<float>{};
     }
-    for (int64_t k = 0; k < K; ++k) {
-      Vec<float> weight[kCols];
+    for (int64_t k = 0; k < K; k += kStep) {
       FASTRNN_UNROLL
-      for (int c = 0; c < kCols; ++c) weight[c] = widen(w.panel + (k * kCols + c) * kLanes<float>);
-      FASTRNN_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        const Vec<float> x = broadcast<float>(reinterpret_cast<const float*>(rows.data + r * rows.ld)[k]);
+      for (int i = 0; i < kDepth; ++i) {
         FASTRNN_UNROLL
-        for (int c = 0; c < kCols; ++c) out[r][c] += x * weight[c];
+        for (int c = 0; c < kCols; ++c) {
+          const Vec<float> weight = widened(w.panel + (k * kCols + c * kDepth) * kLanes<float>, i);
+          FASTRNN_UNROLL
+          for (int r = 0; r < kRows; ++r)
+            out[r][c] += broadcast<float>(reinterpret_cast<const float*>(rows.data + r * rows.ld)[k + i]) * weight;
+        }
       }
     }
+  }
+
+ private:
+  // The i-th weight of each lane.
+  static FASTRNN_INLINE Vec<float> widened(const S* p, int i) {
+    Bits<float> lanes;
+    __builtin_memcpy(&lanes, p, sizeof lanes);
+    if constexpr (sizeof(S) == 2) return (Vec<float>)(lanes >> (16 * i) << 16);
+    return __builtin_convertvector(lanes << (24 - 8 * i) >> 24, Vec<float>);
   }
 };
 

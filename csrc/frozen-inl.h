@@ -40,7 +40,6 @@ class FrozenPanels {
     }
   }
 
-  const Groups& groups() const { return groups_; }
   const float* bias(int64_t d, int64_t q) const { return bias_[d] + q * Groups::kWidth * Gates::kSums; }
   Columns<Stored> x(int64_t d, int64_t q) const { return columns(x_[d], n_.I, q); }
   Columns<Stored> h(int64_t d, int64_t q) const { return columns(h_[d], n_.H, q); }

@@ -27,7 +27,7 @@ M = TypeVar("M", bound=Module)
 
 State = tuple[Tensor, ...]
 
-FORMATS = ("bfloat16", "int8")
+_FORMATS = ("bfloat16", "int8")
 
 
 def freeze(model: M, weights: str) -> M:
@@ -46,7 +46,7 @@ def freeze(model: M, weights: str) -> M:
             ``"int8"``: integers of at most 127 times a float32 scale for each row, its largest magnitude / 127. With
             AVX512-VNNI the activations that they are multiplied with are 16-bit fixed point, scaled for each row and
             step; a row of ``input`` or ``hx`` with NaN or infinity then gives NaN.
-            On other processors weights are widened to float32, which saves memory traffic but little time.
+            On other processors weights are widened to float32 in registers, which is no faster where these are few.
 
     The frozen layers have no Parameters, drop nothing out, and ignore autocast. ``state_dict``, pickle and
     ``copy.deepcopy`` keep what was rounded, for any processor. ``weight_ih_l0`` and its like read as float32 and cannot
@@ -72,8 +72,8 @@ def freeze(model: M, weights: str) -> M:
 
     Of a frozen layer's call: RuntimeError where a gradient would be needed, and as the layer did before.
     """
-    if weights not in FORMATS:
-        raise ValueError(f"weights: expected 'bfloat16' or 'int8', got {weights!r}")
+    if weights not in _FORMATS:
+        raise ValueError(f"weights: expected {' or '.join(map(repr, _FORMATS))}, got {weights!r}")
     if cpu.extension is None:
         raise RuntimeError(f"freeze needs the CPU kernels, but {cpu.missing}")
     for name, module in model.named_modules():
@@ -162,8 +162,6 @@ def _order(directions: list[list[str]], weights: str) -> list[str]:
 class Frozen(Module):
     """What ``freeze`` leaves of a recurrent module. ``stored_as`` is the format of its weights."""
 
-    mode: str
-    input_size: int
     stored_as: str
     _order: list[list[str]]
 
@@ -196,7 +194,7 @@ class Frozen(Module):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
         given = {key for key in state_dict if key.startswith(f"{prefix}weight_")}
         expected = {f"{prefix}{name}" for name in sum(self._order, []) if name.startswith("weight_")}
-        if given and given != expected:
+        if given and not expected <= given:
             *_, errors = arguments
             errors.append(f"expected {prefix}* of a layer frozen to {self.stored_as}, got {', '.join(sorted(given))}")
         else:
@@ -249,6 +247,8 @@ class _FrozenLayers(Frozen):
 class _FrozenCell(Frozen):
     def _run(self: Any, x: Tensor, state: State) -> State:
         self._check(x, state)
+        if x.size(1) != self.input_size:
+            raise RuntimeError(f"input has inconsistent input_size: got {x.size(1)} expected {self.input_size}")
         for k, s in enumerate(state):
             if s.shape != (x.size(0), self.hidden_size):
                 self._refuse_state(x, k, s)

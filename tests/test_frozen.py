@@ -189,6 +189,19 @@ def test_a_written_buffer_is_seen(weights):
     assert not torch.equal(replaced, before)
 
 
+@every_format
+def test_a_layer_is_packed_anew_for_another_instruction_set(weights):
+    module, exact = frozen_pair(LAYERS, "lstm", weights, 33, 40)
+    x = inputs(6, 3, 33, dtype=torch.float32)
+    before = _C.isa()
+    try:
+        for isa in _C.runnable_isas():
+            _C.force_isa(isa)
+            assert_close(module(x), exact(x.double()), TOLERANCE[weights])
+    finally:
+        _C.force_isa(before)
+
+
 def test_frozen_and_called_in_inference_mode():
     torch.manual_seed(0)
     with torch.inference_mode():
