@@ -46,7 +46,7 @@ def freeze(model: M, weights: str) -> M:
             ``"int8"``: integers of at most 127 times a float32 scale for each row, its largest magnitude / 127. With
             AVX512-VNNI the activations that they are multiplied with are 16-bit fixed point, scaled for each row and
             step; a row of ``input`` or ``hx`` with NaN or infinity then gives NaN.
-            On other processors weights are widened to float32 in registers, which is no faster where these are few.
+            On other processors weights are widened to float32 in registers, which gains little.
 
     The frozen layers have no Parameters, drop nothing out, and ignore autocast. ``state_dict``, pickle and
     ``copy.deepcopy`` keep what was rounded, for any processor. ``weight_ih_l0`` and its like read as float32 and cannot
