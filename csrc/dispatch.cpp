@@ -19,6 +19,8 @@ extern const InstructionSet kBaseline;
 #if defined(__x86_64__)
 extern const InstructionSet kAvx2, kAvx512;
 extern const Kernels<BFloat16> kAvx512Bf16;
+extern const FrozenKernels<BFloat16> kFrozenBf16;
+extern const FrozenKernels<int8_t> kFrozenInt8;
 #endif
 
 namespace {
@@ -36,9 +38,11 @@ std::vector<const InstructionSet*> runnable() {
         InstructionSet set = kAvx512;
         set.name = "avx512bf16";
         set.bf16 = &kAvx512Bf16;
+        set.frozen_bf16 = kFrozenBf16;
+        set.frozen_int8 = kFrozenInt8;
         return set;
       }();
-      if (__builtin_cpu_supports("avx512bf16")) sets.push_back(&with_bfloat16);
+      if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) sets.push_back(&with_bfloat16);
     }
   }
 #endif
@@ -212,6 +216,23 @@ template void run_backward(CellKind, const BackwardArgs<float>&, int);
 template void run_backward(CellKind, const BackwardArgs<double>&, int);
 template void run_forward(CellKind, const ForwardArgs<BFloat16>&, int);
 template void run_backward(CellKind, const BackwardArgs<BFloat16>&, int);
+
+template <>
+const FrozenKernels<BFloat16>& frozen_kernels() {
+  return instruction_set().frozen_bf16;
+}
+template <>
+const FrozenKernels<int8_t>& frozen_kernels() {
+  return instruction_set().frozen_int8;
+}
+
+template <class S>
+void run_frozen(CellKind kind, const FrozenArgs& args, int threads) {
+  run_layer<S>(kind, args, threads, frozen_kernels<S>().workspace, frozen_kernels<S>().forward);
+}
+
+template void run_frozen<BFloat16>(CellKind, const FrozenArgs&, int);
+template void run_frozen<int8_t>(CellKind, const FrozenArgs&, int);
 
 template <class T>
 double peak_flops(int threads) {

@@ -23,6 +23,12 @@ void run_forward(CellKind kind, const ForwardArgs<T>& args, int threads);
 template <class T>
 void run_backward(CellKind kind, const BackwardArgs<T>& args, int threads);
 
+// Of the instruction set in use, for weights frozen as S: BFloat16 or int8_t.
+template <class S>
+const FrozenKernels<S>& frozen_kernels();
+template <class S>
+void run_frozen(CellKind kind, const FrozenArgs& args, int threads);
+
 template <class T>
 double peak_flops(int threads);                     // FLOP/s, two per fused multiply-add
 double read_bandwidth(int64_t bytes, int threads);  // bytes/s over all threads, each reading its own buffer

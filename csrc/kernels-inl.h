@@ -3,6 +3,7 @@
 
 #include "backward-inl.h"
 #include "forward-inl.h"
+#include "frozen-inl.h"
 #include "probe-inl.h"
 
 namespace fastrnn {
@@ -60,8 +61,43 @@ constexpr Kernels<T> kernels() {
   return {forward_workspace<T>, forward<T>, backward_workspace<T>, backward<T>, multiply_adds<T>};
 }
 
+template <class Format>
+int64_t panel_bytes(CellKind kind, const Sizes& sizes) {
+  return with_cell(kind, [&]<class Cell>() { return FrozenPanels<Cell, Format>(sizes, nullptr).bytes(); });
+}
+
+template <class Format>
+void pack_frozen(CellKind kind, const Sizes& sizes, const FrozenWeights<typename Format::Stored>* weights,
+                 char* panels) {
+  with_cell(kind, [&]<class Cell>() { FrozenPanels<Cell, Format>(sizes, panels).pack(weights); });
+}
+
+template <class Format>
+int64_t frozen_workspace(CellKind kind, const FrozenArgs& args, const Plan& plan) {
+  return with_cell(kind, [&]<class Cell>() {
+    return FrozenForward<Cell, Format>(args, plan, Team{0, plan.threads, nullptr}, nullptr).workspace();
+  });
+}
+
+template <class Format>
+void frozen_forward(CellKind kind, const FrozenArgs& args, const Plan& plan, Team team, char* workspace) {
+  with_cell(kind, [&]<class Cell>() { FrozenForward<Cell, Format>(args, plan, team, workspace).run(); });
+}
+
+template <class Format>
+constexpr FrozenKernels<typename Format::Stored> frozen_kernels() {
+  return {panel_bytes<Format>, pack_frozen<Format>, frozen_workspace<Format>, frozen_forward<Format>};
+}
+
 [[maybe_unused]] constexpr InstructionSet instruction_set(const char* name) {
-  return {name, FASTRNN_VECTOR_BYTES, facts, kernels<float>(), kernels<double>(), read<float>};
+  return {name,
+          FASTRNN_VECTOR_BYTES,
+          facts,
+          kernels<float>(),
+          kernels<double>(),
+          read<float>,
+          frozen_kernels<Widened<BFloat16>>(),
+          frozen_kernels<Widened<int8_t>>()};
 }
 
 }  // namespace

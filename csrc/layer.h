@@ -105,6 +105,34 @@ struct BackwardArgs {
   const WeightGradients<Real<T>>* gradients;  // [D]
 };
 
+// One direction of a layer that is frozen: weights of bfloat16, or int8_t with a scale for each row.
+template <class S>
+struct FrozenWeights {
+  const S *w_ih, *w_hh;              // [G*H, I], [G*H, H]
+  const float *b_ih, *b_hh;          // [G*H] or null
+  const float *scale_ih, *scale_hh;  // [G*H], null for bfloat16
+};
+
+struct FrozenArgs {
+  Sizes sizes;  // P is H
+  Rows rows;
+  const float* x;      // [N, I]
+  const float* h_0;    // [D, B, H] or null: zeros
+  const char* panels;  // as FrozenKernels::pack left them
+  float* y;            // [N, D*H]
+  float* h_T;          // [D, B, H]
+  float* memory;       // as in ForwardArgs
+};
+
+// The kernels of one instruction set for weights frozen as S.
+template <class S>
+struct FrozenKernels {
+  int64_t (*panel_bytes)(CellKind, const Sizes&);                               // of the sizes, only D, I and H count
+  void (*pack)(CellKind, const Sizes&, const FrozenWeights<S>*, char* panels);  // panels aligned to 64 bytes
+  int64_t (*workspace)(CellKind, const FrozenArgs&, const Plan&);
+  void (*forward)(CellKind, const FrozenArgs&, const Plan&, Team, char* workspace);
+};
+
 // The compiled kernels of one instruction set.
 template <class T>
 struct Kernels {
@@ -122,6 +150,8 @@ struct InstructionSet {
   Kernels<float> f32;
   Kernels<double> f64;
   float (*read)(const float* buffer, int64_t elements, int64_t rounds);  // reads a buffer over and over
+  FrozenKernels<BFloat16> frozen_bf16;
+  FrozenKernels<int8_t> frozen_int8;
   const Kernels<BFloat16>* bf16 = nullptr;  // where it multiplies bfloat16; elsewhere that is converted to float32
 };
 

@@ -1,232 +1,17 @@
 #include "operators.h"
 
-#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
-#include <c10/util/MaybeOwned.h>
 #include <torch/library.h>
 
-#include <cstring>
-
-#include "blocks.h"
+#include "checked_layer.h"
 #include "dispatch.h"
+#include "tensors.h"
 
 namespace fastrnn {
 namespace {
 
 using at::Tensor;
 using Tensors = std::vector<Tensor>;
-
-constexpr std::pair<std::string_view, CellKind> kCells[] = {
-    {"rnn_tanh", CellKind::kRnnTanh},
-    {"rnn_relu", CellKind::kRnnRelu},
-    {"lstm", CellKind::kLstm},
-    {"gru", CellKind::kGru},
-};
-
-}  // namespace
-
-std::vector<std::string> cell_names() {
-  std::vector<std::string> names;
-  for (const auto& [name, kind] : kCells) names.emplace_back(name);
-  return names;
-}
-
-CellKind cell_kind(std::string_view wanted) {
-  for (const auto& [name, kind] : kCells)
-    if (name == wanted) return kind;
-  TORCH_CHECK(false, "fastrnn: unknown cell '", wanted, "', expected one of ", cell_names());
-}
-
-CellFacts cell_facts(std::string_view name) { return instruction_set().facts(cell_kind(name)); }
-
-namespace {
-
-// A layer's sizes and rows, checked: what the kernels read through raw pointers is known to be there.
-struct Layer {
-  CellKind kind;
-  CellFacts facts;
-  Sizes n{};
-  int64_t per_direction;
-  bool has_bias, projected, one_step;
-  c10::SmallVector<int64_t, 16> first, active;
-  int64_t row_stride = 1;
-  c10::SmallVector<int64_t, 3> y_shape, h_shape, memory_shape;
-
-  Layer(const Tensor& x, at::TensorList state, at::TensorList weights, Form form,
-        const std::optional<Tensor>& batch_sizes, std::string_view cell, int64_t directions, bool has_bias_)
-      : kind(cell_kind(cell)),
-        facts(instruction_set().facts(kind)),
-        has_bias(has_bias_),
-        one_step(form == Form::kOneStep) {
-    TORCH_CHECK(directions == 1 || directions == 2, "fastrnn: expected 1 or 2 directions, got ", directions);
-    n.D = directions;
-    per_direction = int64_t(weights.size()) / n.D;
-    const int64_t plain = has_bias ? 4 : 2;
-    projected = per_direction == plain + 1;
-    TORCH_CHECK(int64_t(weights.size()) == n.D * per_direction && (projected || per_direction == plain),
-                "fastrnn: expected ", plain, " weights (", plain + 1, " with a projection) per direction, got ",
-                weights.size(), " for ", n.D);
-    TORCH_CHECK(!projected || facts.may_be_projected, "fastrnn: expected no projection for cell ", cell, ", got one");
-    TORCH_CHECK(weights[1].dim() == 2 && weights[1].size(0) % facts.gates == 0, "fastrnn: expected weight_hh [",
-                facts.gates, " * hidden_size, outputs], got ", weights[1].sizes());
-    n.H = weights[1].size(0) / facts.gates;
-    n.P = weights[1].size(1);
-    const bool sequences = form == Form::kTimeFirst || form == Form::kBatchFirst;
-    TORCH_CHECK(x.dim() == (sequences ? 3 : 2), "fastrnn: expected ",
-                sequences  ? "3"
-                : one_step ? "one step of 2"
-                           : "a packed input of 2",
-                " dimensions, got ", x.dim());
-    n.I = x.size(-1);
-    y_shape.assign(x.sizes().begin(), x.sizes().end());
-    y_shape.back() = n.D * n.P;
-    if (form == Form::kPacked)
-      set_packed_rows(x, state, *batch_sizes);
-    else
-      set_rows(x, form);
-    h_shape = {n.D, n.B, n.P}, memory_shape = {n.D, n.B, n.H};
-    if (one_step) h_shape = {n.B, n.P}, memory_shape = {n.B, n.H};
-    check(x, state, weights);
-  }
-
-  Rows rows() const { return {first.data(), active.data(), row_stride}; }
-  bool empty() const { return n.N == 0; }
-
- private:
-  void set_rows(const Tensor& x, Form form) {
-    const bool batch_first = form == Form::kBatchFirst;
-    n.T = one_step ? 1 : x.size(batch_first ? 1 : 0), n.B = x.size(one_step || batch_first ? 0 : 1), n.N = n.T * n.B;
-    TORCH_CHECK(n.T > 0, "Expected sequence length to be larger than 0 in RNN");
-    row_stride = batch_first ? n.T : 1;
-    first.resize(n.T), active.assign(n.T, n.B);
-    for (int64_t t = 0; t < n.T; ++t) first[t] = batch_first ? t : t * n.B;
-  }
-
-  void set_packed_rows(const Tensor& x, at::TensorList state, const Tensor& batch_sizes) {
-    TORCH_CHECK(!state.empty() && state[0].dim() == 3,
-                "fastrnn: expected initial states [D, B, P] with a packed input, got ",
-                state.empty() ? "none" : std::to_string(state[0].dim()) + " dimensions");
-    TORCH_CHECK(batch_sizes.dim() == 1 && batch_sizes.scalar_type() == at::kLong && batch_sizes.is_cpu() &&
-                    batch_sizes.size(0) > 0,
-                "fastrnn: expected batch_sizes to be int64 [T] on the CPU, T > 0, got ", batch_sizes.scalar_type(), " ",
-                batch_sizes.sizes(), " on ", batch_sizes.device());
-    const Tensor sizes = batch_sizes.contiguous();
-    n.T = sizes.size(0), n.B = state[0].size(1);
-    active.assign(sizes.const_data_ptr<int64_t>(), sizes.const_data_ptr<int64_t>() + n.T);
-    for (int64_t t = 0; t < n.T; ++t) {
-      TORCH_CHECK(active[t] > 0 && active[t] <= (t ? active[t - 1] : n.B),
-                  "fastrnn: expected batch_sizes that do not increase, from ", n.B, " to no less than 1, got ",
-                  active[t], " at step ", t);
-      first.push_back(n.N);
-      n.N += active[t];
-    }
-    TORCH_CHECK(active[0] == n.B && n.N == x.size(0), "fastrnn: batch_sizes begin with ", active[0], " and add up to ",
-                n.N, ", expected ", n.B, " and ", x.size(0));
-  }
-
-  void check(const Tensor& x, at::TensorList state, at::TensorList weights) const {
-    const auto expect = [&](const Tensor& t, at::IntArrayRef shape, const char* name) {
-      TORCH_CHECK(t.sizes() == shape, "fastrnn: expected ", name, " of shape ", shape, ", got ", t.sizes());
-      TORCH_CHECK(t.scalar_type() == x.scalar_type() && t.device() == x.device(), "fastrnn: expected ", name, " as ",
-                  x.scalar_type(), " on ", x.device(), " like the input, got ", t.scalar_type(), " on ", t.device());
-    };
-    const int64_t gates = facts.gates * n.H;
-    for (int64_t d = 0; d < n.D; ++d) {
-      const auto w = weights.slice(d * per_direction, per_direction);
-      expect(w[0], {gates, n.I}, "weight_ih");
-      expect(w[1], {gates, n.P}, "weight_hh");
-      if (has_bias) expect(w[2], {gates}, "bias_ih"), expect(w[3], {gates}, "bias_hh");
-      if (projected) expect(w[per_direction - 1], {n.P, n.H}, "weight_hr");
-    }
-    TORCH_CHECK(projected || n.P == n.H, "fastrnn: expected weight_hh with ", n.H, " columns, got ", n.P);
-    const size_t states = facts.has_memory ? 2 : 1;
-    TORCH_CHECK(state.empty() || state.size() == states, "fastrnn: expected ", states, " initial states or none, got ",
-                state.size());
-    if (!state.empty()) expect(state[0], h_shape, "h_0");
-    if (state.size() > 1) expect(state[1], memory_shape, "c_0");
-  }
-};
-
-// Sums, gates and the cell's own state of 16-bit tensors are float32, rounded once on the way out.
-at::ScalarType real_type(const Tensor& x) {
-  const at::ScalarType type = x.scalar_type();
-  TORCH_CHECK(type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf,
-              "fastrnn: expected float32, float64, bfloat16 or float16, got ", type);
-  return type == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-// What the products take, and so x, h, y and the weights: 16-bit tensors too, unless the processor multiplies them.
-at::ScalarType product_type(const Tensor& x) {
-  return x.scalar_type() == at::kBFloat16 && instruction_set().bf16 ? at::kBFloat16 : real_type(x);
-}
-
-// Asked before torch is: a conversion that does nothing costs 0.3 us.
-Tensor convert(const Tensor& t, at::ScalarType type) { return t.scalar_type() == type ? t : t.to(type); }
-
-// A tensor as the kernels read it: the given one, or a copy. The given one outlives the call.
-using Ready = c10::MaybeOwned<Tensor>;
-Ready prepare(const Tensor& t, at::ScalarType type) {
-  if (t.scalar_type() == type && t.is_contiguous()) return Ready::borrowed(t);
-  return Ready::owned(convert(t, type).contiguous());
-}
-
-using ReadyList = c10::SmallVector<Ready, 10>;
-ReadyList prepare(at::TensorList list, at::ScalarType type) {
-  ReadyList out;
-  for (const Tensor& t : list) out.push_back(prepare(t, type));
-  return out;
-}
-
-// h, which products take, and the state that only the cell sees.
-ReadyList prepare_states(at::TensorList state, at::ScalarType type, at::ScalarType real) {
-  ReadyList out;
-  for (const Tensor& t : state) out.push_back(prepare(t, out.empty() ? type : real));
-  return out;
-}
-
-// Without the dispatcher, which takes longer than the allocation.
-Tensor allocate(at::IntArrayRef shape, at::ScalarType type) {
-  constexpr c10::DispatchKeySet keys(c10::DispatchKey::CPU);
-  return at::detail::empty_generic(shape, large_blocks(), keys, type, std::nullopt);
-}
-
-Tensor zeros(at::IntArrayRef shape, at::ScalarType type) {
-  Tensor t = allocate(shape, type);
-  if (t.nbytes() > 0) std::memset(t.mutable_data_ptr(), 0, t.nbytes());
-  return t;
-}
-
-// Of the prepared tensor or, where there is none, of zeros.
-Tensor copy_of(const Tensor* prepared, at::IntArrayRef shape, at::ScalarType type) {
-  if (!prepared) return zeros(shape, type);
-  Tensor t = allocate(shape, type);
-  if (t.nbytes() > 0) std::memcpy(t.mutable_data_ptr(), prepared->const_data_ptr(), t.nbytes());
-  return t;
-}
-
-// The kernels have their own name for torch's type.
-template <class T>
-using InTorch = std::conditional_t<std::is_same_v<T, BFloat16>, at::BFloat16, T>;
-
-template <class T>
-const T* read(const Tensor& t) {
-  return t.defined() ? reinterpret_cast<const T*>(t.const_data_ptr<InTorch<T>>()) : nullptr;
-}
-template <class T>
-T* write(Tensor& t) {
-  return t.defined() ? reinterpret_cast<T*>(t.mutable_data_ptr<InTorch<T>>()) : nullptr;
-}
-
-// f.operator()<T>() for what the products take.
-template <class F>
-void with_type(at::ScalarType type, F&& f) {
-  if (type == at::kDouble)
-    f.template operator()<double>();
-  else if (type == at::kBFloat16)
-    f.template operator()<BFloat16>();
-  else
-    f.template operator()<float>();
-}
 
 template <class T>
 c10::SmallVector<Weights<T>, 2> weight_pointers(const Layer& layer, const ReadyList& weights) {
@@ -291,12 +76,7 @@ void backward_as(const Layer& layer, const Tensor& dy, const Tensor& dh_T, const
 Output forward(const Layer& layer, const Tensor& x, at::TensorList state, at::TensorList weights, Tensor& saved) {
   const at::ScalarType type = product_type(x), real = real_type(x);
   const ReadyList initial = prepare_states(state, type, real);
-  Output out;
-  out.y = allocate(layer.y_shape, type);
-  out.final_state.push_back(layer.empty() ? zeros(layer.h_shape, type) : allocate(layer.h_shape, type));
-  // The kernel advances the cell's own state in place, from the initial to the final one.
-  if (layer.facts.has_memory)
-    out.final_state.push_back(copy_of(state.empty() ? nullptr : &*initial[1], layer.memory_shape, real));
+  Output out = allocate_output(layer, initial, type, real);
   if (!layer.empty()) {
     const Ready input = prepare(x, type);
     const ReadyList prepared = prepare(weights, type);
@@ -308,11 +88,16 @@ Output forward(const Layer& layer, const Tensor& x, at::TensorList state, at::Te
   return out;
 }
 
-Form form_of(const std::optional<Tensor>& batch_sizes, bool batch_first) {
-  return batch_sizes ? Form::kPacked : batch_first ? Form::kBatchFirst : Form::kTimeFirst;
-}
-
 }  // namespace
+
+Output allocate_output(const Layer& layer, const ReadyList& initial, at::ScalarType type, at::ScalarType real) {
+  Output out;
+  out.y = allocate(layer.y_shape, type);
+  out.final_state.push_back(layer.empty() ? zeros(layer.h_shape, type) : allocate(layer.h_shape, type));
+  if (layer.facts.has_memory)
+    out.final_state.push_back(copy_of(initial.empty() ? nullptr : &*initial[1], layer.memory_shape, real));
+  return out;
+}
 
 Output infer_layer(const Tensor& x, at::TensorList state, at::TensorList weights, Form form, std::string_view cell,
                    int64_t directions, bool has_bias) {

@@ -8,22 +8,18 @@
 #include <tuple>
 #include <vector>
 
-#include "layer.h"
+#include "checked_layer.h"
+#include "tensors.h"
 
 namespace fastrnn {
-
-// The cells that are compiled in, by the names of fastrnn/spec.py.
-std::vector<std::string> cell_names();
-CellKind cell_kind(std::string_view name);
-CellFacts cell_facts(std::string_view name);
-
-// How the rows of a layer lie in x: [T, B, I], [B, T, I], packed [N, I], or one step [B, I] with states [B, P], [B, H].
-enum class Form { kTimeFirst, kBatchFirst, kPacked, kOneStep };
 
 struct Output {
   at::Tensor y;
   c10::SmallVector<at::Tensor, 2> final_state;
 };
+
+// y and the final states, not yet written. The kernels advance the cell's own state in place, from the initial one.
+Output allocate_output(const Layer& layer, const ReadyList& initial, at::ScalarType type, at::ScalarType real);
 
 // layer_forward where nothing is kept for backward.
 Output infer_layer(const at::Tensor& x, at::TensorList state, at::TensorList weights, Form form, std::string_view cell,
@@ -34,6 +30,12 @@ std::tuple<at::Tensor, std::vector<at::Tensor>, at::Tensor> layer_forward(const 
                                                                           const std::optional<at::Tensor>& batch_sizes,
                                                                           std::string_view cell, int64_t directions,
                                                                           bool has_bias, bool batch_first, bool save);
+
+std::tuple<at::Tensor, std::vector<at::Tensor>> frozen_forward(const at::Tensor& x, at::TensorList state,
+                                                               at::TensorList weights,
+                                                               const std::optional<at::Tensor>& batch_sizes,
+                                                               std::string_view cell, int64_t directions, bool has_bias,
+                                                               bool batch_first);
 
 std::vector<at::Tensor> layer_backward(const std::optional<at::Tensor>& dy,
                                        const c10::List<std::optional<at::Tensor>>& dstate, const at::Tensor& x,

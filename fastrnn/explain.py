@@ -10,7 +10,9 @@ from torch.nn import Module, RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import replace
+from fastrnn.backends import cpu
 from fastrnn.dispatch import BACKENDS, reasons_against
+from fastrnn.frozen import Frozen
 from fastrnn.functional import autocast_enabled
 from fastrnn.spec import CELLS
 
@@ -26,7 +28,8 @@ def explain(module: Module, x: Tensor | PackedSequence | None = None, hx: Any = 
     Without ``x``, for a layer, a cell or a whole model: for each recurrent module inside, what the device and dtype of
     its parameters decide, which is the backend.
 
-    Of a ``torch.nn`` layer or cell it says whether ``fastrnn.accelerate`` would swap it; ``x`` is then not looked at.
+    Of a ``torch.nn`` layer or cell it says whether ``fastrnn.accelerate`` would swap it, of a frozen one how its
+    weights are multiplied; ``x`` is then not looked at.
     The answer depends on grad mode, autocast and the number of threads, as they are at the time.
 
     Raises:
@@ -70,6 +73,9 @@ def _recurrent(module: Any, x: Tensor | PackedSequence | None, hx: Any) -> Itera
         yield title
         yield "  runs on torch's own kernels"
         yield f"  fastrnn.accelerate() {f'would leave it: {reason}' if reason else 'would swap it'}"
+    elif isinstance(module, Frozen):
+        yield title
+        yield f"  backend: {cpu.NAME}, inference only, weights read as {module.stored_as} and {cpu.frozen_products()}"
     elif x is not None:
         yield from _call(title, module, x, hx)
     elif hx is not None:

@@ -10,7 +10,7 @@ from fastrnn import reference
 from fastrnn.dispatch import runs_fused
 from fastrnn.ops import layer_backward, layer_forward
 
-__all__ = ["layer"]
+__all__ = ["layer", "needs_gradient"]
 
 State = tuple[Tensor, ...]
 
@@ -39,7 +39,7 @@ def layer(
             batch_sizes=batch_sizes,
         )
     tensors = (x, *state, *weights)
-    if _needs_gradient(tensors):
+    if needs_gradient(tensors):
         y, *final, _ = _Layer.apply(cell, directions, has_bias, batch_first, batch_sizes, len(state), *tensors)
         return y, tuple(final)
     y, final, _ = layer_forward(
@@ -48,7 +48,7 @@ def layer(
     return y, tuple(final)
 
 
-def _needs_gradient(tensors: Sequence[Tensor]) -> bool:
+def needs_gradient(tensors: Sequence[Tensor]) -> bool:
     return torch.is_grad_enabled() and any([t.requires_grad for t in tensors])
 
 

@@ -84,7 +84,7 @@ def stack(
     if autocast_enabled(x):
         x, state, weights = _autocast(x, state, weights)
     if not state and batch_sizes is not None:
-        state = _zeros(cell, x, weights[1], num_layers * directions, int(batch_sizes[0]))
+        state = zero_state(cell, x, weights[1], num_layers * directions, int(batch_sizes[0]))
     if num_layers == 1:
         return layer(
             cell,
@@ -140,7 +140,7 @@ def _autocast(x: Tensor, state: State, weights: Sequence[Tensor]) -> tuple[Tenso
     return cast(x), tuple([cast(s) for s in state]), [cast(w) for w in weights]
 
 
-def _zeros(cell: str, x: Tensor, w_hh: Tensor, rows: int, batch: int) -> State:
+def zero_state(cell: str, x: Tensor, w_hh: Tensor, rows: int, batch: int) -> State:
     return tuple([x.new_zeros(rows, batch, width) for width in CELLS[cell].state_widths(*w_hh.shape)])
 
 

@@ -1,4 +1,4 @@
-"""The two registered operators: one layer forward, one layer backward, opaque to the compiler.
+"""The registered operators: one layer forward, one layer backward, one frozen layer forward, opaque to the compiler.
 
 Schemas and fake implementations stand here, CPU implementations in ``csrc/operators.cpp``. The schemas need no compiled
 extension. ``torch.library.Library`` rather than the ``custom_op`` decorator: it saves about 10 us a call.
@@ -9,6 +9,9 @@ H]. ``weights`` lists w_ih [G*H, I], w_hh [G*H, P], with bias b_ih and b_hh [G*H
 each direction. ``saved`` is [D, N, S*H] with N = 0 if ``save`` is false, its layout the backend's own; on the CPU it
 is of the type of computation, on a GPU of the type of ``x``. ``layer_backward`` returns gradients for those of (x,
 *state, *weights) that ``needed`` flags, in order.
+
+``frozen_forward`` takes float32 ``x`` and ``state``, and ``weights`` without projection whose w_ih and w_hh are
+bfloat16, or int8 with two more at the end of each direction: scale_ih and scale_hh, float32 [G*H].
 """
 
 import math
@@ -18,7 +21,7 @@ from torch import Tensor
 
 from fastrnn.spec import CELLS
 
-__all__ = ["layer_backward", "layer_forward"]
+__all__ = ["frozen_forward", "layer_backward", "layer_forward"]
 
 _library = torch.library.Library("fastrnn", "DEF")
 _library.define(
@@ -30,8 +33,31 @@ _library.define(
     "Tensor? batch_sizes, str cell, int directions, bool has_bias, bool batch_first, bool[] needed) -> Tensor[]"
 )
 
+_library.define(
+    "frozen_forward(Tensor x, Tensor[] state, Tensor[] weights, Tensor? batch_sizes, str cell, int directions, "
+    "bool has_bias, bool batch_first) -> (Tensor y, Tensor[] final_state)"
+)
+
 layer_forward = torch.ops.fastrnn.layer_forward.default
 layer_backward = torch.ops.fastrnn.layer_backward.default
+frozen_forward = torch.ops.fastrnn.frozen_forward.default
+
+
+@torch.library.register_fake("fastrnn::frozen_forward", lib=_library)
+def _frozen_forward_fake(
+    x: Tensor,
+    state: list[Tensor],
+    weights: list[Tensor],
+    batch_sizes: Tensor | None,
+    cell: str,
+    directions: int,
+    has_bias: bool,
+    batch_first: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    batch = state[0].shape[1] if state else x.shape[0 if batch_first else 1]
+    y = x.new_empty((*x.shape[:-1], directions * weights[1].shape[1]))
+    widths = CELLS[cell].state_widths(*weights[1].shape)
+    return y, [x.new_empty((directions, batch, width)) for width in widths]
 
 
 @torch.library.register_fake("fastrnn::layer_forward", lib=_library)
@@ -46,12 +72,9 @@ def _layer_forward_fake(
     batch_first: bool,
     save: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
+    y, final_state = _frozen_forward_fake(x, state, weights, batch_sizes, cell, directions, has_bias, batch_first)
     spec = CELLS[cell]
-    batch = state[0].shape[1] if state else x.shape[0 if batch_first else 1]
     rows = math.prod(x.shape[:-1])  # Size.numel() would fix a symbolic length
-    y = x.new_empty((*x.shape[:-1], directions * weights[1].shape[1]))
-    widths = spec.state_widths(*weights[1].shape)
-    final_state = [x.new_empty((directions, batch, width)) for width in widths]
     width = len(spec.saved) * (weights[1].shape[0] // len(spec.gates))
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     dtype = x.dtype if x.is_cuda else wide

@@ -44,7 +44,7 @@ def accelerate(model: M) -> M:
     Returns:
         ``model``.
     """
-    return _swap(model, FAST)
+    return _swap(model, FAST, "fastrnn")
 
 
 def restore(model: M) -> M:
@@ -55,22 +55,30 @@ def restore(model: M) -> M:
     Returns:
         ``model``.
     """
-    return _swap(model, PLAIN)
+    return _swap(model, PLAIN, "torch.nn")
 
 
-def _swap(model: M, counterparts: Mapping[type[Module], type[Module]]) -> M:
-    kept = []
-    for name, module in list(model.named_modules()):
+def _swap(model: M, counterparts: Mapping[type[Module], type[Module]], target: str) -> M:
+    for _, module, cls in swappable(model, counterparts, target, stacklevel=4):
+        become(module, cls)
+    return model
+
+
+def swappable(
+    model: Module, counterparts: Mapping[type[Module], type[Module]], target: str, stacklevel: int = 3
+) -> list[tuple[str, Module, type[Module]]]:
+    """Name, module and counterpart of what is to be swapped. Warns of what cannot be replaced by ``target``."""
+    found, kept = [], []
+    for name, module in model.named_modules():
         cls = written_class(module)
         reason = reason_to_keep(module, cls, counterparts)
         if reason:
             kept.append(f"  {name or '(the model itself)'}: {reason}")
         elif cls in counterparts:
-            _become(module, counterparts[cls])
+            found.append((name, module, counterparts[cls]))
     if kept:
-        target = "fastrnn" if counterparts is FAST else "torch.nn"
-        warnings.warn("\n".join([f"not replaced by {target}:", *kept]), stacklevel=3)
-    return model
+        warnings.warn("\n".join([f"not replaced by {target}:", *kept]), stacklevel=stacklevel)
+    return found
 
 
 def written_class(module: Module) -> type[Module]:
@@ -83,9 +91,9 @@ def reason_to_keep(module: Module, cls: type[Module], counterparts: Mapping[type
     """None where the module is to be swapped, or is no recurrent module at all."""
     if cls in counterparts:
         return "its forward is set on the instance" if "forward" in vars(module) else None
-    if isinstance(module, tuple(counterparts)):
+    if isinstance(module, tuple(counterparts)) and cls not in counterparts.values():
         return f"it is of {cls.__qualname__}, a subclass"
-    if counterparts is FAST:
+    if counterparts is not PLAIN:
         if isinstance(module, torch.jit.ScriptModule) and getattr(module, "original_name", None) in _NAMES:
             return "it is scripted"
         if cls.__module__.startswith("torch.ao.nn.quant") and cls.__name__ in _NAMES:
@@ -93,7 +101,7 @@ def reason_to_keep(module: Module, cls: type[Module], counterparts: Mapping[type
     return None
 
 
-def _become(module: Module, cls: type[Module]) -> None:
+def become(module: Module, cls: type[Module]) -> None:
     if parametrize.is_parametrized(module):
         # A class of its own again, with the same properties: other modules may share the old one by deepcopy.
         members = {k: v for k, v in vars(type(module)).items() if k not in ("__dict__", "__weakref__", "__doc__")}

@@ -19,7 +19,7 @@ else:
     extension.isa()  # raises ValueError for a FASTRNN_CPU_ISA that this build or processor does not run
 _cells: list[str] = extension.cells() if extension else []
 
-__all__ = ["NAME", "Plan", "extension", "missing", "plan", "processor", "reasons_against"]
+__all__ = ["NAME", "Plan", "extension", "frozen_products", "missing", "plan", "processor", "reasons_against"]
 
 NAME = "cpu"
 
@@ -97,6 +97,14 @@ def plan(
     threads = torch.get_num_threads() if extension.built_with_openmp() else 1
     chosen = extension.plan(cell, steps, batch, inputs, hidden, outputs, directions, rows, element_bytes, threads)
     return Plan(isa=extension.isa(), dtype=dtype, multiplies_bfloat16=native, **chosen)
+
+
+def frozen_products() -> str:
+    """What becomes of frozen weights on the instruction set in use."""
+    assert extension is not None
+    # One instruction set multiplies bfloat16 and int8.
+    how = "multiplied as they are" if extension.multiplies_bfloat16() else "widened to float32"
+    return f"{how} ({extension.isa()})"
 
 
 def processor() -> str:
