@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 #include <c10/util/SmallVector.h>
-#include <pthread.h>
 #include <torch/library.h>
 
 #include "dispatch.h"
@@ -199,23 +198,6 @@ void with_type(at::ScalarType type, F&& f) {
     f.template operator()<float>();
 }
 
-// In a forked child the thread that forked has lost the workers of its OpenMP pool, and GNU's run-time waits for them in
-// the next parallel region, for ever (https://gcc.gnu.org/legacy-ml/gcc-patches/2014-02/msg00813.html). Torch may have
-// started them as well as a layer, so from then on that thread runs layers alone. Other threads have their own pools.
-thread_local bool has_forked = false, has_shared = false;
-
-[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] {
-  has_forked = true;
-  // Torch would hang for certain, also in the allocation and conversion of a layer's tensors.
-  if (has_shared) at::set_num_threads(1);
-});
-
-int allowed_threads() {
-  const int threads = has_forked ? 1 : at::get_num_threads();
-  has_shared |= threads > 1;
-  return threads;
-}
-
 template <class T>
 std::vector<Weights<T>> weight_pointers(const Layer& layer, const Tensors& weights) {
   std::vector<Weights<T>> out;
@@ -242,7 +224,7 @@ void forward_as(const Layer& layer, const Tensor& x, const Tensors& state, const
   args.h_T = write<T>(final_state[0]);
   args.memory = layer.facts.has_memory ? write<Real<T>>(final_state[1]) : nullptr;
   args.saved = saved.numel() ? write<Real<T>>(saved) : nullptr;
-  run_forward(layer.kind, args, allowed_threads());
+  run_forward(layer.kind, args, at::get_num_threads());
 }
 
 template <class T>
@@ -272,7 +254,7 @@ void backward_as(const Layer& layer, const Tensor& dy, const Tensor& dh_T, const
   args.dh_0 = write<Real<T>>(dh_0);
   args.carry = write<Real<T>>(carry);
   args.gradients = gradients.data();
-  run_backward(layer.kind, args, allowed_threads());
+  run_backward(layer.kind, args, at::get_num_threads());
 }
 
 }  // namespace
