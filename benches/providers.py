@@ -13,7 +13,7 @@ from benches.cases import Case
 from benches.verify import check_close
 from benches.workload import Workload, build, run_inference, run_training
 
-__all__ = ["ONNXRT", "OURS", "TORCH", "make_runs", "module_run", "onnxrt_available"]
+__all__ = ["ONNXRT", "OURS", "TORCH", "make_runs", "module_run", "module_runs", "onnxrt_available"]
 
 TORCH, OURS, ONNXRT = "torch", "fastrnn", "onnxrt"
 
@@ -29,9 +29,15 @@ def make_runs(work: Workload, training: bool, threads: int) -> dict[str, Run]:
     runs: dict[str, Run] = {}
     if not training and onnxrt_available() and _onnxrt_takes(work.case):
         runs[ONNXRT] = _onnxrt_run(work, threads)
-    for name, library in ((TORCH, nn), (OURS, fastrnn)):
-        runs[name] = module_run(build(library, work.case, work.weights, work.values.dtype), work, training)
-    return runs
+    return runs | module_runs(work, training)
+
+
+def module_runs(work: Workload, training: bool) -> dict[str, Run]:
+    """The runs of torch.nn and of fastrnn, in this order."""
+    return {
+        name: module_run(build(library, work.case, work.weights, work.values.dtype), work, training)
+        for name, library in ((TORCH, nn), (OURS, fastrnn))
+    }
 
 
 def module_run(module: nn.Module, work: Workload, training: bool) -> Run:

@@ -36,7 +36,7 @@ def test_speed(
         benchmark.pedantic(runs[OURS])
         return
     with torch.set_grad_enabled(training):
-        times = race(benchmark, runs, budget, own_threads=[ONNXRT])
+        times = race(runs, budget, own_threads=[ONNXRT], benchmark=benchmark)
     result = Result(
         case,
         mode,

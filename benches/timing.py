@@ -1,7 +1,7 @@
 """Providers are timed in turn, round by round, so that a busy neighbour slows all of them alike.
 
-pytest-benchmark times fastrnn; the peers take their turn in the setup of each of its rounds. The ratio is formed within
-each round before its median is taken.
+pytest-benchmark, where it is used, times fastrnn; the peers take their turn in the setup of each of its rounds. The
+ratio is formed within each round before its median is taken.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Budget", "Quartiles", "Race", "race"]
 
-_ROUND_SECONDS = 200e-6
 _WARM_SECONDS, _LONG_SECONDS = 1e-3, 5e-3
 _SETTLE_SECONDS = 12e-3
 _ESTIMATE_SECONDS = 0.1
@@ -26,11 +25,12 @@ _ESTIMATE_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to measure: seconds for the slowest provider, within bounds on the rounds."""
+    """How long to measure: seconds for the slowest provider, within bounds on the rounds, and the least for a round."""
 
     seconds: float = 0.5
     min_rounds: int = 5
     max_rounds: int = 40
+    round_seconds: float = 200e-6
 
 
 @dataclass(frozen=True)
@@ -72,18 +72,18 @@ def _estimate(run: Callable[[], object]) -> float:
 
 
 def race(
-    benchmark: BenchmarkFixture,
     runs: dict[str, Callable[[], object]],
     budget: Budget,
     own_threads: Collection[str] = (),
+    benchmark: BenchmarkFixture | None = None,
 ) -> Race:
-    """Times all ``runs``; the last is the one that ``benchmark`` reports.
+    """Times all ``runs``; the last is the one that ``benchmark`` times and reports where it is given.
 
     ``own_threads`` names the providers with a thread pool of their own: idle workers of any pool spin for some
     milliseconds and would slow the next provider down.
     """
     once = {name: _estimate(run) for name, run in runs.items()}
-    calls = {name: max(1, math.ceil(_ROUND_SECONDS / seconds)) for name, seconds in once.items()}
+    calls = {name: max(1, math.ceil(budget.round_seconds / seconds)) for name, seconds in once.items()}
     slowest = max(once[name] * calls[name] for name in runs)
     rounds = min(budget.max_rounds, max(budget.min_rounds, round(budget.seconds / slowest)))
     *peers, ours = runs
@@ -102,6 +102,11 @@ def race(
             seconds[name].append(_timed(runs[name], calls[name]) / calls[name])
         warm(ours, peers[-1])
 
-    benchmark.pedantic(_repeat, args=(runs[ours], calls[ours]), setup=peers_turn, rounds=rounds)
-    seconds[ours] = [total / calls[ours] for total in benchmark.stats.stats.data]
+    if benchmark is not None:
+        benchmark.pedantic(_repeat, args=(runs[ours], calls[ours]), setup=peers_turn, rounds=rounds)
+        seconds[ours] = [total / calls[ours] for total in benchmark.stats.stats.data]
+        return Race(seconds, calls)
+    for _ in range(rounds):
+        peers_turn()
+        seconds[ours].append(_timed(runs[ours], calls[ours]) / calls[ours])
     return Race(seconds, calls)

@@ -9,6 +9,7 @@
 
 #ifdef _OPENMP
 #include <omp.h>
+#include <pthread.h>
 #endif
 #include "blocks.h"
 #include "plan.h"
@@ -97,6 +98,13 @@ class Workspace {
 };
 
 thread_local Workspace workspace;
+
+#ifdef _OPENMP
+// In a forked child the thread that forked would wait for ever for the workers that GNU's run-time has kept for it in
+// the parent (https://gcc.gnu.org/legacy-ml/gcc-patches/2014-02/msg00813.html), in torch's operations as in a layer.
+// They are sent home before it forks; both sides start new ones when they need them.
+[[maybe_unused]] const int at_fork = pthread_atfork([] { omp_pause_resource_all(omp_pause_soft); }, nullptr, nullptr);
+#endif
 
 // body(rank) on `threads` threads at once, or false where the run-time gives fewer and nothing was run.
 template <class F>
