@@ -140,7 +140,8 @@ void run_layer(CellKind kind, const Args& args, int threads, Size size, Run run)
   Plan plan = make_plan(instruction_set(), kind, args.sizes, sizeof(T), usable_threads(threads));
   for (;; plan = make_plan(instruction_set(), kind, args.sizes, sizeof(T), 1)) {
     char* memory = static_cast<char*>(workspace.at_least(size(kind, args, plan)));
-    std::vector<Barrier> barriers(plan.threads + 1);
+    // Nobody waits at those of a single thread.
+    std::vector<Barrier> barriers(plan.threads > 1 ? plan.threads + 1 : 0);
     const bool done = run_together(
         plan.threads, [&](int rank) { run(kind, args, plan, Team{rank, plan.threads, barriers.data()}, memory); });
     if (done) break;

@@ -215,7 +215,7 @@ class LayerForward {
     if (a_.weights[d].w_hr) project(d, steps, s);
     wait(share_.group, plan_.unit_parts);
     // Rows that end here leave their last output as the final state.
-    if (share_.unit_part != 0) return;
+    if (share_.unit_part != 0 || !a_.h_T) return;
     for (int64_t j = smaller(active, steps.active(s + 1)); j < active; ++j)
       __builtin_memcpy(a_.h_T + (d * n_.B + steps.part + j * steps.parts) * n_.P, y + steps.row(s, j) * y_ld,
                        n_.P * sizeof(T));

@@ -81,7 +81,7 @@ struct ForwardArgs {
   const T* h_0;               // [D, B, P] or null: zeros
   const Weights<T>* weights;  // [D]
   T* y;                       // [N, D*P]
-  T* h_T;                     // [D, B, P]
+  T* h_T;                     // [D, B, P], or null where y of the only step will do
   Real<T>* memory;            // [D, B, H]: the cell's own state, initial on entry and final on return; null if none
   Real<T>* saved;             // [D, N, S, H] or null
 };

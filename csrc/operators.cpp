@@ -36,7 +36,7 @@ void forward_as(const Layer& layer, const Tensor& x, const ReadyList& state, con
   args.h_0 = state.empty() ? nullptr : read<T>(*state[0]);
   args.weights = pointers.data();
   args.y = write<T>(out.y);
-  args.h_T = write<T>(out.final_state[0]);
+  args.h_T = layer.one_step ? nullptr : write<T>(out.final_state[0]);
   args.memory = layer.facts.has_memory ? write<Real<T>>(out.final_state[1]) : nullptr;
   args.saved = write<Real<T>>(saved);
   run_forward(layer.kind, args, at::get_num_threads());
@@ -93,7 +93,10 @@ Output forward(const Layer& layer, const Tensor& x, at::TensorList state, at::Te
 Output allocate_output(const Layer& layer, const ReadyList& initial, at::ScalarType type, at::ScalarType real) {
   Output out;
   out.y = allocate(layer.y_shape, type);
-  out.final_state.push_back(layer.empty() ? zeros(layer.h_shape, type) : allocate(layer.h_shape, type));
+  if (layer.one_step)
+    out.final_state.push_back(out.y);
+  else
+    out.final_state.push_back(layer.empty() ? zeros(layer.h_shape, type) : allocate(layer.h_shape, type));
   if (layer.facts.has_memory)
     out.final_state.push_back(copy_of(initial.empty() ? nullptr : &*initial[1], layer.memory_shape, real));
   return out;

@@ -18,7 +18,8 @@ struct Output {
   c10::SmallVector<at::Tensor, 2> final_state;
 };
 
-// y and the final states, not yet written. The kernels advance the cell's own state in place, from the initial one.
+// y and the final states, not yet written; of one step they share h. The kernels advance the cell's own state in place,
+// from the initial one.
 Output allocate_output(const Layer& layer, const ReadyList& initial, at::ScalarType type, at::ScalarType real);
 
 // layer_forward where nothing is kept for backward.

@@ -9,10 +9,12 @@ Plan make_plan(const InstructionSet& set, CellKind kind, const Sizes& n, int ele
   const double weight_elements = double(gates) * n.H * (n.I + n.P);
   Plan plan;
 
-  // A thread is worth starting for about 5 us of work.
+  // A thread is worth starting for some 4 us of work: of arithmetic or, with few rows, of reading the weights.
+  constexpr double flops_per_us = 1e5, bytes_per_us = 1e5;
   const double flops = 2.0 * n.N * n.D * weight_elements;
-  constexpr double flops_per_thread = 4e5;
-  threads = int(std::clamp<double>(flops / flops_per_thread, 1, std::max(threads, 1)));
+  const double bytes = double(gates) * n.H * (n.I + n.P * n.T) * n.D * element_bytes;
+  const double us = std::max(flops / flops_per_us, bytes / bytes_per_us);
+  threads = int(std::clamp<double>(us / 4, 1, std::max(threads, 1)));
 
   if (n.D > 1 && threads % n.D == 0) plan.directions_at_once = int(n.D);
   const int per_direction = threads / plan.directions_at_once;
