@@ -1,10 +1,9 @@
 #include "blocks.h"
 
 #include <c10/core/CPUAllocator.h>
+#include <c10/util/Exception.h>
 
-#include <algorithm>
 #include <cstdint>
-#include <list>
 #include <mutex>
 #include <new>
 
@@ -21,17 +20,12 @@ constexpr size_t kHugePage = size_t(2) << 20, kPage = size_t(4) << 10;
 // Lies before the data, in a line of its own.
 struct alignas(64) Header {
   size_t bytes;  // of the data
+  Header* next;
 };
 
 size_t alignment_of(size_t bytes) { return bytes + sizeof(Header) < kHugePage ? alignof(Header) : kHugePage; }
 
 void give_back(Header* block) { ::operator delete(block, std::align_val_t(alignment_of(block->bytes))); }
-
-Header* take_new(size_t bytes) {
-  void* block = ::operator new(sizeof(Header) + bytes, std::align_val_t(alignment_of(bytes)));
-  prefer_large_pages(block, sizeof(Header) + bytes);
-  return new (block) Header{bytes};
-}
 
 // Blocks that nobody uses, the latest first. A thread that finds another one at work here goes to the system instead of
 // waiting: so nothing can hang, not even in a child that was forked meanwhile.
@@ -40,31 +34,45 @@ class Idle {
   Header* take(size_t bytes) {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock) return nullptr;
-    // Of a quarter more at most, so that a small tensor does not sit on a large block.
-    const auto fits = [&](const Header* h) { return h->bytes >= bytes && h->bytes <= bytes + bytes / 4; };
-    const auto found = std::find_if(blocks_.begin(), blocks_.end(), fits);
-    if (found == blocks_.end()) return nullptr;
-    Header* block = *found;
-    bytes_ -= block->bytes;
-    blocks_.erase(found);
-    return block;
+    for (Header** at = &first_; *at; at = &(*at)->next) {
+      Header* block = *at;
+      // Of a quarter more at most, so that a small tensor does not sit on a large block.
+      if (block->bytes < bytes || block->bytes > bytes + bytes / 4) continue;
+      *at = block->next;
+      bytes_ -= block->bytes;
+      return block;
+    }
+    return nullptr;
   }
 
   void keep(Header* block) {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock || block->bytes > kMostIdle) return give_back(block);
-    blocks_.push_front(block);
+    block->next = first_;
+    first_ = block;
     bytes_ += block->bytes;
-    while (bytes_ > kMostIdle) {
-      bytes_ -= blocks_.back()->bytes;
-      give_back(blocks_.back());
-      blocks_.pop_back();
-    }
+    shrink(kMostIdle);
+  }
+
+  void give_back_all() {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (lock) shrink(0);
   }
 
  private:
+  // Gives back the oldest. There are few, for all are large.
+  void shrink(size_t most) {
+    while (bytes_ > most) {
+      Header** last = &first_;
+      while ((*last)->next) last = &(*last)->next;
+      bytes_ -= (*last)->bytes;
+      give_back(*last);
+      *last = nullptr;
+    }
+  }
+
   std::mutex mutex_;
-  std::list<Header*> blocks_;
+  Header* first_ = nullptr;
   size_t bytes_ = 0;
 };
 
@@ -72,6 +80,18 @@ class Idle {
 Idle& idle() {
   static Idle* blocks = new Idle;
   return *blocks;
+}
+
+Header* take_new(size_t bytes) {
+  const auto align = std::align_val_t(alignment_of(bytes));
+  void* block = ::operator new(sizeof(Header) + bytes, align, std::nothrow);
+  if (!block) {
+    idle().give_back_all();
+    block = ::operator new(sizeof(Header) + bytes, align, std::nothrow);
+  }
+  TORCH_CHECK(block, "fastrnn: out of memory, tried to allocate ", bytes, " bytes");
+  prefer_large_pages(block, sizeof(Header) + bytes);
+  return new (block) Header{bytes, nullptr};
 }
 
 class LargeBlocks final : public c10::Allocator {

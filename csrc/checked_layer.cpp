@@ -107,7 +107,8 @@ void Layer::check(const Tensor& x, at::TensorList state, at::TensorList weights,
   const auto expect_as = [&](at::ScalarType type, const Tensor& t, at::IntArrayRef shape, const char* name) {
     TORCH_CHECK(t.sizes() == shape, "fastrnn: expected ", name, " of shape ", shape, ", got ", t.sizes());
     TORCH_CHECK(t.scalar_type() == type && t.device() == x.device(), "fastrnn: expected ", name, " as ", type, " on ",
-                x.device(), " like the input, got ", t.scalar_type(), " on ", t.device());
+                x.device(), type == x.scalar_type() ? " like the input" : "", ", got ", t.scalar_type(), " on ",
+                t.device());
   };
   const auto expect = [&](const Tensor& t, at::IntArrayRef shape, const char* name) {
     expect_as(x.scalar_type(), t, shape, name);

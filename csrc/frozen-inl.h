@@ -13,7 +13,6 @@ template <class Cell, class Format>
 class FrozenPanels {
   using Gates = typename Cell::Gates;
   using Stored = typename Format::Stored;
-  static constexpr bool kScaled = fastrnn::kScaled<Format>;
 
  public:
   using Groups = ColumnGroups<float, Cell::kUnits>;
@@ -57,13 +56,13 @@ class FrozenPanels {
     const int64_t columns = groups_.padded() * Gates::kGates;
     Matrix m;
     m.panels = arena_.take<Stored>(columns * depth(K));
-    if (kScaled) m.scale = arena_.take<float>(columns), m.start = arena_.take<int32_t>(columns);
+    if (kScaled<Format>) m.scale = arena_.take<float>(columns), m.start = arena_.take<int32_t>(columns);
     return m;
   }
 
   Columns<Stored> columns(const Matrix& m, int64_t K, int64_t q) const {
     const int64_t first = q * Groups::kWidth * Gates::kGates;
-    if (!kScaled) return {m.panels + first * depth(K), nullptr, nullptr};
+    if (!kScaled<Format>) return {m.panels + first * depth(K), nullptr, nullptr};
     return {m.panels + first * depth(K), m.scale + first, m.start + first};
   }
 
@@ -91,7 +90,7 @@ class FrozenPanels {
       const int64_t column = g * width + i, ld = Gates::kGates * width;
       const Stored* row = w + (g * n_.H + unit) * K;
       for (int64_t k = 0; k < K; ++k) panel[(k / kDepth * ld + column) * kDepth + k % kDepth] = row[k];
-      if constexpr (kScaled) {
+      if constexpr (kScaled<Format>) {
         int32_t sum = 0;
         for (int64_t k = 0; k < K; ++k) sum += row[k];
         m.scale[first + column] = scale[g * n_.H + unit];

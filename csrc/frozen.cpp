@@ -26,13 +26,12 @@ Tensor pack_panels(const Layer& layer, const Tensors& weights, const Tensors& sc
   for (int64_t d = 0; d < layer.n.D; ++d) {
     const Tensor* w = prepared.data() + d * layer.per_direction;
     const Tensor* scale = prepared_scales.data() + 2 * d;
-    pointers.push_back({static_cast<const S*>(w[0].const_data_ptr()), static_cast<const S*>(w[1].const_data_ptr()),
-                        layer.has_bias ? read<float>(w[2]) : nullptr, layer.has_bias ? read<float>(w[3]) : nullptr,
-                        scales.empty() ? nullptr : read<float>(scale[0]),
+    pointers.push_back({read<S>(w[0]), read<S>(w[1]), layer.has_bias ? read<float>(w[2]) : nullptr,
+                        layer.has_bias ? read<float>(w[3]) : nullptr, scales.empty() ? nullptr : read<float>(scale[0]),
                         scales.empty() ? nullptr : read<float>(scale[1])});
   }
   const FrozenKernels<S>& kernels = frozen_kernels<S>();
-  Tensor panels = allocate({kernels.panel_bytes(layer.kind, layer.n)}, at::kByte);
+  Tensor panels = at::empty({kernels.panel_bytes(layer.kind, layer.n)}, at::kByte);
   kernels.pack(layer.kind, layer.n, pointers.data(), static_cast<char*>(panels.mutable_data_ptr()));
   return panels;
 }

@@ -32,19 +32,19 @@ bool operators_are_observed() {
 bool take(PyObject* python, Tensors& out) {
   if (!python || !THPVariable_CheckExact(python)) return false;
   const Tensor& t = THPVariable_Unpack(python);
-  if (!t.is_cpu() || t.layout() != at::kStrided || t.is_neg() || at::isTensorSubclassLike(t) ||
+  if (!t.is_cpu() || t.layout() != at::kStrided || t.is_neg() || t._is_zerotensor() || at::isTensorSubclassLike(t) ||
       t._fw_grad(/*level=*/0).defined() || (at::GradMode::is_enabled() && t.requires_grad()))
     return false;
   out.push_back(t);
   return true;
 }
 
-bool take_state(const object& hx, Tensors& out) {
+// None, a tensor, or for a cell with a state of its own a pair.
+bool take_state(const object& hx, bool pair, Tensors& out) {
   if (hx.is_none()) return true;
-  if (!PyTuple_CheckExact(hx.ptr())) return take(hx.ptr(), out);
-  for (const pybind11::handle item : pybind11::reinterpret_borrow<pybind11::tuple>(hx))
-    if (!take(item.ptr(), out)) return false;
-  return true;
+  if (!pair) return take(hx.ptr(), out);
+  return PyTuple_CheckExact(hx.ptr()) && PyTuple_GET_SIZE(hx.ptr()) == 2 && take(PyTuple_GET_ITEM(hx.ptr(), 0), out) &&
+         take(PyTuple_GET_ITEM(hx.ptr(), 1), out);
 }
 
 bool take_weights(const pybind11::dict& parameters, const pybind11::list& names, Tensors& out) {
@@ -67,13 +67,13 @@ struct Stack {
   Form form;
 };
 
-// What a module checks before it runs. What else may be wrong, the layer finds.
+// What a module checks before it runs, so that it is the module that raises, in torch.nn's words. What else may be
+// wrong, the layer finds.
 bool fits(const Tensor& x, const Tensors& state, const Tensors& weights, const Stack& stack) {
   const CellFacts facts = cell_facts(stack.cell);
   const bool one_step = stack.form == Form::kOneStep, batch_first = stack.form != Form::kTimeFirst;
   if (x.dim() != (one_step ? 2 : 3) || !x.is_floating_point() || weights[0].dim() != 2 || weights[1].dim() != 2 ||
-      x.size(-1) != weights[0].size(1) || (!one_step && x.size(batch_first ? 1 : 0) == 0) ||
-      (!state.empty() && state.size() != (facts.has_memory ? 2 : 1)))
+      x.size(-1) != weights[0].size(1) || (!one_step && x.size(batch_first ? 1 : 0) == 0))
     return false;
   int64_t width = weights[1].size(1);
   for (const Tensor& s : state) {
@@ -118,27 +118,30 @@ Output run(Tensor x, const Tensors& state, const Tensors& weights, const Stack& 
   return out;
 }
 
+// Nothing where the arguments, or a mode in force, ask for more than the kernels do.
+std::optional<Output> run_plain(const pybind11::dict& parameters, const pybind11::list& names, const object& input,
+                                const object& hx, const Stack& stack) {
+  Tensors x, state, weights;
+  if (operators_are_observed() || !take(input.ptr(), x) || !take_state(hx, cell_facts(stack.cell).has_memory, state) ||
+      !take_weights(parameters, names, weights) || !fits(x[0], state, weights, stack))
+    return std::nullopt;
+  return run(std::move(x[0]), state, weights, stack);
+}
+
 }  // namespace
 
 object infer(const pybind11::dict& parameters, const pybind11::list& names, const object& input, const object& hx,
              std::string_view cell, int64_t layers, bool bidirectional, bool has_bias, bool batch_first) {
-  const Stack stack{cell, layers, bidirectional ? 2 : 1, has_bias, batch_first ? Form::kBatchFirst : Form::kTimeFirst};
-  Tensors x, state, weights;
-  if (operators_are_observed() || !take(input.ptr(), x) || !take_state(hx, state) ||
-      !take_weights(parameters, names, weights) || !fits(x[0], state, weights, stack))
-    return pybind11::none();
-  const Output out = run(std::move(x[0]), state, weights, stack);
-  return pybind11::make_tuple(wrap(out.y), wrap_state(out.final_state));
+  const Form form = batch_first ? Form::kBatchFirst : Form::kTimeFirst;
+  const auto out = run_plain(parameters, names, input, hx, {cell, layers, bidirectional ? 2 : 1, has_bias, form});
+  if (!out) return pybind11::none();
+  return pybind11::make_tuple(wrap(out->y), wrap_state(out->final_state));
 }
 
 object infer_step(const pybind11::dict& parameters, const pybind11::list& names, const object& input, const object& hx,
                   std::string_view cell, bool has_bias) {
-  const Stack stack{cell, 1, 1, has_bias, Form::kOneStep};
-  Tensors x, state, weights;
-  if (operators_are_observed() || !take(input.ptr(), x) || !take_state(hx, state) ||
-      !take_weights(parameters, names, weights) || !fits(x[0], state, weights, stack))
-    return pybind11::none();
-  return wrap_state(run(std::move(x[0]), state, weights, stack).final_state);
+  const auto out = run_plain(parameters, names, input, hx, {cell, 1, 1, has_bias, Form::kOneStep});
+  return out ? wrap_state(out->final_state) : pybind11::none();
 }
 
 }  // namespace fastrnn

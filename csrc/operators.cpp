@@ -148,17 +148,16 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::opt
   const Tensor dmemory_T = states > 1 ? optional(dstate.get(1), {n.D, n.B, n.H}, "dc_T", real) : Tensor();
 
   Tensor dx = needed.get(0) ? allocate(x.sizes(), real) : Tensor();
-  Tensor dh_0 = !state.empty() && needed.get(1) ? allocate(layer.h_shape, real) : Tensor();
+  // Of no rows, the kernels write nothing.
+  const auto result = [&](at::IntArrayRef shape) { return layer.empty() ? zeros(shape, real) : allocate(shape, real); };
+  Tensor dh_0 = !state.empty() && needed.get(1) ? result(layer.h_shape) : Tensor();
   Tensor carry;
   if (layer.facts.has_carry) carry = copy_of(dmemory_T.defined() ? &dmemory_T : nullptr, layer.memory_shape, real);
   Tensors dweights(weights.size());
   for (size_t i = 0; i < weights.size(); ++i)
-    if (needed.get(1 + state.size() + i))
-      dweights[i] = layer.empty() ? zeros(weights[i].sizes(), real) : allocate(weights[i].sizes(), real);
+    if (needed.get(1 + state.size() + i)) dweights[i] = result(weights[i].sizes());
 
-  if (layer.empty()) {
-    if (dh_0.defined()) dh_0.zero_();
-  } else {
+  if (!layer.empty()) {
     const Ready input = prepare(x, type), output = prepare(y, type), values = prepare(saved, real);
     const ReadyList initial = prepare_states(state, type, real), prepared = prepare(weights, type);
     with_type(type, [&]<class T>() {

@@ -1,5 +1,7 @@
 #include "panels.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <mutex>
 #include <unordered_map>
@@ -32,19 +34,29 @@ struct Entry {
   }
 };
 
+// What is remembered, by the first tensor. Outlives its users.
+struct Memory {
+  std::mutex mutex;
+  std::unordered_map<c10::TensorImpl*, Entry> entries;
+};
+Memory& memory = *new Memory;
+
+// A child that was forked while another thread held the mutex would wait for ever.
+[[maybe_unused]] const int at_fork =
+    pthread_atfork([] { memory.mutex.lock(); }, [] { memory.mutex.unlock(); }, [] { memory.mutex.unlock(); });
+
 }  // namespace
 
 at::Tensor remembered_panels(at::TensorList weights, const void* kernels, CellKind kind, int64_t directions,
                              const std::function<at::Tensor()>& make) {
-  static std::mutex mutex;
-  static auto& entries = *new std::unordered_map<c10::TensorImpl*, Entry>;  // by the first tensor; outlives its users
   if (std::any_of(weights.begin(), weights.end(), [](const at::Tensor& t) { return t.is_inference(); })) return make();
 
   c10::TensorImpl* const key = weights[0].unsafeGetTensorImpl();
   {
-    const std::lock_guard lock(mutex);
-    const auto found = entries.find(key);
-    if (found != entries.end() && found->second.is_of(weights, kernels, kind, directions)) return found->second.panels;
+    const std::lock_guard lock(memory.mutex);
+    const auto found = memory.entries.find(key);
+    if (found != memory.entries.end() && found->second.is_of(weights, kernels, kind, directions))
+      return found->second.panels;
   }
   Entry entry{{}, kernels, kind, directions, {}};
   for (const at::Tensor& t : weights)
@@ -52,9 +64,17 @@ at::Tensor remembered_panels(at::TensorList weights, const void* kernels, CellKi
   entry.panels = make();
   const at::Tensor panels = entry.panels;
 
-  const std::lock_guard lock(mutex);
-  std::erase_if(entries, [](const auto& item) { return item.second.sources[0].tensor.expired(); });
-  entries.insert_or_assign(key, std::move(entry));
+  std::vector<Entry> gone;  // and freed after the mutex
+  const std::lock_guard lock(memory.mutex);
+  for (auto at = memory.entries.begin(); at != memory.entries.end();) {
+    if (at->first == key || at->second.sources[0].tensor.expired()) {
+      gone.push_back(std::move(at->second));
+      at = memory.entries.erase(at);
+    } else {
+      ++at;
+    }
+  }
+  memory.entries.emplace(key, std::move(entry));
   return panels;
 }
 

@@ -10,8 +10,8 @@
 namespace fastrnn {
 
 // What make() gives, or gave when the same tensors were asked for with the same kernels and cell, and have not been
-// written to since. Forgotten some time after the tensors are gone. Tensors that do not count their versions, which are
-// those made in inference mode, are not remembered.
+// written to since. When panels are packed, those whose tensors are gone are forgotten. Tensors that do not count their
+// versions, which are those made in inference mode, are not remembered.
 at::Tensor remembered_panels(at::TensorList weights, const void* kernels, CellKind kind, int64_t directions,
                              const std::function<at::Tensor()>& make);
 

@@ -54,6 +54,8 @@ Tensor zeros(at::IntArrayRef shape, at::ScalarType type) {
 
 Tensor copy_of(const Tensor* prepared, at::IntArrayRef shape, at::ScalarType type) {
   if (!prepared) return zeros(shape, type);
+  TORCH_CHECK(prepared->unsafeGetTensorImpl()->storage_initialized(),
+              "fastrnn: expected tensors with memory, got one whose storage is freed");
   Tensor t = allocate(shape, type);
   if (t.nbytes() > 0) std::memcpy(t.mutable_data_ptr(), prepared->const_data_ptr(), t.nbytes());
   return t;

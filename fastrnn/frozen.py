@@ -49,8 +49,9 @@ def freeze(model: M, weights: str) -> M:
             On other processors weights are widened to float32 in registers, which gains little.
 
     The frozen layers have no Parameters, drop nothing out, and ignore autocast. ``state_dict``, pickle and
-    ``copy.deepcopy`` keep what was rounded, for any processor. ``weight_ih_l0`` and its like read as float32 and cannot
-    be assigned; in-place changes of the buffers are seen at the next call, but for those through ``.data``.
+    ``copy.deepcopy`` keep what was rounded, for any processor. ``weight_ih_l0`` and its like read as float32 and
+    cannot be assigned. In-place changes of the buffers are seen at the next call if they count in the tensor's
+    ``_version``; those through ``.data``, NumPy or another process do not.
 
     Largest and root mean square error of the output over 100 steps against float64, H = I = 512, B = 1, PyTorch's
     initial weights, normal input, on a processor with both instructions (``python -m benches.frozen``)::
@@ -189,6 +190,10 @@ class Frozen(Module):
         made = fn(torch.empty(0))
         if made.dtype != torch.float32 or made.device.type != "cpu":
             self._refuse(f"it stays in torch.float32 on the CPU, {made.dtype} on {made.device} was asked for")
+        if made.is_shared():
+            for buffer in self._buffers.values():
+                if buffer is not None:
+                    buffer.share_memory_()
         return self
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
@@ -199,6 +204,14 @@ class Frozen(Module):
             errors.append(f"expected {prefix}* of a layer frozen to {self.stored_as}, got {', '.join(sorted(given))}")
         else:
             super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # As in _freeze: pickle and deepcopy may run in inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            for name, buffer in self._buffers.items():
+                if buffer is not None and buffer.is_inference():
+                    self._buffers[name] = buffer.clone()
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, stored_as={self.stored_as}"
@@ -252,6 +265,8 @@ class _FrozenCell(Frozen):
         for k, s in enumerate(state):
             if s.shape != (x.size(0), self.hidden_size):
                 self._refuse_state(x, k, s)
+            if s.dtype != x.dtype:
+                raise RuntimeError(f"Expected hx of the input's dtype {x.dtype}, got {s.dtype}")
         _, final = self._stack(x.unsqueeze(0), tuple([s.unsqueeze(0) for s in state]), 1, False, None)
         return tuple([s.squeeze(0) for s in final])
 

@@ -43,21 +43,21 @@ layer_backward = torch.ops.fastrnn.layer_backward.default
 frozen_forward = torch.ops.fastrnn.frozen_forward.default
 
 
-@torch.library.register_fake("fastrnn::frozen_forward", lib=_library)
-def _frozen_forward_fake(
-    x: Tensor,
-    state: list[Tensor],
-    weights: list[Tensor],
-    batch_sizes: Tensor | None,
-    cell: str,
-    directions: int,
-    has_bias: bool,
-    batch_first: bool,
+def _outputs(
+    x: Tensor, state: list[Tensor], weights: list[Tensor], cell: str, directions: int, batch_first: bool
 ) -> tuple[Tensor, list[Tensor]]:
+    _check_devices(x, state, weights)
     batch = state[0].shape[1] if state else x.shape[0 if batch_first else 1]
     y = x.new_empty((*x.shape[:-1], directions * weights[1].shape[1]))
     widths = CELLS[cell].state_widths(*weights[1].shape)
     return y, [x.new_empty((directions, batch, width)) for width in widths]
+
+
+def _check_devices(x: Tensor, state: list[Tensor], weights: list[Tensor]) -> None:
+    # A call that mixes meta tensors with others comes here too, and would get memory that nobody has written.
+    for t in (*state, *weights):
+        if t.device != x.device:
+            raise RuntimeError(f"fastrnn: expected states and weights on {x.device} like the input, got {t.device}")
 
 
 @torch.library.register_fake("fastrnn::layer_forward", lib=_library)
@@ -72,7 +72,7 @@ def _layer_forward_fake(
     batch_first: bool,
     save: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    y, final_state = _frozen_forward_fake(x, state, weights, batch_sizes, cell, directions, has_bias, batch_first)
+    y, final_state = _outputs(x, state, weights, cell, directions, batch_first)
     spec = CELLS[cell]
     rows = math.prod(x.shape[:-1])  # Size.numel() would fix a symbolic length
     width = len(spec.saved) * (weights[1].shape[0] // len(spec.gates))
@@ -80,6 +80,20 @@ def _layer_forward_fake(
     dtype = x.dtype if x.is_cuda else wide
     saved = x.new_empty((directions, rows if save else 0, width), dtype=dtype)
     return y, final_state, saved
+
+
+@torch.library.register_fake("fastrnn::frozen_forward", lib=_library)
+def _frozen_forward_fake(
+    x: Tensor,
+    state: list[Tensor],
+    weights: list[Tensor],
+    batch_sizes: Tensor | None,
+    cell: str,
+    directions: int,
+    has_bias: bool,
+    batch_first: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    return _outputs(x, state, weights, cell, directions, batch_first)
 
 
 @torch.library.register_fake("fastrnn::layer_backward", lib=_library)
@@ -98,6 +112,7 @@ def _layer_backward_fake(
     batch_first: bool,
     needed: list[bool],
 ) -> list[Tensor]:
+    _check_devices(x, state, weights)
     inputs = (x, *state, *weights)
     return [
         torch.empty(t.shape, dtype=t.dtype, device=t.device) for t, wanted in zip(inputs, needed, strict=True) if wanted

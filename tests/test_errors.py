@@ -23,6 +23,13 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True, params=[True, False], ids=["grad", "no-grad"])
+def grad_mode(request):
+    """Without gradients a call takes a shorter way, which must refuse the same."""
+    with torch.set_grad_enabled(request.param):
+        yield
+
+
 def error(call):
     with pytest.raises(Exception) as caught, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -107,6 +114,38 @@ def test_lstm_state_errors(hx):
     theirs, ours = pair(LAYERS, "lstm", 4, 5, 2)
     x = zeros((6, 3, 4))
     assert error(lambda: ours(x, hx)) == error(lambda: theirs(x, hx))
+
+
+@every_module
+@pytest.mark.parametrize("hx", [(), (zeros((1, 3, 5)),), 3 * (zeros((1, 3, 5)),)], ids=["none", "one", "three"])
+def test_tuples_of_another_number_of_states(kinds, kind, hx):
+    theirs, ours = pair(kinds, kind, 4, 5)
+    x = zeros((6, 3, 4)) if kinds is LAYERS else zeros((3, 4))
+    hx = tuple(s if kinds is LAYERS else s[0] for s in hx)
+    for module in (theirs, ours):
+        with pytest.raises((RuntimeError, AttributeError, IndexError, TypeError, ValueError)):
+            module(x, hx)
+
+
+@every_module
+@pytest.mark.parametrize("elsewhere", ["weights", "hx", "input"])
+def test_tensors_without_memory_beside_others(kinds, kind, elsewhere):
+    device = {name: "meta" if name == elsewhere else "cpu" for name in ("weights", "hx", "input")}
+    _, ours = pair(kinds, kind, 4, 5)
+    ours.to(device["weights"])
+    hx = states(kind, 1 if kinds is LAYERS else None, 3, 5, dtype=torch.float32)
+    hx = tuple(s.to(device["hx"]) for s in hx) if isinstance(hx, tuple) else hx.to(device["hx"])
+    with pytest.raises(RuntimeError):
+        ours((zeros((6, 3, 4)) if kinds is LAYERS else zeros((3, 4))).to(device["input"]), hx)
+
+
+@every_module
+def test_states_whose_storage_was_freed(kinds, kind):
+    _, ours = pair(kinds, kind, 4, 5)
+    hx = states(kind, 1 if kinds is LAYERS else None, 3, 5, dtype=torch.float32)
+    next(reversed(list(tensors([hx])))).untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError):
+        ours(zeros((6, 3, 4)) if kinds is LAYERS else zeros((3, 4)), hx)
 
 
 @pytest.mark.parametrize("kind", ["rnn_tanh", "gru"])
