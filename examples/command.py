@@ -27,12 +27,12 @@ HELP = {
     "attention": "how the decoder finds its place in the source",
     "dropout": "share of values left out in training",
     "word_dropout": "share of words left out in training",
-    "epochs": "passes over the data, at most",
+    "epochs": "passes over the data, at most; 0 chooses by their size",
     "batch": "sequences in a batch",
     "optimizer": "rule of learning",
     "rate": "highest learning rate",
     "clip": "largest norm of the gradient",
-    "patience": "epochs without a better result, after which training stops",
+    "patience": "epochs without a better result, after which training stops; 0 stands for half of all",
     "seed": "of weights, batches and dropout",
     "longest": "symbols after which a sequence is cut; 0 refuses very long ones",
     "level": "what a symbol is",
@@ -63,7 +63,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     command.add_argument("prefix", nargs="?", default="", metavar="PREFIX")
     command.add_argument("--length", type=positive(int), default=200, help="characters, at most; default: %(default)s")
     text = "1 draws as learned, less prefers the likely, 0 takes the likeliest; default: %(default)s"
-    command.add_argument("--temperature", type=at_least_0(float), default=0.8, help=text)
+    command.add_argument("--temperature", type=at_least_0(float), default=0.7, help=text)
     text = "draw among so many likeliest; default: all"
     command.add_argument("--top-k", type=positive(int), default=0, metavar="K", help=text)
     command.add_argument("--seed", type=int, help="for the same text again")

@@ -32,7 +32,6 @@ class ForecastOptions(Options):
     hidden: int = 64
     dropout: float = 0.1
     rate: float = 1e-3
-    patience: int = 4
     target: str = ""
     columns: Literal["target", "all"] = "target"
     window: int = 0

@@ -1,7 +1,7 @@
 """The next character of a text, here of classical Chinese poems; a model that continues what one begins.
 
 Files: a poem a line; of a line with tabs (title, author, poem) what follows the last one. Any other text will do, too.
-Lines longer than --longest characters (400) are learned in pieces.
+Lines longer than --longest characters (100) are learned in pieces.
 """
 
 import math
@@ -24,20 +24,17 @@ from .text import PADDING, START, STOP, UNKNOWN, Vocabulary, pad
 
 DATA = Path(__file__).parent / "data" / "poems.txt"
 MARKS = re.compile("[，。！？；、：]")
-SAMPLES, SAMPLE_LENGTH, TEMPERATURE = 64, 400, 0.8
+SAMPLES, SAMPLE_LENGTH, TEMPERATURE = 64, 400, 0.7
 
 
 @dataclass(frozen=True)
 class PoemsOptions(TextOptions):
     hidden: int = 256
     embedding: int = 256
-    layers: int = 2
-    dropout: float = 0.4
-    epochs: int = 40
-    batch: int = 16
+    dropout: float = 0.6
+    batch: int = 8
     rate: float = 4e-3
-    patience: int = 8
-    longest: int = 400
+    longest: int = 100
 
 
 class Example(NamedTuple):
@@ -47,6 +44,7 @@ class Example(NamedTuple):
 class Poems(TextTask[LanguageModel]):
     Settings = PoemsOptions
     metric = "perplexity"
+    epochs = 20
     is_better = staticmethod(operator.lt)
 
     def read(self, path: Path | None) -> list[Example]:
@@ -74,7 +72,6 @@ class Poems(TextTask[LanguageModel]):
             hidden=self.options.hidden,
             layers=self.options.layers,
             dropout=self.options.dropout,
-            tied=True,
         )
 
     def loss(self, model: LanguageModel, batch: Sequence[Example]) -> Tensor:

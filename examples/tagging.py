@@ -26,7 +26,6 @@ LONGEST_WORD = 20  # characters that the model looks at; addresses of web pages 
 class TaggingOptions(TextOptions):
     bidirectional: bool = True
     batch: int = 16
-    epochs: int = 15
     dropout: float = 0.4
     word_dropout: float = 0.15
 

@@ -27,12 +27,12 @@ class Options:
     layers: int = 1
     hidden: int = 128
     dropout: float = 0.3
-    epochs: int = 10
+    epochs: int = 0
     batch: int = 32
     optimizer: Literal["adam", "sgd"] = "adam"
     rate: float = 2e-3
     clip: float = 1.0
-    patience: int = 5
+    patience: int = 0
     seed: int = 0
 
 
@@ -52,6 +52,7 @@ class Task(ABC, Generic[Model]):
     Settings: ClassVar[type[Options]]
     metric: ClassVar[str]  # the one of evaluate's that chooses the best epoch
     is_better: Callable[[float, float], bool] = staticmethod(operator.gt)
+    epochs: ClassVar[int] = 10  # of a file that is not very small
     predicts_lines: ClassVar[bool] = True  # one by one; otherwise predict takes the whole input at once
 
     def __init__(self, options: Any, vocabularies: dict[str, list[str]] | None = None):

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ OPTIMIZERS = {
     "sgd": lambda parameters, rate: torch.optim.SGD(parameters, rate, momentum=0.9),
 }
 WARM_UP = 0.1  # of all steps
+FEWEST_STEPS = 500  # of a training whose number of epochs is not given
 
 
 class Stepper:
@@ -34,7 +35,7 @@ class Stepper:
         options = task.options
         torch.manual_seed(options.seed)
         random.seed(options.seed)
-        self.model = checkpoint.build(task)
+        self.model: Any = checkpoint.build(task)
         self.optimizer = OPTIMIZERS[options.optimizer](self.model.parameters(), options.rate)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, options.rate, total_steps=max(steps, 2), pct_start=WARM_UP
@@ -87,7 +88,12 @@ class Trainer:
         state: dict[str, Any] | None = None,
     ):
         self.task, self.training, self.held_out, self.folder, self.facts = task, training, held_out, folder, facts
-        self.stepper = Stepper(task, task.options.epochs * len(task.batches(training)))
+        batches = len(task.batches(training))
+        if not task.options.epochs:
+            task.options = replace(task.options, epochs=max(task.epochs, math.ceil(FEWEST_STEPS / batches)))
+        if not task.options.patience:
+            task.options = replace(task.options, patience=math.ceil(task.options.epochs / 2))
+        self.stepper = Stepper(task, task.options.epochs * batches)
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
         if state:

@@ -31,7 +31,6 @@ class TranslateOptions(TextOptions):
     hidden: int = 256
     embedding: int = 256
     batch: int = 64
-    epochs: int = 10
     attention: Literal["none", "dot", "additive"] = "dot"
     level: Literal["word", "char"] = "word"
 
