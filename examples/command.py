@@ -153,7 +153,8 @@ def train(args: argparse.Namespace) -> None:
     _, best = checkpoint.load_best(folder)
     with torch.no_grad():
         figures = task.report(best, test)
-    print(f"best, of epoch {trainer.progress.best_epoch}: {_format(figures)}")
+    which = f"best, of epoch {trainer.progress.best_epoch}" if trainer.best else "so far, no epoch has ended"
+    print(f"{which}: {_format(figures)}")
     print(f"Saved in {folder}. To use it: python -m fastrnn predict {shlex.quote(str(folder))} TEXT")
 
 

@@ -25,6 +25,7 @@ from .trainer import Stepper
 
 OPENINGS = ["床前", "白日", "春眠", "千山"]
 STEPS = 20  # of an epoch
+RATE = 2e-3
 LONGEST_VERSE = 80
 LOSS_TOLERANCE = 1e-3
 
@@ -113,7 +114,9 @@ def main() -> None:
     sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)  # type: ignore[union-attr]
     args = parse_arguments()
     # Without dropout: what is compared is how the poems are learned, by heart.
-    options = PoemsOptions(hidden=args.hidden, embedding=args.hidden, layers=2, dropout=0.0, seed=args.seed, batch=16)
+    options = PoemsOptions(
+        hidden=args.hidden, embedding=args.hidden, layers=2, dropout=0.0, seed=args.seed, batch=16, rate=RATE
+    )
     try:
         examples = Poems(options).read(args.data)
         steps = args.epochs * STEPS

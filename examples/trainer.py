@@ -24,6 +24,7 @@ OPTIMIZERS = {
     "sgd": lambda parameters, rate: torch.optim.SGD(parameters, rate, momentum=0.9),
 }
 WARM_UP = 0.1  # of all steps
+SHORTEST_SCHEDULE = 20  # steps; one of 10 divides by zero, as its warm-up is a single step
 FEWEST_STEPS = 500  # of a training whose number of epochs is not given
 
 
@@ -38,7 +39,7 @@ class Stepper:
         self.model: Any = checkpoint.build(task)
         self.optimizer = OPTIMIZERS[options.optimizer](self.model.parameters(), options.rate)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, options.rate, total_steps=max(steps, 2), pct_start=WARM_UP
+            self.optimizer, options.rate, total_steps=max(steps, SHORTEST_SCHEDULE), pct_start=WARM_UP
         )
 
     def step(self, batch: Sequence[Any]) -> float:
