@@ -25,7 +25,7 @@ from .trainer import Stepper
 
 OPENINGS = ["床前", "白日", "春眠", "千山"]
 STEPS = 20  # of an epoch
-RATE = 2e-3
+BATCH, WINDOW = 16, 48
 LONGEST_VERSE = 80
 LOSS_TOLERANCE = 1e-3
 
@@ -54,14 +54,13 @@ class Racer:
 def race(racers: dict[str, Racer], examples: list[Example], epochs: int, seed: int) -> None:
     """Every batch goes to both models, which take turns at being first, so that a busy machine slows both alike."""
     generator = torch.Generator().manual_seed(seed)
-    task = next(iter(racers.values())).task
-    batches = itertools.chain.from_iterable(task.batches(examples, generator) for _ in itertools.count())
     turns = list(racers)
     print("epoch  " + "  ".join(f"{name:>14}" for name in racers) + "      difference    ratio of times")
     with tqdm(total=epochs * STEPS, unit="step", leave=False, disable=None) as bar:
         for epoch in range(1, epochs + 1):
             totals = dict.fromkeys(racers, 0.0)
-            for batch in itertools.islice(batches, STEPS):
+            for _ in range(STEPS):
+                batch = draw_batch(examples, generator)
                 for name in turns:
                     totals[name] += racers[name].step(batch)
                 turns.reverse()
@@ -74,6 +73,15 @@ def race(racers: dict[str, Racer], examples: list[Example], epochs: int, seed: i
             tqdm.write(f"{epoch:5}  {shown}  {difference:14.1e}  {speed_ratio(racers, STEPS):16.2f}")
             if not difference <= LOSS_TOLERANCE:
                 raise Refused(f"the losses differ by {difference:.1e} in epoch {epoch}, more than {LOSS_TOLERANCE}")
+
+
+def draw_batch(examples: list[Example], generator: torch.Generator) -> list[Example]:
+    """Windows of the text: every other one at the start of a line, the others anywhere."""
+    symbols = [symbol for example in examples for symbol in example.symbols]
+    first = list(itertools.accumulate((len(example.symbols) for example in examples), initial=0))[:-1]
+    anywhere = torch.randint(max(len(symbols) - WINDOW, 1), (BATCH // 2,), generator=generator).tolist()
+    lines = [first[i] for i in torch.randint(len(first), (BATCH // 2,), generator=generator).tolist()]
+    return [Example(symbols[start : start + WINDOW + 1]) for start in lines + anywhere]
 
 
 def speed_ratio(racers: dict[str, Racer], last: int = 0) -> float:
@@ -114,9 +122,7 @@ def main() -> None:
     sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)  # type: ignore[union-attr]
     args = parse_arguments()
     # Without dropout: what is compared is how the poems are learned, by heart.
-    options = PoemsOptions(
-        hidden=args.hidden, embedding=args.hidden, layers=2, dropout=0.0, seed=args.seed, batch=16, rate=RATE
-    )
+    options = PoemsOptions(hidden=args.hidden, embedding=args.hidden, layers=2, dropout=0.0, seed=args.seed)
     try:
         examples = Poems(options).read(args.data)
         steps = args.epochs * STEPS
