@@ -31,7 +31,7 @@ SAMPLES, SAMPLE_LENGTH, TEMPERATURE = 64, 400, 0.7
 class PoemsOptions(TextOptions):
     hidden: int = 256
     embedding: int = 256
-    dropout: float = 0.6
+    dropout: float = 0.5
     batch: int = 8
     rate: float = 4e-3
     longest: int = 100

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fastrnn.models.recurrence import Recurrent, build, checked_lengths, last_hidden, lengths_of, mask_of, read
+from fastrnn.models.recurrence import Recurrent, State, build, checked_lengths, last_hidden, lengths_of, mask_of, read
 from fastrnn.modules import LSTM
 
 __all__ = ["SequenceClassifier"]
@@ -63,7 +63,7 @@ class SequenceClassifier(nn.Module):
         y, state = read(self.rnn, self.dropout(self.embedding(tokens)), lengths)
         return self.scores(self.dropout(self._pool(y, state, lengths)))
 
-    def _pool(self, y: Tensor, state: Tensor | tuple[Tensor, ...], lengths: Tensor) -> Tensor:
+    def _pool(self, y: Tensor, state: State, lengths: Tensor) -> Tensor:
         if self.pooling == "last":
             return last_hidden(state, self.directions)
         if self.pooling == "mean":

@@ -68,13 +68,15 @@ def probe(rnn: nn.Module, inputs: int) -> State:
     return state
 
 
-def checked_lengths(x: Tensor, lengths: Tensor | None, name: str = "lengths") -> Tensor:
-    """``lengths`` of the rows of ``x`` [B, T, ...], int64 [B] on the CPU; all T if there are none.
+def checked_lengths(tokens: Tensor, lengths: Tensor | None, name: str = "lengths") -> Tensor:
+    """``lengths`` of the rows of ``tokens`` [B, T], int64 [B] on the CPU; all T if there are none.
 
     Raises:
-        ValueError: where they do not fit, or a row is empty or longer than T.
+        ValueError: where shapes do not fit, or a row is empty or longer than T.
     """
-    batch, steps = x.shape[:2]
+    if tokens.dim() != 2:
+        raise ValueError(f"tokens: expected [B, T], got {tuple(tokens.shape)}")
+    batch, steps = tokens.shape
     if lengths is None:
         lengths = torch.full((batch,), steps)
     if lengths.shape != (batch,) or lengths.is_floating_point():

@@ -1,0 +1,208 @@
+"""``gradient_flow``: whether gradients vanish or explode on their way back through the steps of recurrent layers."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module, RNNBase
+
+from fastrnn.replace import FAST, PLAIN
+from fastrnn.spec import CELLS
+from fastrnn.stepped import Reading, run_stepped
+
+__all__ = ["GradientFlow", "LayerFlow", "gradient_flow"]
+
+VANISHING, EXPLODING = 0.1, 10.0
+
+_FORWARDS = {cls.forward for cls in (*FAST, *PLAIN)}
+
+
+@dataclass(frozen=True)
+class LayerFlow:
+    """One direction of one layer, in one call of its module. Steps are counted in the order in which it reads them.
+
+    Attributes:
+        name: of the module, the layer in its stack, and the direction if there are two.
+        norms: float64 [T], the norm over all rows of the gradient with respect to the state after each step.
+        first, last: the norm of a row's gradient at its first step, and at the last step that the loss depends on:
+            the geometric mean over the rows that it depends on, so that short rows do not hide what long ones lose.
+        radii: by gate, the spectral radius of its recurrent matrix [H, H]; with a projection, of its product with that.
+    """
+
+    name: str
+    norms: Tensor
+    first: float
+    last: float
+    radii: dict[str, float]
+
+    @property
+    def ratio(self) -> float:
+        """``first / last``; infinite where a gradient is no finite number, nan where the loss depends on no step."""
+        if not math.isfinite(self.first + self.last):
+            return math.inf
+        return self.first / self.last if self.last else math.nan
+
+    @property
+    def verdict(self) -> str:
+        """``vanishing``, ``exploding`` or ``healthy``; ``unused`` where the loss does not depend on the layer."""
+        if math.isnan(self.ratio):
+            return "unused"
+        return "vanishing" if self.ratio < VANISHING else "exploding" if self.ratio > EXPLODING else "healthy"
+
+    def __str__(self) -> str:
+        radii = ", ".join(f"{gate} {radius:.2f}" for gate, radius in self.radii.items())
+        return (
+            f"{self.name}: {self.verdict}\n"
+            f"  gradient {self.first:.2e} at the first of {len(self.norms)} steps, {self.last:.2e} at the last, "
+            f"ratio {self.ratio:.2e}\n"
+            f"  spectral radius of the recurrent matrix: {radii}"
+        )
+
+
+@dataclass(frozen=True)
+class GradientFlow:
+    """What ``gradient_flow`` found; ``str`` of it is a summary."""
+
+    layers: tuple[LayerFlow, ...]
+
+    @property
+    def verdict(self) -> str:
+        """``exploding`` if any layer is, else ``vanishing`` if any is, else ``healthy``, or ``unused`` if all are."""
+        found = {layer.verdict for layer in self.layers}
+        return next(verdict for verdict in ("exploding", "vanishing", "healthy", "unused") if verdict in found)
+
+    def __str__(self) -> str:
+        return "\n".join([f"gradient flow: {self.verdict}", *map(str, self.layers)])
+
+    def draw(self, path: str | Path) -> None:
+        """Saves a picture of the norms at every step, one line for each layer and direction. Needs ``matplotlib``."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for layer in self.layers:
+            axes.plot(layer.norms.cpu(), label=f"{layer.name}: {layer.verdict}")
+        axes.set(xlabel="step, in reading order", ylabel="norm of the gradient", yscale="log")
+        axes.legend()
+        axes.grid(alpha=0.3)
+        figure.savefig(path, dpi=120)
+
+
+def gradient_flow(model: Module, batch: Any, loss: Callable[[Any], Tensor] | None = None) -> GradientFlow:
+    """The norm of the loss's total derivative with respect to the state after every step, for every recurrent layer.
+
+    The state is the hidden state h, which is the layer's output, and for an LSTM its cell state c beside it, on which
+    gradients that do not vanish come back (Hochreiter and Schmidhuber, 1997). An RNN or GRU has h alone.
+
+    Runs ``model(*batch)`` once, every ``torch.nn`` or fastrnn RNN, LSTM and GRU inside one step at a time, since a
+    fused layer shows autograd only what its outputs receive directly, not what comes back from the next step (the
+    recurrence of Pascanu et al. 2013). The model stays as it is, in its mode, its gradients untouched; only dropout
+    between stacked layers is left out.
+
+    Args:
+        model: any module with recurrent layers inside, or one itself. Each call of a layer is reported; single cells,
+            such as ``LSTMCell``, are not.
+        batch: the tuple of the model's arguments, or its one argument. Layers may be given dense or packed input.
+        loss: from what ``model`` returns to a scalar. A loss of many steps, such as a language model's, hides a
+            gradient that vanishes on its way: take that of the last step. By default what the model returns, if that
+            is a scalar, or else the sum of the final hidden states of the last layer that ran.
+
+    Raises:
+        TypeError: a recurrent layer has a ``forward`` of its own, which cannot be taken apart.
+        ValueError: no recurrent layer ran, or the loss is no finite scalar that requires grad.
+    """
+    calls: list[_Call] = []
+    hooks = []
+    try:
+        for name, module in model.named_modules():
+            if isinstance(module, RNNBase):
+                name = name or type(module).__name__
+                _check(name, module)
+                hook = partial(_run_and_note, calls, name)
+                hooks.append(module.register_forward_hook(hook, prepend=True, with_kwargs=True))
+        with torch.enable_grad():
+            output = model(*(batch if type(batch) is tuple else (batch,)))
+    finally:
+        for handle in hooks:
+            handle.remove()
+    if not calls:
+        raise ValueError("model: expected a recurrent layer that runs, found none")
+    value = _value(loss, output, calls)
+    parts = [part for call in calls for reading in call.readings for state in reading.states for part in state]
+    gradients = iter(torch.autograd.grad(value, parts, allow_unused=True))
+    return GradientFlow(tuple(_flow(call, reading, gradients) for call in calls for reading in call.readings))
+
+
+@dataclass(frozen=True)
+class _Call:
+    name: str
+    module: Any
+    readings: list[Reading]
+
+
+def _check(name: str, module: Module) -> None:
+    if type(module).forward not in _FORWARDS or "forward" in vars(module):
+        raise TypeError(f"{name}: expected a layer of torch.nn or fastrnn, got one with a forward of its own")
+
+
+def _run_and_note(
+    calls: list[_Call], name: str, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+) -> tuple[Any, Any]:
+    """A forward hook: what it returns takes the place of ``output``."""
+    y, state, readings = run_stepped(module, *args, **kwargs)
+    before = sum(call.module is module for call in calls)
+    calls.append(_Call(f"{name} (call {before + 1})" if before else name, module, readings))
+    return y, state
+
+
+def _value(loss: Callable[[Any], Tensor] | None, output: Any, calls: list[_Call]) -> Tensor:
+    if loss is not None:
+        value = loss(output)
+    elif isinstance(output, Tensor) and output.dim() == 0:
+        value = output
+    else:
+        top = [reading for reading in calls[-1].readings if reading.layer == calls[-1].module.num_layers - 1]
+        value = torch.stack([reading.states[-1][0].sum() for reading in top]).sum()
+    if value.numel() != 1 or not value.requires_grad or not value.isfinite():
+        raise ValueError(f"loss: expected a finite scalar that requires grad, got {value}")
+    return value
+
+
+def _flow(call: _Call, reading: Reading, gradients: Iterator[Tensor | None]) -> LayerFlow:
+    """Takes from ``gradients`` those of this reading."""
+
+    def next_norm(state: tuple[Tensor, ...]) -> Tensor:
+        own = [(part, next(gradients)) for part in state]
+        return torch.cat([torch.zeros_like(part) if g is None else g for part, g in own], 1).double().norm(dim=1)
+
+    norms = torch.stack([next_norm(state) for state in reading.states])  # [T, B]
+    steps = torch.arange(len(norms), device=norms.device)[:, None]
+    norms = norms.masked_fill(steps >= reading.lengths, 0.0)
+    used = (norms != 0).any(0)
+    last = torch.where(norms != 0, steps, 0).amax(0, keepdim=True)
+    return LayerFlow(
+        f"{call.name}, layer {reading.layer}" + ", backward" * reading.reverse,
+        norms.norm(dim=1),
+        _geometric_mean(norms[0, used]),
+        _geometric_mean(norms.gather(0, last)[0, used]),
+        _radii(call.module, reading),
+    )
+
+
+def _geometric_mean(x: Tensor) -> float:
+    return float(x.log().mean().exp()) if len(x) else 0.0
+
+
+def _radii(module: Any, reading: Reading) -> dict[str, float]:
+    _, w_hh, *others = module.all_weights[reading.layer * (2 if module.bidirectional else 1) + reading.reverse]
+    gates = CELLS[module.mode.lower()].gates
+    found = {}
+    for gate, block in zip(gates, w_hh.detach().double().chunk(len(gates)), strict=True):
+        matrix = block @ others[-1].detach().double() if module.proj_size else block
+        found[gate] = float(torch.linalg.eigvals(matrix).abs().max())
+    return found

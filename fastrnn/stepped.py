@@ -1,0 +1,95 @@
+"""A recurrent module run one step at a time, so that autograd sees the state between any two steps."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from fastrnn.functional import step
+from fastrnn.spec import CELLS
+
+__all__ = ["Reading", "run_stepped"]
+
+State = tuple[Tensor, ...]
+
+
+class Reading(NamedTuple):
+    """One direction of one layer: its states after each step, in the order of reading; how many are real, [B]."""
+
+    layer: int
+    reverse: bool
+    states: list[State]
+    lengths: Tensor
+
+
+def run_stepped(module: Any, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any, list[Reading]]:
+    """Output and final state as of ``module(input, hx)`` in evaluation mode, to rounding, and what each layer read.
+
+    ``module`` is an RNN, LSTM or GRU of ``torch.nn`` or fastrnn. The next step and the output are computed from the
+    very tensors in the ``Reading``, h [B, P] and an LSTM's c [B, H], so that derivatives by them are total ones.
+    """
+    cell = CELLS[module.mode.lower()]
+    x, lengths = _time_major(module, input)
+    backwards = _backwards(len(x), lengths)
+    unbatched = isinstance(input, Tensor) and input.dim() == 2
+    given = () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    readings: list[Reading] = []
+    outputs = [x]
+    for k, weights in enumerate(module.all_weights):
+        layer, reverse = divmod(k, 2) if module.bidirectional else (k, 0)
+        if not reverse:
+            x, outputs = torch.cat(outputs, 2), []
+        widths = cell.state_widths(*weights[1].shape)
+        state = [s[k].unsqueeze(0) if unbatched else s[k] for s in given]
+        state = state or [x.new_zeros(x.size(1), width) for width in widths]
+        source = _reordered(x, backwards) if reverse else x
+        states = _run(cell.name, source, lengths, state, weights, module.bias)
+        y = torch.stack([h for h, *_ in states])
+        outputs.append(_reordered(y, backwards) if reverse else y)
+        readings.append(Reading(layer, bool(reverse), states, lengths))
+    finals = (torch.stack(parts) for parts in zip(*(reading.states[-1] for reading in readings), strict=True))
+    final = tuple(part.squeeze(1) if unbatched else part for part in finals)
+    return _shaped_as(module, input, torch.cat(outputs, 2)), final if len(final) > 1 else final[0], readings
+
+
+def _time_major(module: Any, input: Tensor | PackedSequence) -> tuple[Tensor, Tensor]:
+    """[T, B, I] and the lengths of the rows."""
+    if isinstance(input, PackedSequence):
+        x, lengths = pad_packed_sequence(input)
+        return x, lengths.to(x.device)
+    x = input.unsqueeze(1) if input.dim() == 2 else input.transpose(0, 1) if module.batch_first else input
+    return x, torch.full((x.size(1),), len(x), device=x.device)
+
+
+def _shaped_as(module: Any, input: Tensor | PackedSequence, y: Tensor) -> Any:
+    if isinstance(input, PackedSequence):
+        if input.sorted_indices is not None:
+            y = y[:, input.sorted_indices]
+        return input._replace(data=torch.cat([row[:n] for row, n in zip(y, input.batch_sizes.tolist(), strict=True)]))
+    return y.squeeze(1) if input.dim() == 2 else y.transpose(0, 1) if module.batch_first else y
+
+
+def _backwards(steps: int, lengths: Tensor) -> Tensor:
+    """[T, B]: where each step of a backward reading lies. Padding stays in place."""
+    places = torch.arange(steps, device=lengths.device)[:, None]
+    return torch.where(places < lengths, lengths - 1 - places, places)
+
+
+def _reordered(x: Tensor, places: Tensor) -> Tensor:
+    return x.gather(0, places[:, :, None].expand(-1, -1, x.size(2)))
+
+
+def _run(
+    cell: str, x: Tensor, lengths: Tensor, initial: Sequence[Tensor], weights: Sequence[Tensor], has_bias: bool
+) -> list[State]:
+    # A state that requires grad makes all that follow do so, even if no weight does.
+    state = tuple(s if s.requires_grad else s.detach().requires_grad_() for s in initial)
+    states = []
+    for t, row in enumerate(x):
+        new = step(cell, row, state, weights, has_bias=has_bias)
+        alive = (t < lengths)[:, None]
+        state = tuple(torch.where(alive, n, s) for n, s in zip(new, state, strict=True))
+        states.append(state)
+    return states

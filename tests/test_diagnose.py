@@ -1,0 +1,248 @@
+"""gradient_flow: total derivatives, equal to those of a loop written by hand, and verdicts on layers known to be so."""
+
+import pytest
+import torch
+from comparison import LAYERS, assert_same, inputs, layers, pair, results, rows, states, tensors
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import fastrnn
+from fastrnn.diagnose import gradient_flow
+from fastrnn.stepped import run_stepped
+
+pytestmark = pytest.mark.usefixtures("single_thread")
+
+T, B, F, H = 7, 3, 4, 5
+LENGTHS = torch.tensor([2, 7, 4])
+
+
+def packed(x: Tensor):
+    return pack_padded_sequence(x, LENGTHS, enforce_sorted=False)
+
+
+class Stepped(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *arguments):
+        return run_stepped(self.module, *arguments)[:2]
+
+
+FORMS = {
+    "dense": ({}, inputs(T, B, F)),
+    "batch-first": ({"batch_first": True}, inputs(B, T, F)),
+    "unbatched": ({}, inputs(T, F)),
+    "packed": ({}, packed(inputs(T, B, F))),
+    "stack": ({"num_layers": 2, "bidirectional": True}, packed(inputs(T, B, F))),
+    "no-bias": ({"bias": False, "bidirectional": True}, inputs(T, B, F)),
+}
+
+
+@layers
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("given", [False, True], ids=["zeros", "state"])
+def test_a_stepped_module_is_the_module(kind, form, given):
+    options, x = FORMS[form]
+    theirs, ours = pair(LAYERS, kind, F, H, dtype=torch.float64, **options)
+    batch = None if form == "unbatched" else B
+    hx = states(kind, rows(options), batch, H, dtype=torch.float64) if given else None
+    expected = results(theirs, x, hx)
+    for module in (theirs, ours):
+        found = results(Stepped(module), x, hx)
+        assert_same({name.replace("module.", ""): value for name, value in found.items()}, expected)
+
+
+def test_a_stepped_projection_is_the_projection():
+    theirs, ours = pair(LAYERS, "lstm", F, H, dtype=torch.float64, proj_size=2, num_layers=2)
+    found = results(Stepped(ours), inputs(T, B, F))
+    assert_same({name.replace("module.", ""): value for name, value in found.items()}, results(theirs, inputs(T, B, F)))
+
+
+def by_hand(kind: str, module: nn.Module, x: Tensor, loss) -> list[Tensor]:
+    """Norms of the gradients with respect to every state, in a loop over torch.nn's cells: [T] for each layer."""
+    class_name, arguments = LAYERS[kind]
+    found = []
+    for layer in range(module.num_layers):
+        names = {name: f"{name}_l{layer}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+        cell = getattr(nn, class_name + "Cell")(x[0].size(1), H, dtype=torch.float64, **arguments)
+        cell.load_state_dict({name: getattr(module, source) for name, source in names.items()})
+        steps, hx = [], None
+        for row in x:
+            # What is handed on stands for itself: torch.nn's cell computes h from the c that it returns.
+            handed = [part.clone() for part in tensors(cell(row, hx))]
+            for part in handed:
+                part.retain_grad()
+            steps.append(handed)
+            hx = tuple(handed) if len(handed) > 1 else handed[0]
+        x = [handed[0] for handed in steps]
+        found.append(steps)
+    loss(torch.stack(x)).backward()
+
+    def norm(parts: list[Tensor]) -> Tensor:
+        return torch.cat([part.grad for part in parts if part.grad is not None]).norm()
+
+    return [torch.stack([norm(parts) for parts in steps]) for steps in found]
+
+
+@layers
+def test_the_gradients_are_those_of_a_loop_written_by_hand(kind):
+    def weighted(y: Tensor) -> Tensor:  # of all steps, so that each has a part of its own besides what comes back
+        return (y * inputs(*y.shape).cos()).sum()
+
+    for module in pair(LAYERS, kind, F, H, dtype=torch.float64, num_layers=2):
+        for loss in (weighted, lambda y: weighted(y[-1:])):
+            flow = gradient_flow(module, inputs(T, B, F), lambda output, loss=loss: loss(output[0]))
+            expected = by_hand(kind, module, inputs(T, B, F), loss)
+            for layer, norms in zip(flow.layers, expected, strict=True):
+                torch.testing.assert_close(layer.norms, norms)
+
+
+@layers
+def test_the_backward_direction_is_judged_in_its_own_order(kind):
+    for module in pair(LAYERS, kind, F, H, dtype=torch.float64, bidirectional=True):
+        class_name, arguments = LAYERS[kind]
+        single = getattr(nn, class_name)(F, H, dtype=torch.float64, **arguments)
+        with torch.no_grad():
+            for name, parameter in single.named_parameters():
+                parameter.copy_(getattr(module, name + "_reverse"))
+        forward, backward = gradient_flow(module, inputs(T, B, F)).layers
+        assert backward.name.endswith("backward") and not forward.name.endswith("backward")
+        (expected,) = gradient_flow(single, inputs(T, B, F).flip(0)).layers
+        torch.testing.assert_close(backward.norms, expected.norms)
+        assert backward.ratio == pytest.approx(expected.ratio)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_each_row_counts_from_its_first_to_its_last_step(bidirectional):
+    module = fastrnn.GRU(F, H, num_layers=2, bidirectional=bidirectional, dtype=torch.float64)
+    x = inputs(T, B, F)
+    together = gradient_flow(module, packed(x))
+    alone = [gradient_flow(module, x[:n, b : b + 1]) for b, n in enumerate(LENGTHS.tolist())]
+    for k, layer in enumerate(together.layers):
+        squares = torch.zeros(T, dtype=torch.float64)
+        for flow in alone:
+            norms = flow.layers[k].norms
+            squares[: len(norms)] += norms**2
+        torch.testing.assert_close(layer.norms, squares.sqrt())
+        ratios = torch.tensor([flow.layers[k].ratio for flow in alone])
+        assert layer.ratio == pytest.approx(float(ratios.log().mean().exp()), rel=1e-5)
+
+
+def test_padding_that_the_loss_ignores_is_no_last_step():
+    module = fastrnn.LSTM(F, H, dtype=torch.float64)
+    x, columns = inputs(T, B, F), torch.arange(B)
+    (dense,) = gradient_flow(module, x, lambda output: output[0][LENGTHS - 1, columns].sum()).layers
+    (ragged,) = gradient_flow(module, packed(x)).layers
+    assert dense.ratio == pytest.approx(ragged.ratio)
+
+
+class Model(nn.Module):
+    def __init__(self, rnn):
+        super().__init__()
+        self.rnn = rnn
+        self.head = nn.Linear(rnn.hidden_size, 1)
+
+    def forward(self, x, lengths):
+        y, _ = self.rnn(input=pack_padded_sequence(x, lengths, enforce_sorted=False))
+        return self.head(pad_packed_sequence(y)[0][lengths - 1, torch.arange(len(lengths))]).square().mean()
+
+
+def with_recurrence(rnn: nn.Module, matrix: Tensor) -> nn.Module:
+    with torch.no_grad():
+        rnn.weight_hh_l0.copy_(matrix)
+    return rnn
+
+
+ROTATION = torch.linalg.qr(inputs(H, H)).Q.float()
+
+
+@pytest.mark.parametrize("namespace", [nn, fastrnn], ids=["torch.nn", "fastrnn"])
+def test_verdicts(namespace):
+    x, lengths = 1e-5 * inputs(30, B, F).float(), torch.tensor([30, 28, 30])
+    verdicts = {}
+    for scale in (0.5, 1.0, 1.5):
+        rnn = with_recurrence(namespace.RNN(F, H, bias=False, nonlinearity="tanh"), scale * ROTATION)
+        flow = gradient_flow(Model(rnn), (x, lengths))
+        verdicts[scale] = flow.verdict
+        assert flow.layers[0].radii == {"h": pytest.approx(scale, rel=1e-5)}
+        assert f"gradient flow: {flow.verdict}\nrnn, layer 0: {flow.verdict}" in str(flow)
+        assert f"h {scale:.2f}" in str(flow)
+    assert verdicts == {0.5: "vanishing", 1.0: "healthy", 1.5: "exploding"}
+
+
+@pytest.mark.parametrize("namespace", [nn, fastrnn], ids=["torch.nn", "fastrnn"])
+@pytest.mark.parametrize("bias,expected", [(-3.0, "vanishing"), (5.0, "healthy")])
+def test_the_forget_bias_of_an_lstm_decides(bias, expected, namespace):
+    x, lengths = inputs(30, B, F).float(), torch.tensor([30, 28, 30])
+    torch.manual_seed(0)
+    lstm = namespace.LSTM(F, 32)
+    with torch.no_grad():
+        lstm.bias_ih_l0[32:64] = bias
+    assert gradient_flow(Model(lstm), (x, lengths)).verdict == expected
+
+
+def test_a_gradient_that_overflows_explodes_and_a_layer_without_one_is_unused():
+    flow = gradient_flow(with_recurrence(nn.RNN(F, H, bias=False), 100 * torch.eye(H)), torch.zeros(40, B, F))
+    assert flow.verdict == "exploding" and flow.layers[0].ratio == torch.inf
+    flow = gradient_flow(nn.GRU(F, H), inputs(T, B, F).float(), lambda output: output[0].mul(0).sum())
+    assert flow.verdict == "unused"
+
+
+def test_spectral_radii_of_every_gate_and_of_a_projection():
+    lstm = fastrnn.LSTM(F, H, proj_size=2, num_layers=2, dtype=torch.float64)
+    for k, layer in enumerate(gradient_flow(lstm, inputs(T, B, F)).layers):
+        blocks = getattr(lstm, f"weight_hh_l{k}").detach().unflatten(0, (4, H))
+        product = blocks @ getattr(lstm, f"weight_hr_l{k}").detach()
+        expected = torch.linalg.eigvals(product).abs().amax(1).tolist()
+        assert list(layer.radii) == ["i", "f", "g", "o"]
+        assert list(layer.radii.values()) == pytest.approx(expected)
+
+
+def test_the_model_is_left_as_it_was(tmp_path):
+    model = Model(fastrnn.LSTM(F, H, num_layers=2)).train().requires_grad_(False)
+    x, lengths = inputs(T, B, F).float(), LENGTHS
+    expected = model(x, lengths)
+    with torch.no_grad():
+        flow = gradient_flow(model, (x, lengths))
+    assert len(flow.layers) == 2 and flow.verdict != "unused"
+    assert model.training and all(p.grad is None for p in model.parameters())
+    assert not model.rnn._forward_hooks
+    assert torch.equal(model(x, lengths), expected)
+    pytest.importorskip("matplotlib")
+    flow.draw(tmp_path / "flow.png")
+    assert (tmp_path / "flow.png").stat().st_size > 1000
+
+
+def test_every_call_of_a_layer_is_reported():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru = nn.GRU(F, F)
+
+        def forward(self, x):
+            return self.gru(self.gru(x)[0])[0]
+
+    names = [layer.name for layer in gradient_flow(Twice(), inputs(T, B, F).float()).layers]
+    assert names == ["gru, layer 0", "gru (call 2), layer 0"]
+
+
+class Forgetful(nn.LSTM):
+    def forward(self, input, hx=None):
+        return super().forward(input)
+
+
+@pytest.mark.parametrize(
+    "module,loss,error,message",
+    [
+        (nn.Linear(F, H), None, ValueError, "expected a recurrent layer that runs, found none"),
+        (nn.Sequential(nn.GRU(F, H), Forgetful(F, H)), None, TypeError, "1: expected a layer .* forward of its own"),
+        (nn.GRU(F, H), lambda output: output[0], ValueError, "expected a finite scalar that requires grad, got tensor"),
+        (nn.GRU(F, H), lambda output: output[0].sum().log() * torch.nan, ValueError, "finite scalar .* got nan"),
+        (nn.GRU(F, H), lambda output: output[0].sum().detach(), ValueError, "scalar that requires grad"),
+    ],
+)
+def test_errors_say_what_was_expected(module, loss, error, message):
+    with pytest.raises(error, match=message):
+        gradient_flow(module, inputs(T, B, F).float(), loss)
+    assert not any(m._forward_hooks for m in module.modules())
