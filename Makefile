@@ -33,7 +33,7 @@ help:
 	@echo "PYTHON=python3.12 make ...  uses that interpreter (3.10 or newer)"
 
 demo: $(EXTENSION)
-	$(PY) examples/poems.py $(if $(DATA),--data "$(DATA)") $(ARGS)
+	$(PY) -m fastrnn.examples.compare $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 test: $(EXTENSION)
 	$(PY) -m pytest tests --ignore tests/test_arm.py $(ARGS)

@@ -1,4 +1,4 @@
-"""The command line: ``python -m fastrnn info`` and ``python -m fastrnn compile``."""
+"""The command line: ``python -m fastrnn``; what belongs to the examples is in ``fastrnn.examples.command``."""
 
 import argparse
 import importlib.metadata
@@ -16,6 +16,11 @@ from fastrnn.backends import triton as triton_backend
 from fastrnn.backends.triton.plans import DEVICES
 from fastrnn.dispatch import BACKENDS
 from fastrnn.spec import CELLS
+
+try:
+    from fastrnn.examples import command as examples
+except ModuleNotFoundError:  # it lies beside the package until that is installed
+    examples = None
 
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
@@ -147,6 +152,8 @@ def main() -> None:
     command = commands.add_parser("info", help="what this build and this machine can run")
     command.set_defaults(run=info)
     _add_compile(commands)
+    if examples:
+        examples.add(commands)
     args = parser.parse_args()
     args.run(args)
 

@@ -1,0 +1,75 @@
+"""The file that a training leaves in its folder: to go on from, and to predict with."""
+
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import fastrnn
+
+from .files import Refused
+from .forecast import Forecast
+from .poems import Poems
+from .sentiment import Sentiment
+from .tagging import Tagging
+from .task import Task
+from .translate import Translate
+
+NAME = "checkpoint.pt"
+TASKS: dict[str, type[Task]] = {
+    "sentiment": Sentiment,
+    "tagging": Tagging,
+    "poems": Poems,
+    "forecast": Forecast,
+    "translate": Translate,
+}
+LAYERS = {"torch": torch.nn, "fastrnn": fastrnn}
+
+
+def build(task: Task) -> nn.Module:
+    """The task's model on the layers that its options name."""
+    return task.build(getattr(LAYERS[task.options.backend], task.options.rnn.upper()))
+
+
+def save(folder: Path, task: Task, state: dict[str, Any]) -> None:
+    """Writes the state of a training with all that is needed to build its task and its model again."""
+    name = next(name for name, kind in TASKS.items() if type(task) is kind)
+    symbols = {name: vocabulary.symbols for name, vocabulary in task.vocabularies.items()}
+    with atomically(folder / NAME) as file:
+        torch.save({"task": name, "options": asdict(task.options), "vocabularies": symbols, **state}, file)
+
+
+def load(folder: Path) -> tuple[Task, dict[str, Any]]:
+    """Raises Refused if there is no checkpoint in the folder."""
+    try:
+        state = torch.load(folder / NAME, weights_only=True)
+        kind = TASKS[state["task"]]
+        return kind(kind.Settings(**state["options"]), state["vocabularies"]), state
+    except OSError as error:
+        raise Refused(f"{folder} is not the folder of a training: {NAME} in it: {error.strerror}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError) as error:
+        raise Refused(f"{folder / NAME} is not a checkpoint of this version of fastrnn") from error
+
+
+def load_best(folder: Path) -> tuple[Task, nn.Module]:
+    """The task and its model with the weights of the best epoch, or the last ones before any epoch has ended."""
+    task, state = load(folder)
+    model = build(task)
+    model.load_state_dict(state["best"] or state["model"])
+    return task, model.eval()
+
+
+@contextmanager
+def atomically(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes ``path`` once all is written: a crash leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}")
+    yield temporary
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,257 @@
+"""The command line's ``train``, ``predict`` and ``generate``."""
+
+import argparse
+import io
+import math
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+
+from . import checkpoint
+from .files import Refused, digest
+from .task import Task
+
+EXTRA = ("matplotlib", "sacrebleu", "tqdm")
+HELP = {
+    "rnn": "kind of layer",
+    "backend": "whose layers",
+    "layers": "layers on top of each other",
+    "hidden": "units of a layer",
+    "embedding": "numbers for each symbol",
+    "bidirectional": "read backwards too",
+    "attention": "how the decoder finds its place in the source",
+    "dropout": "share of values left out in training",
+    "word_dropout": "share of words left out in training",
+    "epochs": "passes over the data, at most; 0 chooses by their size",
+    "batch": "sequences in a batch",
+    "optimizer": "rule of learning",
+    "rate": "highest learning rate",
+    "clip": "largest norm of the gradient",
+    "patience": "epochs without a better result, after which training stops; 0 stands for half of all",
+    "seed": "of weights, batches and dropout",
+    "longest": "symbols after which a sequence is cut; 0 refuses very long ones",
+    "level": "what a symbol is",
+    "target": "column to forecast; the last one unless named",
+    "columns": "what the model sees",
+    "window": "rows that the model sees; 0 chooses by the length of the file",
+    "horizon": "rows to forecast; 0 chooses likewise",
+}
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "train a model on your own file, or on a small one that is here"
+    tasks = commands.add_parser("train", help=text, description=f"{text[0].upper()}{text[1:]}.").add_subparsers(
+        title="tasks", dest="task", required=True, metavar="TASK"
+    )
+    for name, kind in checkpoint.TASKS.items():
+        _add_task(tasks, name, kind)
+
+    command = commands.add_parser("predict", help="what a trained model says of texts, or how good it is on a file")
+    command.set_defaults(run=_reporting("predict", predict))
+    command.add_argument("folder", type=Path, metavar="DIR", help="what train wrote")
+    command.add_argument("text", nargs="*", metavar="TEXT", help="default: lines from the standard input")
+    command.add_argument("--data", type=Path, metavar="FILE", help="a file as for training, for the figures of it")
+
+    command = commands.add_parser("generate", help="text that follows a prefix")
+    command.set_defaults(run=_reporting("generate", generate))
+    command.add_argument("folder", type=Path, metavar="DIR", help="what train wrote")
+    command.add_argument("prefix", nargs="?", default="", metavar="PREFIX")
+    command.add_argument("--length", type=positive(int), default=200, help="characters, at most; default: %(default)s")
+    text = "1 draws as learned, less prefers the likely, 0 takes the likeliest; default: %(default)s"
+    command.add_argument("--temperature", type=at_least_0(float), default=0.7, help=text)
+    text = "draw among so many likeliest; default: all"
+    command.add_argument("--top-k", type=positive(int), default=0, metavar="K", help=text)
+    command.add_argument("--seed", type=int, help="for the same text again")
+
+
+def _add_task(tasks: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, kind: type[Task]) -> None:
+    about = sys.modules[kind.__module__].__doc__ or ""
+    formatter = argparse.RawDescriptionHelpFormatter
+    # What is not given stays away from the result: a training that goes on may have no new options.
+    task = tasks.add_parser(
+        name,
+        help=about.split("\n")[0].rstrip("."),
+        description=about,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=formatter,
+    )
+    task.set_defaults(run=_reporting("train", train))
+    task.add_argument("--data", type=Path, metavar="FILE", help="what to learn; default: what is here")
+    task.add_argument("--valid", type=Path, metavar="FILE", help="what to judge by; default: a part of the data")
+    task.add_argument("--minutes", type=positive(float), metavar="M", help="stop after that time and keep the best")
+    task.add_argument("--output", type=Path, metavar="DIR", help=f"new folder; default: runs/{name}")
+    task.add_argument("--resume", type=Path, metavar="DIR", help="go on where the training in that folder stopped")
+    hints = get_type_hints(kind.Settings)
+    for option in fields(kind.Settings):
+        _add_option(task, option.name, hints[option.name], option.default)
+
+
+def _add_option(task: argparse.ArgumentParser, name: str, hint: Any, default: Any) -> None:
+    how: dict[str, Any]
+    if get_origin(hint) is Literal:
+        how = {"choices": get_args(hint)}
+    elif hint is bool:
+        how = {"action": argparse.BooleanOptionalAction}
+    elif name == "seed" or hint is str:
+        how = {"type": hint}
+    elif default == 0:
+        how = {"type": at_least_0(hint)}
+    else:
+        how = {"type": share if "dropout" in name else positive(hint)}
+    shown = "" if default == "" else f"; default: {default}"
+    task.add_argument(f"--{name.replace('_', '-')}", help=HELP[name] + shown, **how)
+
+
+def train(args: argparse.Namespace) -> None:
+    from .trainer import Trainer  # needs tqdm, which predicting does without
+
+    given = {name: value for name, value in vars(args).items() if name not in _NO_OPTIONS}
+    paths = {name: getattr(args, name, None) for name in ("data", "valid")}
+    if hasattr(args, "resume"):
+        folder = args.resume
+        if hasattr(args, "output"):
+            raise Refused("--output: expected nothing beside --resume, which goes on in its own folder")
+        task, state = checkpoint.load(folder)
+        _check_same(args.task, given, state)
+        paths = {name: path or (Path(state[name]) if state[name] else None) for name, path in paths.items()}
+    else:
+        folder = _new_folder(args)
+        kind = checkpoint.TASKS[args.task]
+        task, state = kind(kind.Settings(**given), {}), None
+    facts = {name: str(path.resolve()) if path else "" for name, path in paths.items()}
+
+    training = task.read(paths["data"])
+    if paths["valid"] is None:
+        training, held_out, test = task.split(training)
+    if state is None:
+        task.fit(training)
+    if paths["valid"] is not None:
+        held_out = test = task.read(paths["valid"])
+    facts["digest"] = digest(paths["data"]) + digest(paths["valid"])
+    if state is not None and state["digest"] != facts["digest"]:
+        raise Refused("the data have changed since the training began")
+
+    trainer = Trainer(task, training, held_out, folder, facts, state)
+    if trainer.finished:
+        raise Refused(f"the training in {folder} is finished, after {trainer.progress.epoch} epochs")
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = [sum(map(len, task.batches(examples))) for examples in (training, held_out)]
+    parameters = sum(parameter.numel() for parameter in trainer.stepper.model.parameters())
+    print(f"{numbers[0]} examples to learn from, {numbers[1]} held out; {parameters} parameters; folder {folder}")
+    reason = trainer.run(getattr(args, "minutes", math.inf))
+    if reason:
+        again = f"python -m fastrnn train {args.task} --resume {shlex.quote(str(folder))}"
+        where = f"epoch {trainer.progress.epoch + 1}, after {trainer.progress.position} batches of it"
+        print(f"Stopped in {where}: {reason}. Saved in {folder}. To go on: {again}")
+    if reason == "interrupted":
+        sys.exit(130)
+    _, best = checkpoint.load_best(folder)
+    with torch.no_grad():
+        figures = task.report(best, test)
+    which = f"best, of epoch {trainer.progress.best_epoch}" if trainer.best else "so far, no epoch has ended"
+    print(f"{which}: {_format(figures)}")
+    print(f"Saved in {folder}. To use it: python -m fastrnn predict {shlex.quote(str(folder))} TEXT")
+
+
+_NO_OPTIONS = ("task", "run", "data", "valid", "minutes", "output", "resume")
+
+
+def _check_same(task: str, given: dict[str, Any], state: dict[str, Any]) -> None:
+    if task != state["task"]:
+        raise Refused(f"--resume: expected a training of {task}, got one of {state['task']}")
+    for name, value in given.items():
+        if value != state["options"][name]:
+            expected = f"--{name.replace('_', '-')} {state['options'][name]}"
+            raise Refused(f"--resume goes on as the training began: expected {expected}, got {value}")
+
+
+def _new_folder(args: argparse.Namespace) -> Path:
+    if hasattr(args, "output"):
+        if (args.output / checkpoint.NAME).exists():
+            raise Refused(f"--output: expected a new folder, got {args.output}, which --resume would continue")
+        return args.output
+    folders = (Path("runs", f"{args.task}{suffix}") for suffix in ["", *(f"-{n}" for n in range(2, 10_000))])
+    return next(folder for folder in folders if not folder.exists())
+
+
+@torch.no_grad()
+def predict(args: argparse.Namespace) -> None:
+    task, model = checkpoint.load_best(args.folder)
+    if args.data:
+        print(_format(task.report(model, task.read(args.data))))
+        return
+    lines = args.text or sys.stdin
+    failed = False
+    for text in lines if task.predicts_lines else ["\n".join(line.rstrip("\n") for line in lines)]:
+        try:
+            if not text.strip():
+                raise Refused("expected text, got nothing")
+            print(task.predict(model, text.strip()))
+        except Refused as error:
+            print(f"python -m fastrnn predict: {error}", file=sys.stderr)
+            failed = True
+    sys.exit(failed)
+
+
+def generate(args: argparse.Namespace) -> None:
+    task, model = checkpoint.load_best(args.folder)
+    print(args.prefix, end="", flush=True)
+    sampling = {"temperature": args.temperature, "top_k": args.top_k, "seed": args.seed}
+    for text in task.generate(model, args.prefix, args.length, **sampling):
+        print(text, end="", flush=True)
+    print()
+
+
+def _format(figures: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+def _reporting(name: str, command: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """The command, with errors that are the user's to mend in one line."""
+
+    def run(args: argparse.Namespace) -> None:
+        for stream in (sys.stdin, sys.stdout):  # any locale
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(encoding="utf-8")
+        try:
+            command(args)
+        except Refused as error:
+            sys.exit(f"python -m fastrnn {name}: {error}")
+        except UnicodeDecodeError:
+            sys.exit(f"python -m fastrnn {name}: expected UTF-8 on the standard input")
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRA:
+                raise
+            sys.exit(f"python -m fastrnn {name} needs {error.name}: pip install 'fastrnn[examples]'")
+
+    return run
+
+
+def _number(kind: type, expected: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and fits(number)):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        return number
+
+    return read
+
+
+def positive(kind: type) -> Callable[[str], Any]:
+    return _number(kind, f"{_NAMES[kind]} above 0", lambda number: number > 0)
+
+
+def at_least_0(kind: type) -> Callable[[str], Any]:
+    return _number(kind, f"{_NAMES[kind]} of at least 0", lambda number: number >= 0)
+
+
+_NAMES = {int: "an integer", float: "a number"}
+share = _number(float, "a number from 0 to below 1", lambda number: 0 <= number < 1)

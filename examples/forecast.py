@@ -1,0 +1,228 @@
+"""The next values of a time series, from a window of the values before.
+
+Files: CSV with a header; dates in the first column, numbers in the others. ``--target`` names the column to forecast,
+by default the last. The file is split by time: 12, 4 and 4 months if it is hourly and that long, as is usual for the
+ETT data (Zhou et al. 2021), otherwise 70, 10 and 20 %. Figures are of the last part, in units of the training part's
+standard deviation, beside those of two rivals: the last value repeated, and least squares on the same window.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastrnn.models import Forecaster
+
+from .files import Malformed, Refused, parse_table, read_table
+from .task import Options, Task
+from .text import Vocabulary
+
+DATA = Path(__file__).parent / "data" / "sunspots.csv"
+MONTH = 30 * 24  # hours
+
+
+@dataclass(frozen=True)
+class ForecastOptions(Options):
+    hidden: int = 64
+    dropout: float = 0.1
+    rate: float = 1e-3
+    target: str = ""
+    columns: Literal["target", "all"] = "target"
+    window: int = 0
+    horizon: int = 0
+
+
+class Series(NamedTuple):
+    values: Tensor  # [N, F], the target first
+    hourly: bool = False
+
+    def part(self, first: int, last: int) -> "Series":
+        return self._replace(values=self.values[max(first, 0) : last])
+
+
+class RelativeForecaster(nn.Module):
+    """Forecasts how far the series moves from its last value (Zeng et al. 2023): a level not seen before does no harm.
+
+    x [B, T, F] -> [B, horizon]. ``linear`` [T + 1, horizon] is the rival by least squares, with a constant; ``scale``
+    the deviation of the target in the training part.
+    """
+
+    linear: Tensor
+    scale: Tensor
+
+    def __init__(self, forecaster: Forecaster, window: int, horizon: int):
+        super().__init__()
+        self.forecaster = forecaster
+        self.register_buffer("linear", torch.zeros(window + 1, horizon))
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = x[:, -1:]
+        return (self.forecaster(x - last) + last[:, :, :1]).squeeze(2)
+
+    def by_least_squares(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x[:, :, 0], (0, 1), value=1.0) @ self.linear
+
+    def fit(self, x: Tensor, y: Tensor, scale: Tensor) -> None:
+        self.forecaster.fit_normalisation(x - x[:, -1:])
+        self.scale.copy_(scale)
+        inputs = nn.functional.pad(x[:, :, 0], (0, 1), value=1.0).double()
+        self.linear.copy_(torch.linalg.lstsq(inputs, y.double(), driver="gelsd").solution)
+
+
+class Forecast(Task[RelativeForecaster]):
+    Settings = ForecastOptions
+    metric = "error"
+    is_better = staticmethod(operator.lt)
+    predicts_lines = False
+
+    def __init__(self, options: ForecastOptions, vocabularies: dict[str, list[str]] | None = None):
+        super().__init__(options, vocabularies)
+        self._training: Series | None = None
+
+    def read(self, path: Path | None) -> Series:
+        path = path or DATA
+        header, rows = read_table(path)
+        if not rows:
+            raise Malformed(path, 2, "a row of numbers", "the end of the file")
+        if not self._columns:
+            self._choose(path, header, len(rows))
+        places = self._places(header, path)
+        values = [[self._number(path, line, header[i], fields[i]) for i in places] for line, fields in rows]
+        return Series(torch.tensor(values), _hourly([fields[0] for _, fields in rows[:2]]))
+
+    @property
+    def _columns(self) -> list[str]:
+        """The columns that the model sees, the target first."""
+        return self.vocabularies["columns"].symbols if self.vocabularies else []
+
+    def _choose(self, path: Path, header: list[str], rows: int) -> None:
+        """Columns, and a window and a horizon that suit the file's length where none are asked for."""
+        target = self.options.target or header[-1]
+        if target not in header[1:]:
+            raise Malformed(path, 1, f"a column {target!r} after the first", ",".join(header))
+        others = [name for name in header[1:] if name != target] if self.options.columns == "all" else []
+        self.vocabularies["columns"] = Vocabulary([target, *others])
+        self.options = replace(
+            self.options,
+            target=target,
+            window=self.options.window or max(min(96, rows // 10), 1),
+            horizon=self.options.horizon or max(min(24, rows // 60), 1),
+        )
+
+    def _places(self, header: list[str], path: Path | None = None) -> list[int]:
+        if missing := [name for name in self._columns if name not in header]:
+            raise Refused(f"{path or 'input'}, line 1: expected a column {missing[0]!r}, got {','.join(header)}")
+        return [header.index(name) for name in self._columns]
+
+    def _number(self, path: Path | None, line: int, column: str, text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise Refused(f"{path or 'input'}, line {line}: expected a number in column {column}, got {text!r}")
+        return number
+
+    def split(self, examples: Series) -> tuple[Series, Series, Series]:
+        rows = len(examples.values)
+        if examples.hourly and rows >= 20 * MONTH:
+            cuts = [12 * MONTH, 16 * MONTH, 20 * MONTH]
+        else:
+            cuts = [round(0.7 * rows), round(0.8 * rows), rows]
+        # A part's first forecast looks back into the part before.
+        window = self.options.window
+        return (
+            examples.part(0, cuts[0]),
+            examples.part(cuts[0] - window, cuts[1]),
+            examples.part(cuts[1] - window, cuts[2]),
+        )
+
+    def fit(self, examples: Series) -> None:
+        self._training = examples
+
+    def build(self, rnn: Callable[..., nn.Module]) -> RelativeForecaster:
+        forecaster = Forecaster(
+            len(self._columns),
+            self.options.horizon,
+            rnn=rnn,
+            hidden=self.options.hidden,
+            layers=self.options.layers,
+            dropout=self.options.dropout,
+        )
+        model = RelativeForecaster(forecaster, self.options.window, self.options.horizon)
+        if self._training:
+            x, y = _stack(self._windows(self._training))
+            model.fit(x, y, self._training.values[:, 0].std(correction=0))
+        return model
+
+    def batches(self, examples: Series, generator: torch.Generator | None = None) -> list[Any]:
+        windows = self._windows(examples)
+        order = torch.randperm(len(windows), generator=generator).tolist() if generator else range(len(windows))
+        size = self.options.batch
+        return [[windows[i] for i in order[first : first + size]] for first in range(0, len(order), size)]
+
+    def _windows(self, series: Series) -> list[tuple[Tensor, Tensor]]:
+        """Pairs of what is seen [T, F] and the target after it [horizon]."""
+        size = self.options.window
+        ends = range(size, len(series.values) - self.options.horizon + 1)
+        if not ends:
+            expected = f"expected at least {size + self.options.horizon} rows in each part (--window and --horizon)"
+            raise Refused(f"{expected}, got {len(series.values)}")
+        return [(series.values[e - size : e], series.values[e : e + self.options.horizon, 0]) for e in ends]
+
+    def loss(self, model: RelativeForecaster, batch: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        x, y = _stack(batch)
+        return model.forecaster.loss(model(x)[:, :, None], y[:, :, None])
+
+    def evaluate(self, model: RelativeForecaster, examples: Series) -> dict[str, float]:
+        return {"error": self._errors(model, examples)["error"]}
+
+    def report(self, model: RelativeForecaster, examples: Series) -> dict[str, float]:
+        return self._errors(model, examples)
+
+    def _errors(self, model: RelativeForecaster, series: Series) -> dict[str, float]:
+        """Mean squared errors, normalised."""
+        ways: dict[str, Callable[[Tensor], Tensor]] = {
+            "error": model,
+            "persistence": lambda x: x[:, -1:, 0],
+            "least squares": model.by_least_squares,
+        }
+        batches = [_stack(batch) for batch in self.batches(series)]
+        number = sum(y.numel() for _, y in batches)
+        return {
+            name: sum(float(((way(x) - y) / model.scale).square().sum()) for x, y in batches) / number
+            for name, way in ways.items()
+        }
+
+    def predict(self, model: RelativeForecaster, text: str) -> str:
+        """From a table as in a file, with its header, the values that follow, one a line."""
+        (_, header), *rows = parse_table(text.splitlines())
+        places = self._places(header)
+        if len(rows) < self.options.window:
+            raise Refused(f"expected a header and at least {self.options.window} rows, got {len(rows)} rows")
+        recent = [(first + 1, fields) for first, fields in rows[-self.options.window :]]
+        for line, fields in recent:
+            if len(fields) != len(header):
+                raise Refused(f"input, line {line}: expected {len(header)} columns, got {len(fields)}")
+        x = torch.tensor([[self._number(None, line, header[i], fields[i]) for i in places] for line, fields in recent])
+        return "\n".join(f"{value:.6g}" for value in model(x[None])[0].tolist())
+
+
+def _stack(windows: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    x, y = zip(*windows, strict=True)
+    return torch.stack(x), torch.stack(y)
+
+
+def _hourly(dates: Sequence[str]) -> bool:
+    try:
+        first, second = map(datetime.fromisoformat, dates)
+    except ValueError:
+        return False
+    return second - first == timedelta(hours=1)

@@ -1,0 +1,123 @@
+"""What the trainer and the command line ask of a task."""
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .files import Malformed, Refused
+from .text import Vocabulary, bucket
+
+Model = TypeVar("Model", bound=nn.Module)
+LONGEST = 2000  # symbols; whoever wants more knows why
+HELD_OUT = 1000  # examples; more of them take time in every epoch and tell little more
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a training depends on besides its data. Every field is an option of the command line."""
+
+    rnn: Literal["rnn", "lstm", "gru"] = "lstm"
+    backend: Literal["torch", "fastrnn"] = "fastrnn"
+    layers: int = 1
+    hidden: int = 128
+    dropout: float = 0.3
+    epochs: int = 0
+    batch: int = 32
+    optimizer: Literal["adam", "sgd"] = "adam"
+    rate: float = 2e-3
+    clip: float = 1.0
+    patience: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TextOptions(Options):
+    embedding: int = 128
+    longest: int = 0
+
+
+class Task(ABC, Generic[Model]):
+    """One kind of training: its files, its model, how to judge and how to use it.
+
+    An example is whatever ``read`` makes of a line. ``vocabularies`` and the options are all that a task knows, and go
+    into the checkpoint.
+    """
+
+    Settings: ClassVar[type[Options]]
+    metric: ClassVar[str]  # the one of evaluate's that chooses the best epoch
+    is_better: Callable[[float, float], bool] = staticmethod(operator.gt)
+    epochs: ClassVar[int] = 10  # of a file that is not very small
+    predicts_lines: ClassVar[bool] = True  # one by one; otherwise predict takes the whole input at once
+
+    def __init__(self, options: Any, vocabularies: dict[str, list[str]] | None = None):
+        self.options = options
+        self.vocabularies = {name: Vocabulary(symbols) for name, symbols in (vocabularies or {}).items()}
+
+    @abstractmethod
+    def read(self, path: Path | None) -> Any:
+        """The examples in a file, or the shipped ones. Labels must be those of the training file, once it is known."""
+
+    @abstractmethod
+    def fit(self, examples: Any) -> None:
+        """Learns the vocabularies of training examples."""
+
+    @abstractmethod
+    def build(self, rnn: Callable[..., nn.Module]) -> Model:
+        """The model, with random weights, on that class of recurrent layers."""
+
+    @abstractmethod
+    def loss(self, model: Model, batch: Sequence[Any]) -> Tensor:
+        """The mean loss of a batch of examples."""
+
+    @abstractmethod
+    def evaluate(self, model: Model, examples: Any) -> dict[str, float]:
+        """Figures of held-out examples, quick enough for every epoch."""
+
+    def report(self, model: Model, examples: Any) -> dict[str, float]:
+        """Figures of the finished model, which may take longer."""
+        return self.evaluate(model, examples)
+
+    @abstractmethod
+    def predict(self, model: Model, text: str) -> str:
+        """What the model says of a line. Raises Refused if it can make nothing of it."""
+
+    def generate(self, model: Model, prefix: str, length: int, **sampling: Any) -> Iterator[str]:
+        """Text that follows the prefix, piece by piece as it comes."""
+        raise Refused(f"a model for {type(self).__name__.lower()} does not generate text")
+
+    def split(self, examples: Any) -> tuple[Any, Any, Any]:
+        """Training examples, those that choose the best epoch, and those that the report is about.
+
+        A tenth is held out, the same whatever the seed.
+        """
+        if len(examples) < 2:
+            raise Refused(f"expected at least 2 examples, of which one is held out, got {len(examples)}")
+        order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0)).tolist()
+        cut = min(max(len(order) // 10, 1), HELD_OUT)
+        held_out = [examples[i] for i in order[:cut]]
+        return [examples[i] for i in order[cut:]], held_out, held_out
+
+    def batches(self, examples: Any, generator: torch.Generator | None = None) -> list[Any]:
+        """Batches of examples of similar length, in random order if there is a generator."""
+        chosen = bucket([len(example[0]) for example in examples], self.options.batch, generator)
+        return [[examples[i] for i in batch] for batch in chosen]
+
+
+class TextTask(Task[Model]):
+    """A task on sequences of words or characters."""
+
+    def check_lengths(self, path: Path, lengths: Sequence[tuple[int, int]]) -> None:
+        """Pairs of a line's number and its length. Raises Malformed for a very long one that --longest does not cut."""
+        line, length = max(lengths, key=lambda pair: pair[1])
+        if length > LONGEST and not self.options.longest:
+            expected = f"at most {LONGEST} symbols (--longest N cuts after N)"
+            raise Malformed(path, line, expected, f"{length}, the longest in the file")
+
+    def cut(self, symbols: list[str]) -> list[str]:
+        return symbols[: self.options.longest or None]

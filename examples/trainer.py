@@ -1,0 +1,216 @@
+"""One trainer for all tasks: stops early, saves what it has, and goes on from there bit for bit."""
+
+import csv
+import math
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from . import checkpoint
+from .files import Refused
+from .task import Task
+
+OPTIMIZERS = {
+    "adam": lambda parameters, rate: torch.optim.Adam(parameters, rate),
+    "sgd": lambda parameters, rate: torch.optim.SGD(parameters, rate, momentum=0.9),
+}
+WARM_UP = 0.1  # of all steps
+SHORTEST_SCHEDULE = 20  # steps; one of 10 divides by zero, as its warm-up is a single step
+FEWEST_STEPS = 500  # of a training whose number of epochs is not given
+
+
+class Stepper:
+    """A model with its optimizer; the rate rises and falls over the given number of steps (Smith and Topin, 2019)."""
+
+    def __init__(self, task: Task, steps: int):
+        self.task = task
+        options = task.options
+        torch.manual_seed(options.seed)
+        random.seed(options.seed)
+        self.model: Any = checkpoint.build(task)
+        self.optimizer = OPTIMIZERS[options.optimizer](self.model.parameters(), options.rate)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, options.rate, total_steps=max(steps, SHORTEST_SCHEDULE), pct_start=WARM_UP
+        )
+
+    def step(self, batch: Sequence[Any]) -> float:
+        self.model.train()
+        loss = self.task.loss(self.model, batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.task.options.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        return loss.item()
+
+    def state(self) -> dict[str, Any]:
+        return {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")}
+
+    def load(self, state: dict[str, Any]) -> None:
+        for name in ("model", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+
+
+@dataclass
+class Progress:
+    """How far a training has come."""
+
+    epoch: int = 0  # that are finished
+    position: int = 0  # batches taken of the next one, the sum of their losses, and their time
+    loss: float = 0.0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+
+
+class Trainer:
+    """Trains a task in a folder: ``checkpoint.pt``, ``metrics.csv`` and, at the end, ``curves.png``.
+
+    The order of batches depends on the seed and the epoch alone. ``facts`` are kept in the checkpoint as they are, and
+    with a ``state`` from there the training goes on as if it had never stopped.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        training: Any,
+        held_out: Any,
+        folder: Path,
+        facts: dict[str, Any],
+        state: dict[str, Any] | None = None,
+    ):
+        self.task, self.training, self.held_out, self.folder, self.facts = task, training, held_out, folder, facts
+        batches = len(task.batches(training))
+        if not task.options.epochs:
+            task.options = replace(task.options, epochs=max(task.epochs, math.ceil(FEWEST_STEPS / batches)))
+        if not task.options.patience:
+            task.options = replace(task.options, patience=math.ceil(task.options.epochs / 2))
+        self.stepper = Stepper(task, task.options.epochs * batches)
+        self.progress = Progress()
+        self.best: dict[str, Tensor] | None = None
+        if state:
+            self.stepper.load(state)
+            self.progress = Progress(**state["progress"])
+            self.best = state["best"]
+            torch.set_rng_state(state["generators"]["torch"])
+            random.setstate(state["generators"]["python"])
+
+    @property
+    def finished(self) -> bool:
+        waited = self.progress.epoch - self.progress.best_epoch
+        return self.progress.epoch == self.task.options.epochs or waited >= self.task.options.patience
+
+    def run(self, minutes: float = math.inf) -> str:
+        """Trains to the end, or says why it stopped: Ctrl-C, or the minutes are over. Saves after each epoch and then.
+
+        Raises:
+            Refused: if memory does not suffice, or the loss is not finite.
+        """
+        deadline = time.monotonic() + 60 * minutes
+        reason = ""
+        with _interrupts() as interrupts:
+
+            def stopped() -> str:
+                return "interrupted" if interrupts else "time is up" if time.monotonic() >= deadline else ""
+
+            while not (self.finished or reason):
+                if self._train(stopped):
+                    self._end_epoch()
+                self._save()
+                reason = stopped()
+        if self.progress.history:
+            from .picture import draw  # matplotlib takes a while to import
+
+            draw(self.progress.history, self.task.metric, self.folder / "curves.png")
+        return reason
+
+    def _train(self, stopped: Callable[[], str]) -> bool:
+        """The rest of an epoch. Whether it came to its end."""
+        progress, options = self.progress, self.task.options
+        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + progress.epoch)
+        batches = self.task.batches(self.training, generator)
+        start = time.perf_counter()
+        bar = tqdm(
+            total=len(batches), initial=progress.position, desc=f"epoch {progress.epoch + 1}", leave=False, disable=None
+        )
+        with bar:
+            for batch in batches[progress.position :]:
+                if stopped():
+                    break
+                loss = self._step(batch)
+                progress.loss += loss
+                progress.position += 1
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                bar.update()
+        progress.seconds += time.perf_counter() - start
+        return progress.position == len(batches)
+
+    def _step(self, batch: Sequence[Any]) -> float:
+        try:
+            loss = self.stepper.step(batch)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            asked = f"a batch of {len(batch)}, its longest sequence of {max(len(example[0]) for example in batch)}"
+            raise Refused(f"out of memory with {asked}; a smaller --batch or a --longest takes less") from error
+        if not math.isfinite(loss):
+            raise Refused(f"the loss is {loss} in epoch {self.progress.epoch + 1}; a lower --rate may help")
+        return loss
+
+    def _end_epoch(self) -> None:
+        progress, task = self.progress, self.task
+        with torch.no_grad():
+            figures = task.evaluate(self.stepper.model.eval(), self.held_out)
+        before = [row[task.metric] for row in progress.history]
+        row = {"epoch": progress.epoch + 1, "loss": progress.loss / progress.position, **figures}
+        row["rate"] = float(self.stepper.schedule.get_last_lr()[0])
+        row["seconds"] = round(progress.seconds, 2)
+        progress.history.append(row)
+        progress.epoch += 1
+        progress.position, progress.loss, progress.seconds = 0, 0.0, 0.0
+        better = all(task.is_better(figures[task.metric], other) for other in before)
+        if better:
+            progress.best_epoch = progress.epoch
+            self.best = {name: tensor.clone() for name, tensor in self.stepper.model.state_dict().items()}
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        tqdm.write(f"epoch {progress.epoch}/{task.options.epochs}  {shown}{'  best' if better else ''}")
+
+    def _save(self) -> None:
+        state = {
+            **self.facts,
+            **self.stepper.state(),
+            "best": self.best,
+            "progress": asdict(self.progress),
+            "generators": {"torch": torch.get_rng_state(), "python": random.getstate()},
+        }
+        checkpoint.save(self.folder, self.task, state)
+        if self.progress.history:
+            with checkpoint.atomically(self.folder / "metrics.csv") as path, path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self.progress.history[0])
+                writer.writeheader()
+                writer.writerows(self.progress.history)
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Ctrl-C adds to a list in place of raising; the second one raises, as always."""
+    seen: list[int] = []
+
+    def handle(number: int, _: Any) -> None:
+        seen.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
