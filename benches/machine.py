@@ -22,7 +22,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 def provenance(packages: Iterable[str]) -> dict[str, object]:
     """When, at which commit, on which processor and system, with which versions; ``None`` for what cannot be found."""
-    changes = output_of("git", "status", "--porcelain")
+    changes = output_of("git", "status", "--porcelain", "--", ".", ":!benches/results")
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": output_of("git", "rev-parse", "HEAD"),
