@@ -105,9 +105,9 @@ class LayerBackward {
 
   void run() {
     pack();
-    wait(team_.barriers, team_.size);
+    wait(team_.barriers, team_.size, team_.place);
     for (int64_t d = share_.directions.begin; d < share_.directions.end; ++d) run_direction(d);
-    wait(team_.barriers, team_.size);
+    wait(team_.barriers, team_.size, team_.place);
     reduce();
   }
 
@@ -169,7 +169,7 @@ class LayerBackward {
     products_.add_weights(chunk, a_.x, gradients_[d_]);
     if (a_.dx) products_.write_inputs(chunk, w_ih_[d_], d_ == 0 ? a_.dx : other_dx_);
     if (share_.unit_part == 0) __builtin_memcpy(rows_.dsums, next, steps.active(begin) * dsums_ld() * sizeof(T));
-    wait(share_.group, plan_.unit_parts);
+    wait(share_.group, plan_.unit_parts, share_.place);
   }
 
   void step(const Steps& steps, int64_t s, const T* next, T* now) {
@@ -179,7 +179,7 @@ class LayerBackward {
     const int64_t low = smaller(continued, kept), high = larger(continued, kept);
     for (const Range rows : {Range{0, low}, Range{low, high}, Range{high, active}})
       if (rows.size() > 0) retreat(steps, s, rows, next, now, rows.end <= continued, rows.end <= kept);
-    wait(share_.group, plan_.unit_parts);
+    wait(share_.group, plan_.unit_parts, share_.place);
     if (a_.dh_0 && kept < active) finish(steps, {kept, active}, now);
   }
 
@@ -228,7 +228,7 @@ class LayerBackward {
         }
       });
     }
-    wait(share_.group, plan_.unit_parts);
+    wait(share_.group, plan_.unit_parts, share_.place);
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
     const int64_t start = 0;
     for (int64_t q = groups.begin; q < groups.end; ++q) {

@@ -141,9 +141,17 @@ void run_layer(CellKind kind, const Args& args, int threads, Size size, Run run)
   for (;; plan = make_plan(instruction_set(), kind, args.sizes, sizeof(T), 1)) {
     char* memory = static_cast<char*>(workspace.at_least(size(kind, args, plan)));
     // Nobody waits at those of a single thread.
-    std::vector<Barrier> barriers(plan.threads > 1 ? plan.threads + 1 : 0);
-    const bool done = run_together(
-        plan.threads, [&](int rank) { run(kind, args, plan, Team{rank, plan.threads, barriers.data()}, memory); });
+    const bool alone = plan.threads == 1;
+    std::vector<Place> places(alone ? 0 : plan.threads);
+    std::vector<Barrier> barriers(alone ? 0 : 1 + plan.threads / plan.unit_parts);
+    for (size_t i = 0; i < barriers.size(); ++i)
+      barriers[i].places = places.data() + (i == 0 ? 0 : (i - 1) * plan.unit_parts);
+    const bool done = run_together(plan.threads, [&](int rank) {
+      const Team team{rank, plan.threads, barriers.data(), places.data() + rank};
+      run(kind, args, plan, team, memory);
+      // The run-time's own barrier behind this one spins for milliseconds without yielding.
+      wait(team.barriers, team.size, team.place);
+    });
     if (done) break;
   }
   workspace.give_back_large();
@@ -172,9 +180,11 @@ double best_rate(int threads, F work) {
   double best = 0;
   for (int i = 0; i < 7; ++i) {
     std::vector<double> rates(threads, 0.0);
+    std::vector<Place> places(threads);
     Barrier start_together;
+    start_together.places = places.data();
     const bool ran = run_together(threads, [&](int rank) {
-      wait(&start_together, threads);
+      wait(&start_together, threads, &places[rank]);
       const double start = seconds();
       const double amount = work(rank);
       rates[rank] = amount / (seconds() - start);

@@ -91,7 +91,7 @@ class LayerForward {
 
   void run() {
     pack();
-    wait(team_.barriers, team_.size);
+    wait(team_.barriers, team_.size, team_.place);
     for (int64_t d = share_.directions.begin; d < share_.directions.end; ++d) run_direction(d);
   }
 
@@ -213,7 +213,7 @@ class LayerForward {
       advance(d, steps, groups, s, {kept, active}, h_0, steps.parts * n_.P, hoisted_row);
     }
     if (a_.weights[d].w_hr) project(d, steps, s);
-    wait(share_.group, plan_.unit_parts);
+    wait(share_.group, plan_.unit_parts, share_.place);
     // Rows that end here leave their last output as the final state.
     if (share_.unit_part != 0 || !a_.h_T) return;
     for (int64_t j = smaller(active, steps.active(s + 1)); j < active; ++j)
@@ -281,7 +281,7 @@ class LayerForward {
 
   // y = h W_hr^T for the rows of step s, h being what the cell gave.
   void project(int64_t d, const Steps& steps, int64_t s) {
-    wait(share_.group, plan_.unit_parts);
+    wait(share_.group, plan_.unit_parts, share_.place);
     const Range groups = share({0, outputs_.count()}, share_.unit_part, plan_.unit_parts);
     const int64_t start = 0;
     for (int64_t q = groups.begin; q < groups.end; ++q) {

@@ -217,7 +217,7 @@ class FrozenForward {
     if (kept > 0)
       advance(d, steps, groups, s, {0, kept}, y + steps.first(s - 1) * y_ld, steps.stride() * y_ld, hoisted_row);
     if (kept < active) advance(d, steps, groups, s, {kept, active}, h_0, steps.parts * n_.H, hoisted_row);
-    wait(share_.group, plan_.unit_parts);
+    wait(share_.group, plan_.unit_parts, share_.place);
     // Rows that end here leave their last output as the final state.
     if (share_.unit_part != 0) return;
     for (int64_t j = smaller(active, steps.active(s + 1)); j < active; ++j)

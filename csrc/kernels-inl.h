@@ -35,7 +35,7 @@ CellFacts facts(CellKind kind) {
 template <class T>
 int64_t forward_workspace(CellKind kind, const ForwardArgs<T>& args, const Plan& plan) {
   return with_cell(kind, [&]<class Cell>() {
-    return LayerForward<T, Cell>(args, plan, Team{0, plan.threads, nullptr}, nullptr).workspace();
+    return LayerForward<T, Cell>(args, plan, Team{0, plan.threads, nullptr, nullptr}, nullptr).workspace();
   });
 }
 
@@ -47,7 +47,7 @@ void forward(CellKind kind, const ForwardArgs<T>& args, const Plan& plan, Team t
 template <class T>
 int64_t backward_workspace(CellKind kind, const BackwardArgs<T>& args, const Plan& plan) {
   return with_cell(kind, [&]<class Cell>() {
-    return LayerBackward<T, Cell>(args, plan, Team{0, plan.threads, nullptr}, nullptr).workspace();
+    return LayerBackward<T, Cell>(args, plan, Team{0, plan.threads, nullptr, nullptr}, nullptr).workspace();
   });
 }
 
@@ -75,7 +75,7 @@ void pack_frozen(CellKind kind, const Sizes& sizes, const FrozenWeights<typename
 template <class Format>
 int64_t frozen_workspace(CellKind kind, const FrozenArgs& args, const Plan& plan) {
   return with_cell(kind, [&]<class Cell>() {
-    return FrozenForward<Cell, Format>(args, plan, Team{0, plan.threads, nullptr}, nullptr).workspace();
+    return FrozenForward<Cell, Format>(args, plan, Team{0, plan.threads, nullptr, nullptr}, nullptr).workspace();
   });
 }
 

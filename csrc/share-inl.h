@@ -13,10 +13,12 @@ struct Share {
   int64_t slot = 0;  // which of the directions that run at once
   int64_t row_part = 0, unit_part = 0;
   Barrier* group = nullptr;  // of the threads that share these rows
+  Place* place = nullptr;
 
   Share(const Plan& plan, const Sizes& sizes, Team team) {
     const int per_direction = plan.row_parts * plan.unit_parts;
     slot = team.rank / per_direction;
+    place = team.place;
     if (slot >= plan.directions_at_once) return;
     directions = plan.directions_at_once == 1 ? Range{0, sizes.D} : Range{slot, slot + 1};
     row_part = team.rank % per_direction / plan.unit_parts;
