@@ -3,19 +3,16 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
 
-#include <cstdint>
 #include <mutex>
 #include <new>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
+#include "pages.h"
 
 namespace fastrnn {
 namespace {
 
 constexpr size_t kSmallest = size_t(256) << 10, kMostIdle = size_t(128) << 20;
-constexpr size_t kHugePage = size_t(2) << 20, kPage = size_t(4) << 10;
+constexpr size_t kPage = size_t(4) << 10;
 
 // Lies before the data, in a line of its own.
 struct alignas(64) Header {
@@ -120,16 +117,6 @@ class LargeBlocks final : public c10::Allocator {
 c10::Allocator* large_blocks() {
   static LargeBlocks* allocator = new LargeBlocks;
   return allocator;
-}
-
-void prefer_large_pages(void* block, size_t bytes) {
-#ifdef __linux__
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(block) + kHugePage - 1) / kHugePage * kHugePage;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(block) + bytes) / kHugePage * kHugePage;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a hint: failing is no harm
-#else
-  (void)block, (void)bytes;
-#endif
 }
 
 }  // namespace fastrnn

@@ -5,14 +5,9 @@
 
 #include <c10/core/Allocator.h>
 
-#include <cstddef>
-
 namespace fastrnn {
 
 // Small blocks are those of torch's own allocator. At most 128 MB lie idle.
 c10::Allocator* large_blocks();
-
-// Asks for large pages under a large new block: a first touch of 64 MB in pages of 4 KB costs 25 ms.
-void prefer_large_pages(void* block, size_t bytes);
 
 }  // namespace fastrnn

@@ -11,7 +11,7 @@
 #include <omp.h>
 #include <pthread.h>
 #endif
-#include "blocks.h"
+#include "pages.h"
 #include "plan.h"
 
 namespace fastrnn {
