@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +19,7 @@ import fastrnn
 from benches.cases import Case
 from benches.gpu.clock import HostClock, race
 from benches.machine import describe
+from benches.results import save
 from benches.table import format_table
 from benches.timing import Quartiles
 from benches.verify import check_fastrnn
@@ -111,9 +110,7 @@ def main() -> None:
     header = ["cell", "H = I", "layer", "max error", "rms error", "us", "vs float32", "quartiles"]
     print(format_table(header, [line(result) for result in results], 3, markdown=False))
     if options.save:
-        path = Path(__file__).resolve().parent / "results" / f"{options.save}.json"
-        path.write_text(json.dumps({"machine": machine, "results": [asdict(r) for r in results]}, indent=1) + "\n")
-        print(f"written: {path}")
+        print(f"written: {save(options.save, machine, results)}")
 
 
 if __name__ == "__main__":

@@ -9,14 +9,12 @@ among the threads costs where the scheduler leaves the threads where they are.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
@@ -24,6 +22,7 @@ from tqdm import tqdm
 from benches.cases import CASES, MODES, Case
 from benches.machine import describe
 from benches.providers import OURS, TORCH, module_runs
+from benches.results import save
 from benches.table import format_table
 from benches.timing import Budget, Quartiles, race
 from benches.verify import check_fastrnn
@@ -116,8 +115,7 @@ def main() -> None:
     verdict = "reached" if growth <= _GOAL else "missed"
     print(f"\nworst growth of fastrnn: {growth:.2f}, {worst.case.id} {worst.mode}; goal {_GOAL}: {verdict}")
     if options.save:
-        path = Path(__file__).parent / "results" / f"{options.save}.json"
-        path.write_text(json.dumps({"machine": machine, "results": [asdict(r) for r in results]}, indent=1) + "\n")
+        print(f"written: {save(options.save, machine, results)}")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,10 @@ starts threads and loads code. Peaks are exact to some 0.3 MB, and large pages r
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -29,6 +28,7 @@ import fastrnn
 from benches.cases import CASES, Case
 from benches.machine import describe
 from benches.providers import OURS, TORCH, module_run
+from benches.results import save
 from benches.table import format_table
 from benches.workload import Workload, build, make_workload, run_inference
 
@@ -122,9 +122,7 @@ def main() -> None:
     worst = max(results, key=lambda result: result.ratio)
     print(f"\nmost kept against torch.nn: {worst.ratio:.2f}, {worst.case.id}")
     if options.save:
-        path = Path(__file__).parent / "results" / f"{options.save}.json"
-        content = {"machine": describe(options.threads), "results": [asdict(result) for result in results]}
-        path.write_text(json.dumps(content, indent=1) + "\n")
+        print(f"written: {save(options.save, describe(options.threads), results)}")
 
 
 if __name__ == "__main__":

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from benches.cases import MODES, Case
 from benches.timing import Quartiles
 
-__all__ = ["Group", "Report", "Result", "groups", "result_of"]
+__all__ = ["Group", "Report", "Result", "groups", "result_of", "save"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,13 @@ class Result:
 
 
 R = TypeVar("R", bound=Result)
+
+
+def save(name: str, machine: dict[str, object], results: Sequence[Any]) -> Path:
+    """Writes ``benches/results/NAME.json`` of results that are dataclasses."""
+    path = Path(__file__).resolve().parent / "results" / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine, "results": [asdict(r) for r in results]}, indent=1) + "\n")
+    return path
 
 
 @dataclass

@@ -68,10 +68,7 @@ class Poems(TextTask[LanguageModel]):
         return LanguageModel(
             len(self.vocabularies["characters"]),
             rnn=rnn,
-            embedding=self.options.embedding,
-            hidden=self.options.hidden,
-            layers=self.options.layers,
-            dropout=self.options.dropout,
+            **self.sizes(),
         )
 
     def loss(self, model: LanguageModel, batch: Sequence[Example]) -> Tensor:

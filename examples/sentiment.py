@@ -64,11 +64,8 @@ class Sentiment(TextTask[SequenceClassifier]):
             len(self.vocabularies["words"]),
             len(self.vocabularies["labels"]),
             rnn=rnn,
-            embedding=self.options.embedding,
-            hidden=self.options.hidden,
-            layers=self.options.layers,
+            **self.sizes(),
             bidirectional=self.options.bidirectional,
-            dropout=self.options.dropout,
         )
 
     def loss(self, model: SequenceClassifier, batch: Sequence[Example]) -> Tensor:

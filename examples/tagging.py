@@ -66,11 +66,8 @@ class Tagging(TextTask[SequenceTagger]):
             len(self.vocabularies["words"]),
             len(self.vocabularies["tags"]),
             rnn=rnn,
-            embedding=self.options.embedding,
-            hidden=self.options.hidden,
-            layers=self.options.layers,
+            **self.sizes(),
             bidirectional=self.options.bidirectional,
-            dropout=self.options.dropout,
             characters=len(self.vocabularies["characters"]),
         )
 

@@ -119,5 +119,10 @@ class TextTask(Task[Model]):
             expected = f"at most {LONGEST} symbols (--longest N cuts after N)"
             raise Malformed(path, line, expected, f"{length}, the longest in the file")
 
+    def sizes(self) -> dict[str, Any]:
+        """Those of the options that every model takes."""
+        options = self.options
+        return {name: getattr(options, name) for name in ("embedding", "hidden", "layers", "dropout")}
+
     def cut(self, symbols: list[str]) -> list[str]:
         return symbols[: self.options.longest or None]

@@ -69,12 +69,9 @@ class Translate(TextTask[Seq2Seq]):
             len(self.vocabularies["source"]),
             len(self.vocabularies["target"]),
             rnn=rnn,
-            embedding=self.options.embedding,
-            hidden=self.options.hidden,
-            layers=self.options.layers,
+            **self.sizes(),
             bidirectional=self.options.bidirectional,
             attention=None if self.options.attention == "none" else self.options.attention,
-            dropout=self.options.dropout,
         )
 
     def loss(self, model: Seq2Seq, batch: Sequence[Example]) -> Tensor:
