@@ -36,6 +36,7 @@ HELP = {
     "seed": "of weights, batches and dropout",
     "longest": "symbols after which a sequence is cut; 0 refuses very long ones",
     "level": "what a symbol is",
+    "tied": "score characters with the matrix that embeds them",
     "target": "column to forecast; the last one unless named",
     "columns": "what the model sees",
     "window": "rows that the model sees; 0 chooses by the length of the file",

@@ -122,7 +122,7 @@ def main() -> None:
     sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)  # type: ignore[union-attr]
     args = parse_arguments()
     # Without dropout: what is compared is how the poems are learned, by heart.
-    options = PoemsOptions(hidden=args.hidden, embedding=args.hidden, layers=2, dropout=0.0, seed=args.seed)
+    options = PoemsOptions(hidden=args.hidden, embedding=args.hidden, layers=2, dropout=0.0, tied=False, seed=args.seed)
     try:
         examples = Poems(options).read(args.data)
         steps = args.epochs * STEPS

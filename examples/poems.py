@@ -35,6 +35,7 @@ class PoemsOptions(TextOptions):
     batch: int = 8
     rate: float = 4e-3
     longest: int = 100
+    tied: bool = True
 
 
 class Example(NamedTuple):
@@ -69,6 +70,7 @@ class Poems(TextTask[LanguageModel]):
             len(self.vocabularies["characters"]),
             rnn=rnn,
             **self.sizes(),
+            tied=self.options.tied,
         )
 
     def loss(self, model: LanguageModel, batch: Sequence[Example]) -> Tensor:
