@@ -19,11 +19,12 @@ EXTENSION := $(VENV)/.extension
 
 CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp tests/*.cpp)
 
-.PHONY: help demo test arm bench gpu lint format clean
+.PHONY: help demo compare test arm bench gpu lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train a model on poems with torch.nn.LSTM and fastrnn.LSTM (DATA=path for another UTF-8 text)"
+	@echo "make compare RNN, GRU, LSTM and a Transformer on the same tasks: size, time, memory, quality, gradients"
 	@echo "make test    run the tests (ARGS='-k lstm' passes options to pytest)"
 	@echo "make arm     compile the CPU kernels for 64-bit Arm and test them in an emulator (ARGS as above)"
 	@echo "make bench   run the benchmarks (ARGS as above)"
@@ -33,7 +34,10 @@ help:
 	@echo "PYTHON=python3.12 make ...  uses that interpreter (3.10 or newer)"
 
 demo: $(EXTENSION)
-	$(PY) -m fastrnn.examples.compare $(if $(DATA),--data "$(DATA)") $(ARGS)
+	$(PY) -m fastrnn.examples.demo $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+compare: $(EXTENSION)
+	$(PY) -m fastrnn.examples.compare $(ARGS)
 
 test: $(EXTENSION)
 	$(PY) -m pytest tests --ignore tests/test_arm.py $(ARGS)

@@ -15,13 +15,12 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 import fastrnn
@@ -31,6 +30,7 @@ from benches.providers import OURS, TORCH, module_run
 from benches.results import save
 from benches.table import format_table
 from benches.workload import Workload, build, make_workload, run_inference
+from fastrnn.diagnose import bytes_kept
 
 __all__ = ["kept_bytes"]
 
@@ -56,26 +56,12 @@ class Memory:
         return [self.case.name, self.case.shape, self.case.cell, *kept, f"{self.ratio:.2f}", *peak]
 
 
-def _storages(tensors: Iterable[Tensor | None]) -> dict[int, int]:
-    """Bytes by address."""
-    return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
-
-
 def kept_bytes(module: nn.Module, work: Workload) -> int:
     """What a forward in the grad mode of the moment keeps for backward."""
-    saved: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved.append(tensor)  # held, or another tensor might take its address
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = run_inference(module, work)
-    del outputs
     states = work.state if isinstance(work.state, tuple) else (work.state,)
     given = work.input if isinstance(work.input, tuple) else (work.input,)
-    owned = _storages([*module.parameters(), *given, *states])
-    return sum(size for address, size in _storages(saved).items() if address not in owned)
+    owned = (t for t in (*module.parameters(), *given, *states) if t is not None)
+    return bytes_kept(lambda: run_inference(module, work), owned)
 
 
 def _resident() -> tuple[int, int]:

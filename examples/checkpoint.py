@@ -18,7 +18,7 @@ from .forecast import Forecast
 from .poems import Poems
 from .sentiment import Sentiment
 from .tagging import Tagging
-from .task import Task
+from .task import Options, Task
 from .translate import Translate
 
 NAME = "checkpoint.pt"
@@ -32,9 +32,8 @@ TASKS: dict[str, type[Task]] = {
 LAYERS = {"torch": torch.nn, "fastrnn": fastrnn}
 
 
-def build(task: Task) -> nn.Module:
-    """The task's model on the layers that its options name."""
-    return task.build(getattr(LAYERS[task.options.backend], task.options.rnn.upper()))
+def layer_class(options: Options) -> type[nn.Module]:
+    return getattr(LAYERS[options.backend], options.rnn.upper())
 
 
 def save(folder: Path, task: Task, state: dict[str, Any]) -> None:
@@ -60,7 +59,7 @@ def load(folder: Path) -> tuple[Task, dict[str, Any]]:
 def load_best(folder: Path) -> tuple[Task, nn.Module]:
     """The task and its model with the weights of the best epoch, or the last ones before any epoch has ended."""
     task, state = load(folder)
-    model = build(task)
+    model = task.build(layer_class(task.options))
     model.load_state_dict(state["best"] or state["model"])
     return task, model.eval()
 

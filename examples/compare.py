@@ -1,152 +1,141 @@
-"""Poems learned with torch.nn.LSTM and with fastrnn.LSTM, side by side.
+"""RNN, GRU, LSTM and a Transformer encoder of equal width, trained side by side on the same tasks.
 
-Both models start from the same weights and take the same batches in turn, so their losses can be compared epoch by
-epoch and their times step by step. Afterwards both continue some famous openings.
+All take the same batches in turn, at each task's usual learning rate. Shown are the parameters, the time of an epoch,
+the memory that a batch keeps between forward and backward, and the result of the best epoch. The task recall, to name
+the first symbol of up to 50, shows what each remembers over how many steps: the share of sequences that it answers, and
+how much of the answer's gradient arrives at the first symbol compared with the last, before training and after. A
+second picture has the gradient flow through the recurrent layers, step by step (``fastrnn.diagnose``).
 
-    python -m fastrnn.examples.compare [--data TEXT] [--epochs N] [--hidden H] [--seed S] [--output PNG]
+    python -m fastrnn.examples.compare [--tasks TASK ...] [--data TASK=FILE ...] [--epochs N] [--output PNG]
 """
 
 import argparse
-import itertools
-import statistics
 import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 
-import torch
-from matplotlib.figure import Figure
-from tqdm import tqdm
+from matplotlib.figure import Figure, SubFigure
 
+from .checkpoint import LAYERS, TASKS
 from .command import positive
 from .files import Refused
-from .poems import DATA, Example, Poems, PoemsOptions
-from .trainer import Stepper
+from .race import Trained, train
+from .recall import FLOW_LENGTH, LENGTHS, LONGEST, Recall, Recalled, flow, recalled
+from .transformer import Transformer
 
-OPENINGS = ["床前", "白日", "春眠", "千山"]
-STEPS = 20  # of an epoch
-BATCH, WINDOW = 16, 48
-LONGEST_VERSE = 80
-LOSS_TOLERANCE = 1e-3
+# Without translate: a Transformer leaves no state from which a decoder could go on.
+COMPARED = {name: kind for name, kind in TASKS.items() if name != "translate"} | {"recall": Recall}
 
 
-class Racer:
-    """A training, with a record of its losses (one an epoch) and times (one a step)."""
-
-    def __init__(self, options: PoemsOptions, examples: list[Example], steps: int):
-        self.task = Poems(options)
-        self.task.fit(examples)
-        self.stepper = Stepper(self.task, steps)
-        self.losses: list[float] = []
-        self.seconds: list[float] = []
-
-    def step(self, batch: list[Example]) -> float:
-        start = time.perf_counter()
-        loss = self.stepper.step(batch)
-        self.seconds.append(time.perf_counter() - start)
-        return loss
-
-    def continue_verse(self, opening: str) -> str:
-        """The likeliest next character, one at a time, up to the end of the poem."""
-        return opening + "".join(self.task.generate(self.stepper.model, opening, LONGEST_VERSE, temperature=0.0))
+def print_task(name: str, trained: Trained) -> None:
+    metric = trained.task.metric
+    print(f"\n{name:12}  {'parameters':>12}  {'s / epoch':>9}  {'kept / MB':>9}  {metric:>10}")
+    for kind, figures in trained.figures.items():
+        size, kept = f"{figures.parameters:12,}", f"{figures.kept / 1e6:9.1f}"
+        print(f"{kind:12}  {size}  {figures.seconds:9.2f}  {kept}  {figures.quality:10.4g}", flush=True)
 
 
-def race(racers: dict[str, Racer], examples: list[Example], epochs: int, seed: int) -> None:
-    """Every batch goes to both models, which take turns at being first, so that a busy machine slows both alike."""
-    generator = torch.Generator().manual_seed(seed)
-    turns = list(racers)
-    print("epoch  " + "  ".join(f"{name:>14}" for name in racers) + "      difference    ratio of times")
-    with tqdm(total=epochs * STEPS, unit="step", leave=False, disable=None) as bar:
-        for epoch in range(1, epochs + 1):
-            totals = dict.fromkeys(racers, 0.0)
-            for _ in range(STEPS):
-                batch = draw_batch(examples, generator)
-                for name in turns:
-                    totals[name] += racers[name].step(batch)
-                turns.reverse()
-                bar.update()
-            for name, racer in racers.items():
-                racer.losses.append(totals[name] / STEPS)
-            losses = [racer.losses[-1] for racer in racers.values()]
-            difference = max(losses) - min(losses)
-            shown = "  ".join(f"{loss:14.5f}" for loss in losses)
-            tqdm.write(f"{epoch:5}  {shown}  {difference:14.1e}  {speed_ratio(racers, STEPS):16.2f}")
-            if not difference <= LOSS_TOLERANCE:
-                raise Refused(f"the losses differ by {difference:.1e} in epoch {epoch}, more than {LOSS_TOLERANCE}")
+def print_recalled(found: dict[str, Recalled]) -> None:
+    titles = {
+        "accuracy": f"accuracy of recall by length; trained on lengths up to {LONGEST}",
+        "ratio_before": "gradient at the first symbol / at the last, before training",
+        "ratio_after": "gradient at the first symbol / at the last, after training",
+    }
+    for field, title in titles.items():
+        print(f"\n{title}\n{'':12}" + "".join(f"{length:>9}" for length in LENGTHS))
+        for kind, values in found.items():
+            print(f"{kind:12}" + "".join(f"{value:9.2g}" for value in getattr(values, field)))
 
 
-def draw_batch(examples: list[Example], generator: torch.Generator) -> list[Example]:
-    """Windows of the text: every other one at the start of a line, the others anywhere."""
-    symbols = [symbol for example in examples for symbol in example.symbols]
-    first = list(itertools.accumulate((len(example.symbols) for example in examples), initial=0))[:-1]
-    anywhere = torch.randint(max(len(symbols) - WINDOW, 1), (BATCH // 2,), generator=generator).tolist()
-    lines = [first[i] for i in torch.randint(len(first), (BATCH // 2,), generator=generator).tolist()]
-    return [Example(symbols[start : start + WINDOW + 1]) for start in lines + anywhere]
-
-
-def speed_ratio(racers: dict[str, Racer], last: int = 0) -> float:
-    """Median over the (last) steps of the first model's time divided by the second's on the same batch."""
-    first, second = (racer.seconds[-last:] for racer in racers.values())
-    return statistics.median(a / b for a, b in zip(first, second, strict=True))
-
-
-def save_picture(racers: dict[str, Racer], path: Path) -> None:
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    loss_axes, time_axes = figure.subplots(1, 2)
-    for (name, racer), line in zip(racers.items(), ("-", "--"), strict=True):
-        epochs = range(1, len(racer.losses) + 1)
-        loss_axes.plot(epochs, racer.losses, line, label=name)
-        per_epoch = (racer.seconds[STEPS * (e - 1) : STEPS * e] for e in epochs)
-        time_axes.plot(epochs, [1e3 * statistics.median(seconds) for seconds in per_epoch], line, label=name)
-    loss_axes.set(title="Loss (both start from the same weights)", xlabel="epoch", ylabel="cross entropy", yscale="log")
-    time_axes.set(title="Time of a training step", xlabel="epoch", ylabel="milliseconds (median)", ylim=(0, None))
-    for axes in (loss_axes, time_axes):
-        axes.legend()
-        axes.grid(alpha=0.3)
+def save_picture(results: dict[str, Trained], found: dict[str, Recalled], path: Path) -> None:
+    figure = Figure(figsize=(12, 10 if found else 7), layout="constrained")
+    parts = figure.subfigures(3 if found else 2, 1, squeeze=False)[:, 0]
+    _draw_costs(parts[0], results)
+    for axes, (name, trained) in zip(
+        parts[1].subplots(1, len(results), squeeze=False)[0], results.items(), strict=True
+    ):
+        for kind, figures in trained.figures.items():
+            axes.bar(kind.replace("former", "-\nformer"), figures.quality)
+        axes.set(title=f"{name}: {trained.task.metric} {'↑' if trained.task.is_better(1, 0) else '↓'}")
+    if found:
+        _draw_recalled(parts[2], found)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 
+def _draw_costs(figure: SubFigure, results: dict[str, Trained]) -> None:
+    titles = {"parameters": "parameters", "seconds": "seconds of an epoch", "kept": "bytes kept for backward"}
+    kinds = list(next(iter(results.values())).figures)
+    for axes, (field, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
+        for i, kind in enumerate(kinds):
+            places = [place + (i - (len(kinds) - 1) / 2) / (len(kinds) + 1) for place in range(len(results))]
+            values = [getattr(trained.figures[kind], field) for trained in results.values()]
+            axes.bar(places, values, 1 / (len(kinds) + 1), label=kind)
+        axes.set(title=title, yscale="log")
+        axes.set_xticks(range(len(results)), results, fontsize="small")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(kinds))
+
+
+def _draw_recalled(figure: SubFigure, found: dict[str, Recalled]) -> None:
+    titles = {
+        "accuracy": "recall: accuracy",
+        "ratio_before": "gradient at first / last symbol, untrained",
+        "ratio_after": "the same, trained",
+    }
+    for axes, (field, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
+        for values in found.values():
+            axes.plot(LENGTHS, getattr(values, field), marker=".")
+        axes.set(title=title, xlabel="length", xscale="log", ylim=(0, 1.05))
+        if field != "accuracy":
+            axes.set(yscale="log", ylim=(1e-20, 10))
+        axes.grid(alpha=0.3)
+
+
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=DATA, help="any UTF-8 text, a poem a line")
-    parser.add_argument("--epochs", type=positive(int), default=30, help=f"of {STEPS} steps (default %(default)s)")
-    parser.add_argument("--hidden", type=positive(int), default=192, help="hidden size (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the batches (default %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("examples/out/poems.png"), help="where the picture goes")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--tasks", nargs="+", choices=COMPARED, default=list(COMPARED), metavar="TASK")
+    text = "what a task learns, in place of the data that are here; may be given for each task"
+    parser.add_argument("--data", type=_task_and_file, nargs="+", default=[], metavar="TASK=FILE", help=text)
+    parser.add_argument("--hidden", type=positive(int), default=128, help="width of all (default %(default)s)")
+    parser.add_argument("--layers", type=positive(int), default=1, help="of all (default %(default)s)")
+    parser.add_argument("--epochs", type=positive(int), default=0, help="default: as many as train would take")
+    parser.add_argument("--backend", choices=LAYERS, default="fastrnn", help="whose recurrent layers")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and dropout (default %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("examples/out/compare.png"), help="where the picture goes")
     return parser.parse_args()
 
 
+def _task_and_file(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    tasks = [name for name in COMPARED if name in TASKS]
+    if name not in tasks or not path:
+        raise argparse.ArgumentTypeError(f"expected TASK=FILE, TASK one of {', '.join(tasks)}, got {text!r}")
+    return name, Path(path)
+
+
 def main() -> None:
-    # Verses and progress must reach a pipe in any locale, and line by line.
-    sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)  # type: ignore[union-attr]
     args = parse_arguments()
-    # Without dropout: what is compared is how the poems are learned, by heart.
-    options = PoemsOptions(hidden=args.hidden, embedding=args.hidden, layers=2, dropout=0.0, tied=False, seed=args.seed)
+    files = dict(args.data)
+    layers = {name: getattr(LAYERS[args.backend], name) for name in ("RNN", "GRU", "LSTM")}
+    layers["Transformer"] = Transformer
+    results = {}
     try:
-        examples = Poems(options).read(args.data)
-        steps = args.epochs * STEPS
-        racers = {
-            "torch.nn.LSTM": Racer(replace(options, backend="torch"), examples, steps),
-            "fastrnn.LSTM": Racer(replace(options, backend="fastrnn"), examples, steps),
-        }
-        text = "".join(symbol for example in examples for symbol in example.symbols)
-        known = len(racers["fastrnn.LSTM"].task.vocabularies["characters"])
-        print(f"{len(examples)} lines, {known} distinct characters; two layers of {args.hidden}")
-        race(racers, examples, args.epochs, args.seed)
+        for name in args.tasks:
+            kind = COMPARED[name]
+            task = kind(kind.Settings(hidden=args.hidden, layers=args.layers, seed=args.seed))
+            results[name] = train(name, task, layers, files.get(name), args.epochs)
+            print_task(name, results[name])
     except Refused as error:
         sys.exit(f"python -m fastrnn.examples.compare: {error}")
-
-    print(f"\nThe losses agree to {LOSS_TOLERANCE} in every epoch.")
-    for name, racer in racers.items():
-        print(f"{name:>14}: {1 / statistics.median(racer.seconds):6.1f} steps per second")
-    print(f"A training step with fastrnn.LSTM is {speed_ratio(racers):.2f} times as fast (median of pairs).\n")
-
-    for opening in [o for o in OPENINGS if o in text] or ["".join(e.symbols[1:3]) for e in examples[:4]]:
-        other, verse = (racer.continue_verse(opening) for racer in racers.values())
-        print(verse if verse == other else f"{verse}\n    torch.nn.LSTM continues differently: {other}")
-    save_picture(racers, args.output)
-    print(f"\nPicture of losses and times: {args.output}")
+    found = recalled(results["recall"], layers) if "recall" in results else {}
+    if found:
+        print_recalled(found)
+    save_picture(results, found, args.output)
+    print(f"\nPicture: {args.output}")
+    if found:
+        gradients = flow(results["recall"])
+        path = args.output.with_stem(f"{args.output.stem}-gradients")
+        gradients.draw(path)
+        print(f"Through {FLOW_LENGTH} steps, drawn in {path}, {gradients}")
 
 
 if __name__ == "__main__":

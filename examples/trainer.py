@@ -31,12 +31,12 @@ FEWEST_STEPS = 500  # of a training whose number of epochs is not given
 class Stepper:
     """A model with its optimizer; the rate rises and falls over the given number of steps (Smith and Topin, 2019)."""
 
-    def __init__(self, task: Task, steps: int):
+    def __init__(self, task: Task, rnn: Callable[..., nn.Module], steps: int):
         self.task = task
         options = task.options
         torch.manual_seed(options.seed)
         random.seed(options.seed)
-        self.model: Any = checkpoint.build(task)
+        self.model: Any = task.build(rnn)
         self.optimizer = OPTIMIZERS[options.optimizer](self.model.parameters(), options.rate)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, options.rate, total_steps=max(steps, SHORTEST_SCHEDULE), pct_start=WARM_UP
@@ -58,6 +58,11 @@ class Stepper:
     def load(self, state: dict[str, Any]) -> None:
         for name in ("model", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(state[name])
+
+
+def usual_epochs(task: Task, batches: int) -> int:
+    """How many epochs of so many batches a training takes whose options do not say."""
+    return max(task.epochs, math.ceil(FEWEST_STEPS / batches))
 
 
 @dataclass
@@ -91,10 +96,10 @@ class Trainer:
         self.task, self.training, self.held_out, self.folder, self.facts = task, training, held_out, folder, facts
         batches = len(task.batches(training))
         if not task.options.epochs:
-            task.options = replace(task.options, epochs=max(task.epochs, math.ceil(FEWEST_STEPS / batches)))
+            task.options = replace(task.options, epochs=usual_epochs(task, batches))
         if not task.options.patience:
             task.options = replace(task.options, patience=math.ceil(task.options.epochs / 2))
-        self.stepper = Stepper(task, task.options.epochs * batches)
+        self.stepper = Stepper(task, checkpoint.layer_class(task.options), task.options.epochs * batches)
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
         if state:

@@ -1,7 +1,10 @@
-"""``gradient_flow``: whether gradients vanish or explode on their way back through the steps of recurrent layers."""
+"""``gradient_flow``: whether gradients vanish or explode on their way back through the steps of recurrent layers.
+
+``bytes_kept``: the memory that lies between forward and backward.
+"""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +18,7 @@ from fastrnn.replace import FAST, PLAIN
 from fastrnn.spec import CELLS
 from fastrnn.stepped import Reading, run_stepped
 
-__all__ = ["GradientFlow", "LayerFlow", "gradient_flow"]
+__all__ = ["GradientFlow", "LayerFlow", "bytes_kept", "gradient_flow"]
 
 VANISHING, EXPLODING = 0.1, 10.0
 
@@ -206,3 +209,21 @@ def _radii(module: Any, reading: Reading) -> dict[str, float]:
         matrix = block @ others[-1].detach().double() if module.proj_size else block
         found[gate] = float(torch.linalg.eigvals(matrix).abs().max())
     return found
+
+
+def bytes_kept(forward: Callable[[], Any], owned: Iterable[Tensor]) -> int:
+    """How many bytes ``forward()`` keeps for backward.
+
+    They are those of the distinct storages that autograd is given to save, without the storages of the ``owned``
+    tensors, such as parameters and inputs, which are there anyway.
+    """
+    saved: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor)  # held, or another tensor might take its address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    kept, free = ({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in ts} for ts in (saved, owned))
+    return sum(size for address, size in kept.items() if address not in free)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
-from fastrnn.diagnose import gradient_flow
+from fastrnn.diagnose import bytes_kept, gradient_flow
 from fastrnn.stepped import run_stepped
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -246,3 +246,10 @@ def test_errors_say_what_was_expected(module, loss, error, message):
     with pytest.raises(error, match=message):
         gradient_flow(module, inputs(T, B, F).float(), loss)
     assert not any(m._forward_hooks for m in module.modules())
+
+
+def test_bytes_kept_are_those_that_only_backward_needs():
+    linear, x = nn.Linear(F, H), torch.randn(B, F)
+    assert bytes_kept(lambda: linear(x).tanh().tanh(), [*linear.parameters(), x]) == 2 * 4 * B * H
+    with torch.no_grad():
+        assert bytes_kept(lambda: linear(x).tanh(), []) == 0
