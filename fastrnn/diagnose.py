@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module, RNNBase
+from torch.nn.modules.rnn import RNNCellBase
 
 from fastrnn.replace import FAST, PLAIN
 from fastrnn.spec import CELLS
@@ -28,6 +29,8 @@ _FORWARDS = {cls.forward for cls in (*FAST, *PLAIN)}
 @dataclass(frozen=True)
 class LayerFlow:
     """One direction of one layer, in one call of its module. Steps are counted in the order in which it reads them.
+
+    Or a single cell, such as ``LSTMCell``, of which every call is a step.
 
     Attributes:
         name: of the module, the layer in its stack, and the direction if there are two.
@@ -108,8 +111,8 @@ def gradient_flow(model: Module, batch: Any, loss: Callable[[Any], Tensor] | Non
     between stacked layers is left out.
 
     Args:
-        model: any module with recurrent layers inside, or one itself. Each call of a layer is reported; single cells,
-            such as ``LSTMCell``, are not.
+        model: any module with recurrent layers or cells inside, or one itself. Each call of a layer is reported, and
+            for each cell the sequence of all its calls.
         batch: the tuple of the model's arguments, or its one argument. Layers may be given dense or packed input.
         loss: from what ``model`` returns to a scalar. A loss of many steps, such as a language model's, hides a
             gradient that vanishes on its way: take that of the last step. By default what the model returns, if that
@@ -117,7 +120,8 @@ def gradient_flow(model: Module, batch: Any, loss: Callable[[Any], Tensor] | Non
 
     Raises:
         TypeError: a recurrent layer has a ``forward`` of its own, which cannot be taken apart.
-        ValueError: no recurrent layer ran, or the loss is no finite scalar that requires grad.
+        ValueError: no recurrent layer ran, the loss is no finite scalar that requires grad, or a cell was called with
+            now more, now fewer rows.
     """
     calls: list[_Call] = []
     hooks = []
@@ -128,6 +132,9 @@ def gradient_flow(model: Module, batch: Any, loss: Callable[[Any], Tensor] | Non
                 _check(name, module)
                 hook = partial(_run_and_note, calls, name)
                 hooks.append(module.register_forward_hook(hook, prepend=True, with_kwargs=True))
+            elif isinstance(module, RNNCellBase):
+                hook = partial(_note_step, calls, name or type(module).__name__)
+                hooks.append(module.register_forward_hook(hook, prepend=True))
         with torch.enable_grad():
             output = model(*(batch if type(batch) is tuple else (batch,)))
     finally:
@@ -163,14 +170,29 @@ def _run_and_note(
     return y, state
 
 
+def _note_step(calls: list[_Call], name: str, cell: Any, _: Any, output: Tensor | tuple[Tensor, ...]) -> Any:
+    """As ``_run_and_note``. A clone stands for itself: torch.nn's LSTMCell computes h from the c that it returns."""
+    parts = (output,) if isinstance(output, Tensor) else output
+    handed = tuple(part.clone() if part.requires_grad else part.detach().requires_grad_() for part in parts)
+    if all(call.module is not cell for call in calls):
+        calls.append(_Call(name, cell, [Reading(0, False, [], None)]))
+    states = next(call for call in calls if call.module is cell).readings[0].states
+    if states and states[0][0].shape != handed[0].shape:
+        got = f"{tuple(states[0][0].shape)} and then {tuple(handed[0].shape)}"
+        raise ValueError(f"{name}: expected states of one shape at all steps, got {got}")
+    states.append(handed)
+    return handed[0] if isinstance(output, Tensor) else handed
+
+
 def _value(loss: Callable[[Any], Tensor] | None, output: Any, calls: list[_Call]) -> Tensor:
     if loss is not None:
         value = loss(output)
     elif isinstance(output, Tensor) and output.dim() == 0:
         value = output
     else:
-        top = [reading for reading in calls[-1].readings if reading.layer == calls[-1].module.num_layers - 1]
-        value = torch.stack([reading.states[-1][0].sum() for reading in top]).sum()
+        last = max(reading.layer for reading in calls[-1].readings)
+        top = [reading.states[-1][0] for reading in calls[-1].readings if reading.layer == last]
+        value = torch.stack([h.sum() for h in top]).sum()
     if value.numel() != 1 or not value.requires_grad or not value.isfinite():
         raise ValueError(f"loss: expected a finite scalar that requires grad, got {value}")
     return value
@@ -181,15 +203,18 @@ def _flow(call: _Call, reading: Reading, gradients: Iterator[Tensor | None]) -> 
 
     def next_norm(state: tuple[Tensor, ...]) -> Tensor:
         own = [(part, next(gradients)) for part in state]
-        return torch.cat([torch.zeros_like(part) if g is None else g for part, g in own], 1).double().norm(dim=1)
+        joined = torch.cat([torch.zeros_like(part) if g is None else g for part, g in own], -1)
+        return torch.atleast_2d(joined).double().norm(dim=1)
 
     norms = torch.stack([next_norm(state) for state in reading.states])  # [T, B]
     steps = torch.arange(len(norms), device=norms.device)[:, None]
-    norms = norms.masked_fill(steps >= reading.lengths, 0.0)
+    if reading.lengths is not None:
+        norms = norms.masked_fill(steps >= reading.lengths, 0.0)
     used = (norms != 0).any(0)
     last = torch.where(norms != 0, steps, 0).amax(0, keepdim=True)
+    layer = f", layer {reading.layer}" if isinstance(call.module, RNNBase) else ""
     return LayerFlow(
-        f"{call.name}, layer {reading.layer}" + ", backward" * reading.reverse,
+        call.name + layer + ", backward" * reading.reverse,
         norms.norm(dim=1),
         _geometric_mean(norms[0, used]),
         _geometric_mean(norms.gather(0, last)[0, used]),
@@ -202,11 +227,13 @@ def _geometric_mean(x: Tensor) -> float:
 
 
 def _radii(module: Any, reading: Reading) -> dict[str, float]:
-    _, w_hh, *others = module.all_weights[reading.layer * (2 if module.bidirectional else 1) + reading.reverse]
-    gates = CELLS[module.mode.lower()].gates
+    suffix = f"_l{reading.layer}" + "_reverse" * reading.reverse if isinstance(module, RNNBase) else ""
+    w_hh, w_hr = getattr(module, f"weight_hh{suffix}"), getattr(module, f"weight_hr{suffix}", None)
+    number = len(w_hh) // module.hidden_size
+    gates = next(cell.gates for cell in CELLS.values() if len(cell.gates) == number)
     found = {}
-    for gate, block in zip(gates, w_hh.detach().double().chunk(len(gates)), strict=True):
-        matrix = block @ others[-1].detach().double() if module.proj_size else block
+    for gate, block in zip(gates, w_hh.detach().double().chunk(number), strict=True):
+        matrix = block if w_hr is None else block @ w_hr.detach().double()
         found[gate] = float(torch.linalg.eigvals(matrix).abs().max())
     return found
 

@@ -16,12 +16,12 @@ State = tuple[Tensor, ...]
 
 
 class Reading(NamedTuple):
-    """One direction of one layer: its states after each step, in the order of reading; how many are real, [B]."""
+    """A direction of a layer: its states after each step, in reading order; how many are real, [B], if not all."""
 
     layer: int
     reverse: bool
     states: list[State]
-    lengths: Tensor
+    lengths: Tensor | None
 
 
 def run_stepped(module: Any, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any, list[Reading]]:

@@ -98,6 +98,42 @@ def test_the_gradients_are_those_of_a_loop_written_by_hand(kind):
                 torch.testing.assert_close(layer.norms, norms)
 
 
+class Loop(nn.Module):
+    """Layers of cells, one step after another; the output of all steps."""
+
+    def __init__(self, cells):
+        super().__init__()
+        self.cells = nn.ModuleList(cells)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states: list = [None] * len(self.cells)
+        outputs = []
+        for row in x:
+            for i, cell in enumerate(self.cells):
+                states[i] = cell(row, states[i])
+                row = next(tensors(states[i]))
+            outputs.append(row)
+        return torch.stack(outputs)
+
+
+@layers
+@pytest.mark.parametrize("shape", [(T, B, F), (T, F)], ids=["rows", "unbatched"])
+def test_cells_in_a_loop_are_as_the_layer(kind, shape):
+    class_name, arguments = LAYERS[kind]
+    x = inputs(*shape)
+    layer = getattr(nn, class_name)(F, H, num_layers=2, dtype=torch.float64, **arguments)
+    expected = gradient_flow(layer, x, lambda output: output[0][-1].sum())
+    for namespace in (nn, fastrnn):
+        cells = [getattr(namespace, class_name + "Cell")(n, H, dtype=torch.float64, **arguments) for n in (F, H)]
+        for i, cell in enumerate(cells):
+            cell.load_state_dict({name: getattr(layer, f"{name}_l{i}") for name, _ in cell.named_parameters()})
+        flow = gradient_flow(Loop(cells), x)
+        assert [found.name for found in flow.layers] == ["cells.0", "cells.1"]
+        for found, wanted in zip(flow.layers, expected.layers, strict=True):
+            torch.testing.assert_close(found.norms, wanted.norms)
+            assert found.radii == wanted.radii and found.ratio == pytest.approx(wanted.ratio)
+
+
 @layers
 def test_the_backward_direction_is_judged_in_its_own_order(kind):
     for module in pair(LAYERS, kind, F, H, dtype=torch.float64, bidirectional=True):
@@ -227,6 +263,12 @@ def test_every_call_of_a_layer_is_reported():
     assert names == ["gru, layer 0", "gru (call 2), layer 0"]
 
 
+class Shrinking(Loop):
+    def forward(self, x: Tensor) -> Tensor:
+        (cell,) = self.cells
+        return cell(x[1, :2], cell(x[0])[:2])
+
+
 class Forgetful(nn.LSTM):
     def forward(self, input, hx=None):
         return super().forward(input)
@@ -237,6 +279,12 @@ class Forgetful(nn.LSTM):
     [
         (nn.Linear(F, H), None, ValueError, "expected a recurrent layer that runs, found none"),
         (nn.Sequential(nn.GRU(F, H), Forgetful(F, H)), None, TypeError, "1: expected a layer .* forward of its own"),
+        (
+            Shrinking([nn.GRUCell(F, H)]),
+            None,
+            ValueError,
+            r"cells.0: expected states of one shape .* \(3, 5\) and then \(2",
+        ),
         (nn.GRU(F, H), lambda output: output[0], ValueError, "expected a finite scalar that requires grad, got tensor"),
         (nn.GRU(F, H), lambda output: output[0].sum().log() * torch.nan, ValueError, "finite scalar .* got nan"),
         (nn.GRU(F, H), lambda output: output[0].sum().detach(), ValueError, "scalar that requires grad"),
