@@ -31,6 +31,7 @@ HELP = {
     "batch": "sequences in a batch",
     "optimizer": "rule of learning",
     "rate": "highest learning rate",
+    "weight_decay": "share of each weight that is added to its gradient",
     "clip": "largest norm of the gradient",
     "patience": "epochs without a better result, after which training stops; 0 stands for half of all",
     "seed": "of weights, batches and dropout",
@@ -100,7 +101,7 @@ def _add_option(task: argparse.ArgumentParser, name: str, hint: Any, default: An
         how = {"action": argparse.BooleanOptionalAction}
     elif name == "seed" or hint is str:
         how = {"type": hint}
-    elif default == 0:
+    elif default == 0 or name == "weight_decay":
         how = {"type": at_least_0(hint)}
     else:
         how = {"type": share if "dropout" in name else positive(hint)}

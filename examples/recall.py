@@ -31,6 +31,7 @@ class RecallOptions(SentimentOptions):
     bidirectional: bool = False
     dropout: float = 0.0
     word_dropout: float = 0.0
+    weight_decay: float = 0.0
     level: Literal["word", "char"] = "char"
 
 

@@ -26,6 +26,7 @@ class SentimentOptions(TextOptions):
     bidirectional: bool = True
     dropout: float = 0.5
     word_dropout: float = 0.1
+    weight_decay: float = 3e-5
     level: Literal["word", "char"] = "word"
 
 

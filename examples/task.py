@@ -31,6 +31,7 @@ class Options:
     batch: int = 32
     optimizer: Literal["adam", "sgd"] = "adam"
     rate: float = 2e-3
+    weight_decay: float = 0.0
     clip: float = 1.0
     patience: int = 0
     seed: int = 0

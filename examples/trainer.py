@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from . import checkpoint
 from .files import Refused
 from .task import Task
 
-OPTIMIZERS = {
-    "adam": lambda parameters, rate: torch.optim.Adam(parameters, rate),
-    "sgd": lambda parameters, rate: torch.optim.SGD(parameters, rate, momentum=0.9),
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
 }
 WARM_UP = 0.1  # of all steps
 SHORTEST_SCHEDULE = 20  # steps; one of 10 divides by zero, as its warm-up is a single step
@@ -37,7 +38,9 @@ class Stepper:
         torch.manual_seed(options.seed)
         random.seed(options.seed)
         self.model: Any = task.build(rnn)
-        self.optimizer = OPTIMIZERS[options.optimizer](self.model.parameters(), options.rate)
+        self.optimizer = OPTIMIZERS[options.optimizer](
+            self.model.parameters(), lr=options.rate, weight_decay=options.weight_decay
+        )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, options.rate, total_steps=max(steps, SHORTEST_SCHEDULE), pct_start=WARM_UP
         )
