@@ -5,7 +5,8 @@ import io
 import math
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -17,6 +18,7 @@ from .files import Refused, digest
 from .task import Task
 
 EXTRA = ("matplotlib", "sacrebleu", "tqdm")
+PICTURES = (".png", ".pdf", ".svg")
 HELP = {
     "rnn": "kind of layer",
     "backend": "whose layers",
@@ -35,7 +37,7 @@ HELP = {
     "clip": "largest norm of the gradient",
     "patience": "epochs without a better result, after which training stops; 0 stands for half of all",
     "seed": "of weights, batches and dropout",
-    "longest": "symbols after which a sequence is cut; 0 refuses very long ones",
+    "longest": "symbols after which a sequence is cut; 0 leaves all whole and refuses very long ones",
     "level": "what a symbol is",
     "tied": "score characters with the matrix that embeds them",
     "target": "column to forecast; the last one unless named",
@@ -54,13 +56,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         _add_task(tasks, name, kind)
 
     command = commands.add_parser("predict", help="what a trained model says of texts, or how good it is on a file")
-    command.set_defaults(run=_reporting("predict", predict))
+    command.set_defaults(run=predict)
     command.add_argument("folder", type=Path, metavar="DIR", help="what train wrote")
     command.add_argument("text", nargs="*", metavar="TEXT", help="default: lines from the standard input")
     command.add_argument("--data", type=Path, metavar="FILE", help="a file as for training, for the figures of it")
 
     command = commands.add_parser("generate", help="text that follows a prefix")
-    command.set_defaults(run=_reporting("generate", generate))
+    command.set_defaults(run=generate)
     command.add_argument("folder", type=Path, metavar="DIR", help="what train wrote")
     command.add_argument("prefix", nargs="?", default="", metavar="PREFIX")
     command.add_argument("--length", type=positive(int), default=200, help="characters, at most; default: %(default)s")
@@ -68,7 +70,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     command.add_argument("--temperature", type=at_least_0(float), default=0.7, help=text)
     text = "draw among so many likeliest; default: all"
     command.add_argument("--top-k", type=positive(int), default=0, metavar="K", help=text)
-    command.add_argument("--seed", type=int, help="for the same text again")
+    command.add_argument("--seed", type=seed, help="for the same text again")
 
 
 def _add_task(tasks: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, kind: type[Task]) -> None:
@@ -82,7 +84,7 @@ def _add_task(tasks: "argparse._SubParsersAction[argparse.ArgumentParser]", name
         argument_default=argparse.SUPPRESS,
         formatter_class=formatter,
     )
-    task.set_defaults(run=_reporting("train", train))
+    task.set_defaults(run=train)
     task.add_argument("--data", type=Path, metavar="FILE", help="what to learn; default: what is here")
     task.add_argument("--valid", type=Path, metavar="FILE", help="what to judge by; default: a part of the data")
     task.add_argument("--minutes", type=positive(float), metavar="M", help="stop after that time and keep the best")
@@ -99,16 +101,44 @@ def _add_option(task: argparse.ArgumentParser, name: str, hint: Any, default: An
         how = {"choices": get_args(hint)}
     elif hint is bool:
         how = {"action": argparse.BooleanOptionalAction}
-    elif name == "seed" or hint is str:
-        how = {"type": hint}
-    elif default == 0 or name == "weight_decay":
+    elif hint is str:
+        how = {"type": str}
+    elif name == "seed":
+        how = {"type": seed}
+    elif "dropout" in name:
+        how = {"type": share}
+    elif default == 0 or name in ("weight_decay", "longest"):
         how = {"type": at_least_0(hint)}
     else:
-        how = {"type": share if "dropout" in name else positive(hint)}
+        how = {"type": positive(hint)}
     shown = "" if default == "" else f"; default: {default}"
     task.add_argument(f"--{name.replace('_', '-')}", help=HELP[name] + shown, **how)
 
 
+@contextmanager
+def reporting(program: str) -> Iterator[None]:
+    """Ends the program with one line where an error is the user's to mend, or after Ctrl-C."""
+    for stream in (sys.stdin, sys.stdout):  # any locale; what is printed reaches a pipe line by line
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", line_buffering=True)
+    try:
+        yield
+    except Refused as error:
+        sys.exit(f"{program}: {error}")
+    except UnicodeDecodeError:
+        sys.exit(f"{program}: expected UTF-8 on the standard input")
+    except OSError as error:
+        sys.exit(f"{program}: {error.filename or 'output'}: {error.strerror}")
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA:
+            raise
+        sys.exit(f"{program} needs {error.name}: pip install 'fastrnn[examples]'")
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+@reporting("python -m fastrnn train")
 def train(args: argparse.Namespace) -> None:
     from .trainer import Trainer  # needs tqdm, which predicting does without
 
@@ -152,12 +182,12 @@ def train(args: argparse.Namespace) -> None:
         print(f"Stopped in {where}: {reason}. Saved in {folder}. To go on: {again}")
     if reason == "interrupted":
         sys.exit(130)
+    print(f"Saved in {folder}. To use it: python -m fastrnn predict {shlex.quote(str(folder))} TEXT")
     _, best = checkpoint.load_best(folder)
-    with torch.no_grad():
+    with torch.no_grad(), trainer.memory_for("what is held out"):
         figures = task.report(best, test)
     which = f"best, of epoch {trainer.progress.best_epoch}" if trainer.best else "so far, no epoch has ended"
     print(f"{which}: {_format(figures)}")
-    print(f"Saved in {folder}. To use it: python -m fastrnn predict {shlex.quote(str(folder))} TEXT")
 
 
 _NO_OPTIONS = ("task", "run", "data", "valid", "minutes", "output", "resume")
@@ -181,25 +211,30 @@ def _new_folder(args: argparse.Namespace) -> Path:
     return next(folder for folder in folders if not folder.exists())
 
 
+@reporting("python -m fastrnn predict")
 @torch.no_grad()
 def predict(args: argparse.Namespace) -> None:
     task, model = checkpoint.load_best(args.folder)
     if args.data:
         print(_format(task.report(model, task.read(args.data))))
         return
-    lines = args.text or sys.stdin
-    failed = False
-    for text in lines if task.predicts_lines else ["\n".join(line.rstrip("\n") for line in lines)]:
+    lines = args.text or (line.rstrip("\n") for line in sys.stdin)
+    answered = failed = False
+    for text in lines if task.predicts_lines else ["\n".join(lines)]:
         try:
             if not text.strip():
                 raise Refused("expected text, got nothing")
-            print(task.predict(model, text.strip()))
+            print(task.predict(model, text.strip() if task.predicts_lines else text))
+            answered = True
         except Refused as error:
             print(f"python -m fastrnn predict: {error}", file=sys.stderr)
             failed = True
+    if not (answered or failed):
+        raise Refused("expected text, got nothing")
     sys.exit(failed)
 
 
+@reporting("python -m fastrnn generate")
 def generate(args: argparse.Namespace) -> None:
     task, model = checkpoint.load_best(args.folder)
     print(args.prefix, end="", flush=True)
@@ -213,47 +248,34 @@ def _format(figures: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
-def _reporting(name: str, command: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
-    """The command, with errors that are the user's to mend in one line."""
-
-    def run(args: argparse.Namespace) -> None:
-        for stream in (sys.stdin, sys.stdout):  # any locale
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(encoding="utf-8")
-        try:
-            command(args)
-        except Refused as error:
-            sys.exit(f"python -m fastrnn {name}: {error}")
-        except UnicodeDecodeError:
-            sys.exit(f"python -m fastrnn {name}: expected UTF-8 on the standard input")
-        except ModuleNotFoundError as error:
-            if error.name not in EXTRA:
-                raise
-            sys.exit(f"python -m fastrnn {name} needs {error.name}: pip install 'fastrnn[examples]'")
-
-    return run
-
-
 def _number(kind: type, expected: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         try:
             number = kind(text)
         except ValueError:
             number = math.nan
-        if not (math.isfinite(number) and fits(number)):
+        if not fits(number):
             raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
         return number
 
     return read
 
 
+def picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in PICTURES or path.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file with one of the endings {', '.join(PICTURES)}, got {text!r}")
+    return path
+
+
 def positive(kind: type) -> Callable[[str], Any]:
-    return _number(kind, f"{_NAMES[kind]} above 0", lambda number: number > 0)
+    return _number(kind, f"{_NAMES[kind]} above 0", lambda number: 0 < number < 2**63)
 
 
 def at_least_0(kind: type) -> Callable[[str], Any]:
-    return _number(kind, f"{_NAMES[kind]} of at least 0", lambda number: number >= 0)
+    return _number(kind, f"{_NAMES[kind]} of at least 0", lambda number: 0 <= number < 2**63)
 
 
 _NAMES = {int: "an integer", float: "a number"}
 share = _number(float, "a number from 0 to below 1", lambda number: 0 <= number < 1)
+seed = _number(int, "an integer from 0 to below 2**32", lambda number: 0 <= number < 2**32)

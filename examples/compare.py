@@ -10,13 +10,12 @@ second picture has the gradient flow through the recurrent layers, step by step 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure, SubFigure
 
 from .checkpoint import LAYERS, TASKS
-from .command import positive
+from .command import picture, positive, reporting, seed
 from .files import Refused
 from .race import Trained, train
 from .recall import FLOW_LENGTH, LENGTHS, LONGEST, Recall, Recalled, flow, recalled
@@ -58,7 +57,6 @@ def save_picture(results: dict[str, Trained], found: dict[str, Recalled], path: 
         axes.set(title=f"{name}: {trained.task.metric} {'↑' if trained.task.is_better(1, 0) else '↓'}")
     if found:
         _draw_recalled(parts[2], found)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 
@@ -94,13 +92,17 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--tasks", nargs="+", choices=COMPARED, default=list(COMPARED), metavar="TASK")
     text = "what a task learns, in place of the data that are here; may be given for each task"
-    parser.add_argument("--data", type=_task_and_file, nargs="+", default=[], metavar="TASK=FILE", help=text)
+    parser.add_argument(
+        "--data", type=_task_and_file, nargs="+", action="extend", default=[], metavar="TASK=FILE", help=text
+    )
     parser.add_argument("--hidden", type=positive(int), default=128, help="width of all (default %(default)s)")
     parser.add_argument("--layers", type=positive(int), default=1, help="of all (default %(default)s)")
     parser.add_argument("--epochs", type=positive(int), default=0, help="default: as many as train would take")
     parser.add_argument("--backend", choices=LAYERS, default="fastrnn", help="whose recurrent layers")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and dropout (default %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("examples/out/compare.png"), help="where the picture goes")
+    parser.add_argument("--seed", type=seed, default=0, help="of weights and dropout (default %(default)s)")
+    parser.add_argument(
+        "--output", type=picture, default=Path("examples/out/compare.png"), help="where the picture goes"
+    )
     return parser.parse_args()
 
 
@@ -112,30 +114,30 @@ def _task_and_file(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
+@reporting("python -m fastrnn.examples.compare")
 def main() -> None:
     args = parse_arguments()
     files = dict(args.data)
+    if unused := files.keys() - set(args.tasks):
+        raise Refused(f"--data: expected files for {', '.join(args.tasks)}, got one for {', '.join(unused)}")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     layers = {name: getattr(LAYERS[args.backend], name) for name in ("RNN", "GRU", "LSTM")}
     layers["Transformer"] = Transformer
     results = {}
-    try:
-        for name in args.tasks:
-            kind = COMPARED[name]
-            task = kind(kind.Settings(hidden=args.hidden, layers=args.layers, seed=args.seed))
-            results[name] = train(name, task, layers, files.get(name), args.epochs)
-            print_task(name, results[name])
-    except Refused as error:
-        sys.exit(f"python -m fastrnn.examples.compare: {error}")
+    for name in args.tasks:
+        kind = COMPARED[name]
+        task = kind(kind.Settings(hidden=args.hidden, layers=args.layers, seed=args.seed))
+        results[name] = train(name, task, layers, files.get(name), args.epochs)
+        print_task(name, results[name])
     found = recalled(results["recall"], layers) if "recall" in results else {}
     if found:
         print_recalled(found)
-    save_picture(results, found, args.output)
-    print(f"\nPicture: {args.output}")
-    if found:
         gradients = flow(results["recall"])
         path = args.output.with_stem(f"{args.output.stem}-gradients")
         gradients.draw(path)
-        print(f"Through {FLOW_LENGTH} steps, drawn in {path}, {gradients}")
+        print(f"\nThrough {FLOW_LENGTH} steps, drawn in {path}, {gradients}")
+    save_picture(results, found, args.output)
+    print(f"\nPicture: {args.output}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ epoch and their times step by step. Afterwards both continue some famous opening
 import argparse
 import itertools
 import statistics
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from tqdm import tqdm
 import fastrnn
 from fastrnn.models import LanguageModel
 
-from .command import positive
+from .command import picture, positive, reporting, seed
 from .files import Refused
 from .poems import DATA, Example, Poems, PoemsOptions
 from .race import Racer, race
@@ -85,7 +84,6 @@ def save_picture(racers: dict[str, Racer], path: Path) -> None:
     for axes in (loss_axes, time_axes):
         axes.legend()
         axes.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 
@@ -94,36 +92,34 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=DATA, help="any UTF-8 text, a poem a line")
     parser.add_argument("--epochs", type=positive(int), default=30, help=f"of {STEPS} steps (default %(default)s)")
     parser.add_argument("--hidden", type=positive(int), default=192, help="hidden size (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the batches (default %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("examples/out/poems.png"), help="where the picture goes")
+    parser.add_argument("--seed", type=seed, default=0, help="of the weights and of the batches (default %(default)s)")
+    parser.add_argument("--output", type=picture, default=Path("examples/out/poems.png"), help="where the picture goes")
     return parser.parse_args()
 
 
+@reporting("python -m fastrnn.examples.demo")
 def main() -> None:
-    # Verses and progress must reach a pipe in any locale, and line by line.
-    sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)  # type: ignore[union-attr]
     args = parse_arguments()
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     # Without dropout: what is compared is how the poems are learned, by heart.
-    options = PoemsOptions(hidden=args.hidden, embedding=args.hidden, layers=2, dropout=0.0, tied=False, seed=args.seed)
-    try:
-        task = Poems(options)
-        examples = task.read(args.data)
-        task.fit(examples)
-        layers = {"torch.nn.LSTM": torch.nn.LSTM, "fastrnn.LSTM": fastrnn.LSTM}
-        racers = {name: Racer(task, rnn, args.epochs * STEPS) for name, rnn in layers.items()}
-        text = "".join(symbol for example in examples for symbol in example.symbols)
-        known = len(task.vocabularies["characters"])
-        print(f"{len(examples)} lines, {known} distinct characters; two layers of {args.hidden}")
-        compete(racers, examples, args.epochs, args.seed)
-    except Refused as error:
-        sys.exit(f"python -m fastrnn.examples.demo: {error}")
+    task = Poems(
+        PoemsOptions(hidden=args.hidden, embedding=args.hidden, layers=2, dropout=0.0, tied=False, seed=args.seed)
+    )
+    examples = task.read(args.data)
+    task.fit(examples)
+    layers = {"torch.nn.LSTM": torch.nn.LSTM, "fastrnn.LSTM": fastrnn.LSTM}
+    racers = {name: Racer(task, rnn, args.epochs * STEPS) for name, rnn in layers.items()}
+    known = len(task.vocabularies["characters"])
+    print(f"{len(examples)} lines, {known} distinct characters; two layers of {args.hidden}")
+    compete(racers, examples, args.epochs, args.seed)
 
     print(f"\nThe losses agree to {LOSS_TOLERANCE} in every epoch.")
     for name, racer in racers.items():
         print(f"{name:>14}: {1 / statistics.median(racer.seconds):6.1f} steps per second")
     print(f"A training step with fastrnn.LSTM is {speed_ratio(racers):.2f} times as fast (median of pairs).\n")
 
-    for opening in [o for o in OPENINGS if o in text] or ["".join(e.symbols[1:3]) for e in examples[:4]]:
+    texts = ["".join(symbol for symbol in example.symbols if len(symbol) == 1) for example in examples]
+    for opening in [o for o in OPENINGS if any(o in text for text in texts)] or [text[:2] for text in texts[:4]]:
         other, verse = (continue_verse(task, racer.stepper.model, opening) for racer in racers.values())
         print(verse if verse == other else f"{verse}\n    torch.nn.LSTM continues differently: {other}")
     save_picture(racers, args.output)

@@ -2,8 +2,11 @@
 
 import csv
 import hashlib
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+Line = tuple[int, str]  # with its number
 
 
 class Refused(Exception):
@@ -11,12 +14,12 @@ class Refused(Exception):
 
 
 class Malformed(Refused):
-    def __init__(self, path: Path, line: int, expected: str, got: str):
-        super().__init__(f"{path}, line {line}: expected {expected}, got {got}")
+    def __init__(self, source: Path | str, line: int, expected: str, got: str):
+        super().__init__(f"{source}, line {line}: expected {expected}, got {got}")
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a UTF-8 text that are not blank, with their numbers.
+def read_lines(path: Path) -> list[Line]:
+    """The lines of a UTF-8 text that are not blank.
 
     Raises:
         Refused: if the file cannot be read, is not UTF-8 or holds no text.
@@ -29,11 +32,16 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise Refused(f"{path}, line {line}: expected UTF-8, got the byte 0x{raw[error.start]:02x}") from error
-    # splitlines would also break a line at characters that a sentence may hold, and shift the numbers.
-    lines = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = split_lines(text)
     if not lines:
         raise Refused(f"{path} is empty")
     return lines
+
+
+def split_lines(text: str) -> list[Line]:
+    """Those that are not blank."""
+    # str.splitlines would also break a line at characters that a sentence may hold.
+    return [(number, line) for number, line in enumerate(re.split("\r\n|\r|\n", text), 1) if line.strip()]
 
 
 def read_pairs(path: Path, first: str, second: str) -> Iterator[tuple[int, str, str]]:
@@ -47,22 +55,27 @@ def read_pairs(path: Path, first: str, second: str) -> Iterator[tuple[int, str, 
 
 def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header of a CSV file, and its rows with the number of the line that each begins on."""
-    lines = read_lines(path)
-    header, *rows = parse_table([line for _, line in lines])
-    numbers = [number for number, _ in lines]
-    for first, fields in rows:
-        if len(fields) != len(header[1]):
-            raise Malformed(path, numbers[first], f"{len(header[1])} columns", str(len(fields)))
-    return header[1], [(numbers[first], fields) for first, fields in rows]
+    return parse_table(path, read_lines(path))
 
 
-def parse_table(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """Rows of CSV, each with the index of the line that it begins on: a quoted field may hold line breaks."""
-    reader = csv.reader(line + "\n" for line in lines)
+def parse_table(source: Path | str, lines: Sequence[Line]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """As ``read_table``."""
+    rows = []
+    reader = csv.reader((line + "\n" for _, line in lines), strict=True)
     first = 0
-    for fields in reader:
-        yield first, [field.strip() for field in fields]
-        first = reader.line_num
+    try:
+        for fields in reader:  # a quoted one may hold line breaks
+            rows.append((lines[first][0], [field.strip() for field in fields]))
+            first = reader.line_num
+    except csv.Error as error:
+        raise Malformed(source, lines[first][0], "a row of CSV", f"one with the error: {error}") from error
+    (line, header), *rows = rows
+    if len(set(header)) < len(header):
+        raise Malformed(source, line, "columns of different names", ",".join(header))
+    for line, fields in rows:
+        if len(fields) != len(header):
+            raise Malformed(source, line, f"{len(header)} columns", str(len(fields)))
+    return header, rows
 
 
 def digest(path: Path | None) -> str:

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 
 from fastrnn.models import Forecaster
 
-from .files import Malformed, Refused, parse_table, read_table
+from .files import Malformed, Refused, parse_table, read_table, split_lines
 from .task import Options, Task
 from .text import Vocabulary
 
 DATA = Path(__file__).parent / "data" / "sunspots.csv"
 MONTH = 30 * 24  # hours
+LARGEST = 1e30  # float32, in which the layers compute, ends at 3.4e38
+INPUT = "input"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class ForecastOptions(Options):
 
 
 class Series(NamedTuple):
-    values: Tensor  # [N, F], the target first
+    values: Tensor  # float64 [N, F], the target first
     hourly: bool = False
 
     def part(self, first: int, last: int) -> "Series":
@@ -49,31 +51,38 @@ class Series(NamedTuple):
 class RelativeForecaster(nn.Module):
     """Forecasts how far the series moves from its last value (Zeng et al. 2023): a level not seen before does no harm.
 
-    x [B, T, F] -> [B, horizon]. ``linear`` [T + 1, horizon] is the rival by least squares, with a constant; ``scale``
-    the deviation of the target in the training part.
+    x float64 [B, T, F] -> float64 [B, horizon]: the layers see small numbers whatever the level. ``linear``
+    [T + 1, horizon] is the rival by least squares, with a constant, on what is above ``level``, the mean of the target
+    in the training part; ``scale`` its deviation there.
     """
 
     linear: Tensor
+    level: Tensor
     scale: Tensor
 
     def __init__(self, forecaster: Forecaster, window: int, horizon: int):
         super().__init__()
         self.forecaster = forecaster
-        self.register_buffer("linear", torch.zeros(window + 1, horizon))
-        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("linear", torch.zeros(window + 1, horizon, dtype=torch.float64))
+        self.register_buffer("level", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
         last = x[:, -1:]
-        return (self.forecaster(x - last) + last[:, :, :1]).squeeze(2)
+        return (self.forecaster((x - last).float()) + last[:, :, :1]).squeeze(2)
 
     def by_least_squares(self, x: Tensor) -> Tensor:
-        return nn.functional.pad(x[:, :, 0], (0, 1), value=1.0) @ self.linear
+        return self._regressors(x) @ self.linear + self.level
 
-    def fit(self, x: Tensor, y: Tensor, scale: Tensor) -> None:
-        self.forecaster.fit_normalisation(x - x[:, -1:])
-        self.scale.copy_(scale)
-        inputs = nn.functional.pad(x[:, :, 0], (0, 1), value=1.0).double()
-        self.linear.copy_(torch.linalg.lstsq(inputs, y.double(), driver="gelsd").solution)
+    def fit(self, x: Tensor, y: Tensor, target: Tensor) -> None:
+        """``x`` and ``y`` as in training; ``target`` [N], the training part of the series."""
+        self.forecaster.fit_normalisation((x - x[:, -1:]).float())
+        self.level.copy_(target.mean())
+        self.scale.copy_(target.std(correction=0))
+        self.linear.copy_(torch.linalg.lstsq(self._regressors(x), y - self.level, driver="gelsd").solution)
+
+    def _regressors(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x[:, :, 0] - self.level, (0, 1), value=1.0)
 
 
 class Forecast(Task[RelativeForecaster]):
@@ -95,7 +104,7 @@ class Forecast(Task[RelativeForecaster]):
             self._choose(path, header, len(rows))
         places = self._places(header, path)
         values = [[self._number(path, line, header[i], fields[i]) for i in places] for line, fields in rows]
-        return Series(torch.tensor(values), _hourly([fields[0] for _, fields in rows[:2]]))
+        return Series(torch.tensor(values, dtype=torch.float64), _hourly([fields[0] for _, fields in rows[:2]]))
 
     @property
     def _columns(self) -> list[str]:
@@ -118,7 +127,7 @@ class Forecast(Task[RelativeForecaster]):
 
     def _places(self, header: list[str], path: Path | None = None) -> list[int]:
         if missing := [name for name in self._columns if name not in header]:
-            raise Refused(f"{path or 'input'}, line 1: expected a column {missing[0]!r}, got {','.join(header)}")
+            raise Malformed(path or INPUT, 1, f"a column {missing[0]!r}", ",".join(header))
         return [header.index(name) for name in self._columns]
 
     def _number(self, path: Path | None, line: int, column: str, text: str) -> float:
@@ -126,8 +135,8 @@ class Forecast(Task[RelativeForecaster]):
             number = float(text)
         except ValueError:
             number = math.nan
-        if not math.isfinite(number):
-            raise Refused(f"{path or 'input'}, line {line}: expected a number in column {column}, got {text!r}")
+        if not abs(number) < LARGEST:
+            raise Malformed(path or INPUT, line, f"a number in column {column}", repr(text))
         return number
 
     def split(self, examples: Series) -> tuple[Series, Series, Series]:
@@ -145,6 +154,11 @@ class Forecast(Task[RelativeForecaster]):
         )
 
     def fit(self, examples: Series) -> None:
+        target = examples.values[:, 0]
+        if (target == target[0]).all():
+            raise Refused(
+                f"expected a column {self.options.target!r} that changes, got {float(target[0]):g} throughout"
+            )
         self._training = examples
 
     def build(self, rnn: Callable[..., nn.Module]) -> RelativeForecaster:
@@ -159,7 +173,7 @@ class Forecast(Task[RelativeForecaster]):
         model = RelativeForecaster(forecaster, self.options.window, self.options.horizon)
         if self._training:
             x, y = _stack(self._windows(self._training))
-            model.fit(x, y, self._training.values[:, 0].std(correction=0))
+            model.fit(x, y, self._training.values[:, 0])
         return model
 
     def batches(self, examples: Series, generator: torch.Generator | None = None) -> list[Any]:
@@ -203,15 +217,13 @@ class Forecast(Task[RelativeForecaster]):
 
     def predict(self, model: RelativeForecaster, text: str) -> str:
         """From a table as in a file, with its header, the values that follow, one a line."""
-        (_, header), *rows = parse_table(text.splitlines())
+        header, rows = parse_table(INPUT, split_lines(text))
         places = self._places(header)
         if len(rows) < self.options.window:
             raise Refused(f"expected a header and at least {self.options.window} rows, got {len(rows)} rows")
-        recent = [(first + 1, fields) for first, fields in rows[-self.options.window :]]
-        for line, fields in recent:
-            if len(fields) != len(header):
-                raise Refused(f"input, line {line}: expected {len(header)} columns, got {len(fields)}")
-        x = torch.tensor([[self._number(None, line, header[i], fields[i]) for i in places] for line, fields in recent])
+        recent = rows[-self.options.window :]
+        values = [[self._number(None, line, header[i], fields[i]) for i in places] for line, fields in recent]
+        x = torch.tensor(values, dtype=torch.float64)
         return "\n".join(f"{value:.6g}" for value in model(x[None])[0].tolist())
 
 

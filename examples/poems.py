@@ -25,6 +25,7 @@ from .text import PADDING, START, STOP, UNKNOWN, Vocabulary, pad
 DATA = Path(__file__).parent / "data" / "poems.txt"
 MARKS = re.compile("[，。！？；、：]")
 SAMPLES, SAMPLE_LENGTH, TEMPERATURE = 64, 400, 0.7
+LARGEST_EXPONENT = 700  # math.exp fails above 709
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,17 @@ class Poems(TextTask[LanguageModel]):
     is_better = staticmethod(operator.lt)
 
     def read(self, path: Path | None) -> list[Example]:
-        poems = [poem for _, line in read_lines(path or DATA) if (poem := line.split("\t")[-1].strip())]
+        path = path or DATA
+        poems = [(n, poem) for n, line in read_lines(path) if (poem := line.split("\t")[-1].strip())]
         if not poems:
             raise Refused(f"{path}: expected title TAB author TAB poem, or plain lines; nothing follows the tabs")
-        return [piece for poem in poems for piece in self._pieces(poem)]
+        self.check_lengths(path, [(n, len(poem)) for n, poem in poems])
+        return [piece for _, poem in poems for piece in self._pieces(poem)]
 
     def _pieces(self, poem: str) -> Iterator[Example]:
         symbols = ["<start>", *poem, "<stop>"]
         # The last symbol of a piece, which is only predicted there, is the first of the next one.
-        cuts = [*range(0, len(symbols) - 1, self.options.longest), len(symbols) - 1]
+        cuts = [*range(0, len(symbols) - 1, self.options.longest or len(symbols)), len(symbols) - 1]
         for first, last in pairwise(cuts):
             yield Example(symbols[first : last + 1])
 
@@ -92,7 +95,8 @@ class Poems(TextTask[LanguageModel]):
         sums = [self._loss(model, batch) for batch in self.batches(examples)]
         known = sum(number for _, number in sums)
         mean = sum(total.item() for total, _ in sums) / known
-        return {"perplexity": math.exp(mean), "unknown": 1 - known / sum(len(e.symbols) - 1 for e in examples)}
+        perplexity = math.exp(mean) if mean < LARGEST_EXPONENT else math.inf
+        return {"perplexity": perplexity, "unknown": 1 - known / sum(len(e.symbols) - 1 for e in examples)}
 
     def report(self, model: LanguageModel, examples: Sequence[Example]) -> dict[str, float]:
         """With the share of sampled poems that keep the classical form: all verses of 5 or all of 7 characters."""

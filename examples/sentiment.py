@@ -1,7 +1,8 @@
 """Which label a text has, by a bidirectional layer and its largest values over time.
 
-Files: lines ``text TAB label``, or CSV with a header in which one column is named ``label``. Labels are any words.
-Text in scripts without spaces is read character by character, other text word by word (--level changes that).
+Files: lines ``text TAB label``, or CSV with a header: a column named ``label`` and one other, or one named ``text``.
+Labels are any words. Chinese and Japanese are read character by character, other text word by word (--level char reads
+all by character).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +59,7 @@ class Sentiment(TextTask[SequenceClassifier]):
         self.vocabularies["words"] = Vocabulary.of(example.symbols for example in examples)
         self.vocabularies["labels"] = Vocabulary(sorted({example.label for example in examples}))
         if len(self.vocabularies["labels"]) < 2:
-            raise Refused(f"expected at least two labels, got only {examples[0].label!r}")
+            raise Refused(f"expected at least two labels to learn from, got only {examples[0].label!r}")
 
     def build(self, rnn: Callable[..., nn.Module]) -> SequenceClassifier:
         return SequenceClassifier(
@@ -98,11 +99,11 @@ class Sentiment(TextTask[SequenceClassifier]):
 
 def _read_csv(path: Path) -> Iterator[tuple[int, str, str]]:
     header, rows = read_table(path)
-    if "label" not in header or len(header) < 2:
-        raise Malformed(path, 1, "a header with the column label and one of text", ",".join(header))
-    label = header.index("label")
-    text = 1 if label == 0 else 0
+    others = [name for name in header if name != "label"]
+    if "text" not in others and len(others) != 1 or len(others) == len(header):
+        raise Malformed(path, 1, "a header with the columns label and text", ",".join(header))
+    label, text = header.index("label"), header.index("text" if "text" in others else others[0])
     for number, fields in rows:
         if not fields[label] or not fields[text]:
-            raise Malformed(path, number, f"{header[text]} and label", ",".join(fields))
+            raise Malformed(path, number, f"{header[text]} and label", repr(",".join(fields)[:60]))
         yield number, fields[text], fields[label]

@@ -17,7 +17,7 @@ from fastrnn.models import SequenceTagger
 
 from .files import Malformed, Refused, read_pairs
 from .task import TextOptions, TextTask
-from .text import PADDING, UNKNOWN, Vocabulary, drop_words, pad
+from .text import PADDING, UNKNOWN, Vocabulary, drop_words, literal, pad
 
 LONGEST_WORD = 20  # characters that the model looks at; addresses of web pages would fill the memory
 
@@ -95,7 +95,8 @@ class Tagging(TextTask[SequenceTagger]):
 
     def _encode(self, batch: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
         """Words [B, T], lengths [B], characters [B, T, C]."""
-        words, lengths = pad([self.vocabularies["words"].encode(map(str.lower, example.words)) for example in batch])
+        known = self.vocabularies["words"]
+        words, lengths = pad([known.encode(literal(map(str.lower, example.words))) for example in batch])
         characters = torch.full((*words.shape, LONGEST_WORD), PADDING)
         encode = self.vocabularies["characters"].encode
         for row, example in enumerate(batch):

@@ -1,6 +1,7 @@
 """From text to padded batches of indices."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -12,12 +13,20 @@ SPECIALS = ["<padding>", "<start>", "<stop>", "<unknown>"]
 
 # Chinese and Japanese put no spaces between words: there every character is a word.
 _CHARACTER = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORD = re.compile(rf"[{_CHARACTER}]|[^\W{_CHARACTER}]+(?:'[^\W{_CHARACTER}]+)*|[^\w\s]|_")
+# Vowel signs and accents, which \w leaves out, continue a word.
+_MARK = "".join(c for c in map(chr, range(0x300, 0x10000)) if unicodedata.category(c) in ("Mn", "Mc"))
+_LETTER = rf"(?:[^\W{_CHARACTER}]|[{_MARK}])"
+_WORD = re.compile(rf"[{_CHARACTER}]|{_LETTER}+(?:'{_LETTER}+)*|[^\w\s]|_")
 
 
 def words(text: str) -> list[str]:
-    """Words and punctuation in lower case."""
-    return _WORD.findall(text.lower())
+    """Words and punctuation in lower case; every Chinese or Japanese character is one."""
+    return _WORD.findall(unicodedata.normalize("NFC", text.lower()))
+
+
+def literal(symbols: Iterable[str]) -> list[str]:
+    """Symbols of a user's text: one that looks like a special is an unknown one."""
+    return [SPECIALS[UNKNOWN] if symbol in SPECIALS else symbol for symbol in symbols]
 
 
 class Vocabulary:
@@ -31,7 +40,8 @@ class Vocabulary:
     def of(cls, sequences: Iterable[Iterable[str]], minimum: int = 1) -> "Vocabulary":
         """Symbols that occur at least ``minimum`` times, the most frequent first."""
         counts = Counter(symbol for sequence in sequences for symbol in sequence)
-        return cls(SPECIALS + [symbol for symbol, count in counts.most_common() if count >= minimum])
+        found = [symbol for symbol, count in counts.most_common() if count >= minimum and symbol not in SPECIALS]
+        return cls(SPECIALS + found)
 
     def __len__(self) -> int:
         return len(self.symbols)

@@ -134,7 +134,7 @@ class Trainer:
                 if self._train(stopped):
                     self._end_epoch()
                 self._save()
-                reason = stopped()
+                reason = "" if self.finished else stopped()
         if self.progress.history:
             from .picture import draw  # matplotlib takes a while to import
 
@@ -163,20 +163,28 @@ class Trainer:
         return progress.position == len(batches)
 
     def _step(self, batch: Sequence[Any]) -> float:
-        try:
+        asked = f"a batch of {len(batch)}, its longest sequence of {max(len(example[0]) for example in batch)}"
+        with self.memory_for(asked):
             loss = self.stepper.step(batch)
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
-                raise
-            asked = f"a batch of {len(batch)}, its longest sequence of {max(len(example[0]) for example in batch)}"
-            raise Refused(f"out of memory with {asked}; a smaller --batch or a --longest takes less") from error
         if not math.isfinite(loss):
             raise Refused(f"the loss is {loss} in epoch {self.progress.epoch + 1}; a lower --rate may help")
         return loss
 
+    @contextmanager
+    def memory_for(self, asked: str) -> Iterator[None]:
+        """Raises Refused where it does not suffice."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            saved = f"; {self.folder} has what was learned before epoch {self.progress.epoch + 1}"
+            advice = "a smaller --batch or a --longest takes less" + saved * (self.progress.epoch > 0)
+            raise Refused(f"out of memory with {asked}; {advice}") from error
+
     def _end_epoch(self) -> None:
         progress, task = self.progress, self.task
-        with torch.no_grad():
+        with torch.no_grad(), self.memory_for("what is held out"):
             figures = task.evaluate(self.stepper.model.eval(), self.held_out)
         before = [row[task.metric] for row in progress.history]
         row = {"epoch": progress.epoch + 1, "loss": progress.loss / progress.position, **figures}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-HEADS = 4
+HEADS = 4  # or 2 or 1, if the width is no multiple
 
 
 class Transformer(nn.Module):
@@ -36,7 +36,8 @@ class Transformer(nn.Module):
         self.bidirectional = bidirectional
         width = hidden_size * (2 if bidirectional else 1)
         self.project = nn.Linear(input_size, width)
-        layer = nn.TransformerEncoderLayer(width, HEADS, 4 * width, dropout, batch_first=True, norm_first=True)
+        heads = math.gcd(width, HEADS)
+        layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout, batch_first=True, norm_first=True)
         self.encoder = nn.TransformerEncoder(layer, num_layers, nn.LayerNorm(width), enable_nested_tensor=False)
 
     def forward(self, x: Tensor | PackedSequence, state: None = None) -> tuple[Tensor | PackedSequence, Tensor]:
@@ -64,4 +65,4 @@ class Transformer(nn.Module):
 def positions(steps: int, width: int) -> Tensor:
     """[T, width]: sines and cosines of the position, with wavelengths from 2 pi to 20000 pi."""
     angles = torch.arange(steps)[:, None] * torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
-    return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)
+    return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :width]

@@ -18,7 +18,7 @@ from fastrnn.models import Seq2Seq
 
 from .files import Refused, read_pairs
 from .task import TextOptions, TextTask
-from .text import PADDING, Vocabulary, pad
+from .text import PADDING, SPECIALS, Vocabulary, literal, pad
 
 MINIMUM = 2  # how often a word must occur to be known; the scores of all words are most of the work
 BEAM = 4
@@ -57,12 +57,15 @@ class Translate(TextTask[Seq2Seq]):
         return Example(self._symbols(source), self._symbols(target))
 
     def _symbols(self, text: str) -> list[str]:
-        return text.split() if self.options.level == "word" else list(text)
+        return literal(text.split()) if self.options.level == "word" else list(text)
 
     def fit(self, examples: Sequence[Example]) -> None:
         minimum = MINIMUM if self.options.level == "word" else 1
-        self.vocabularies["source"] = Vocabulary.of((example.source for example in examples), minimum)
-        self.vocabularies["target"] = Vocabulary.of((example.target for example in examples), minimum)
+        for side in ("source", "target"):
+            vocabulary = Vocabulary.of((getattr(example, side) for example in examples), minimum)
+            if len(vocabulary) == len(SPECIALS):
+                raise Refused(f"expected words that occur at least {minimum} times in the {side}, found none")
+            self.vocabularies[side] = vocabulary
 
     def build(self, rnn: Callable[..., nn.Module]) -> Seq2Seq:
         return Seq2Seq(
