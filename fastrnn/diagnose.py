@@ -17,7 +17,7 @@ from torch.nn.modules.rnn import RNNCellBase
 
 from fastrnn.replace import FAST, PLAIN
 from fastrnn.spec import CELLS
-from fastrnn.stepped import Reading, State, run_stepped, state_parts
+from fastrnn.stepped import Reading, State, parts_of, run_stepped
 
 __all__ = ["GradientFlow", "LayerFlow", "bytes_kept", "gradient_flow"]
 
@@ -169,7 +169,7 @@ class _Call:
 
     def returned(self, hx: Any) -> bool:
         """Whether ``hx`` is the final state itself: a state of equal numbers may come from elsewhere."""
-        return list(map(id, state_parts(hx))) == list(map(id, self.final))
+        return list(map(id, parts_of(hx))) == list(map(id, self.final))
 
 
 def _check(name: str, module: Module) -> None:
@@ -190,12 +190,12 @@ def _run_and_note(
     calls: list[_Call], name: str, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
 ) -> tuple[Any, Any]:
     """A forward hook: what it returns takes the place of ``output``."""
-    hx = kwargs.get("hx", *args[1:])
+    hx = kwargs.get("hx", *args[1:])  # layers are called with (input, hx=None)
     y, final, readings = run_stepped(module, *args, **kwargs)
     before = [call for call in calls if call.module is module]
     earlier = next((call for call in before if call.returned(hx)), None)
     name = f"{name} (call {len(before) + 1})" if before else name
-    _note(calls, _Call(name, module, readings, state_parts(final)), earlier)
+    _note(calls, _Call(name, module, readings, parts_of(final)), earlier)
     return y, final
 
 

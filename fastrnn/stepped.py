@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from fastrnn.functional import step
 from fastrnn.spec import CELLS
 
-__all__ = ["Reading", "State", "run_stepped", "state_parts"]
+__all__ = ["Reading", "State", "parts_of", "run_stepped"]
 
 State = tuple[Tensor, ...]
 
@@ -18,7 +18,8 @@ State = tuple[Tensor, ...]
 class Reading(NamedTuple):
     """A direction of a layer: its states after each step, in reading order, and which rows have that step.
 
-    The state of a row that is padded at a step is the one before. ``real`` has a bool [B], or [1] for all, a step.
+    The state of a row that is padded at a step is the one before. ``real`` holds for each step a bool [B], or [1] where
+    all rows are alike.
     """
 
     layer: int
@@ -30,7 +31,7 @@ class Reading(NamedTuple):
         return self._replace(states=self.states + other.states, real=self.real + other.real)
 
 
-def state_parts(hx: Any) -> State:
+def parts_of(hx: Any) -> State:
     """The tensors of a state as a layer takes it: none, one, or several."""
     return () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
 
@@ -46,7 +47,7 @@ def run_stepped(module: Any, input: Tensor | PackedSequence, hx: Any = None) -> 
     backwards = _backwards(len(x), lengths)
     real = [t < lengths for t in range(len(x))]
     unbatched = isinstance(input, Tensor) and input.dim() == 2
-    given = state_parts(hx)
+    given = parts_of(hx)
     readings: list[Reading] = []
     outputs = [x]
     for k, weights in enumerate(module.all_weights):

@@ -205,6 +205,23 @@ def test_a_call_from_any_other_state_is_reported_for_itself(passed):
     assert [layer.name for layer in flow.layers] == ["rnn, layer 0", "rnn (call 2), layer 0"]
 
 
+def test_of_two_calls_from_one_state_the_first_goes_on():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(F, H)
+
+        def forward(self, x):
+            _, (h, c) = self.lstm(x)
+            return [self.lstm(x, (h, c)), self.lstm(input=x, hx=(h, c))]
+
+    flow = gradient_flow(Branches(), inputs(T, B, F).float())
+    assert {layer.name: len(layer.norms) for layer in flow.layers} == {
+        "lstm, layer 0": 2 * T,
+        "lstm (call 2), layer 0": T,
+    }
+
+
 @every_class
 @pytest.mark.parametrize("attention", [None, "dot"])
 def test_a_decoder_called_step_by_step_is_as_called_once(attention, rnn):
