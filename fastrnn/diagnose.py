@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch.nn.modules.rnn import RNNCellBase
 
 from fastrnn.replace import FAST, PLAIN
 from fastrnn.spec import CELLS
-from fastrnn.stepped import Reading, run_stepped
+from fastrnn.stepped import Reading, State, parts_of, run_stepped
 
 __all__ = ["GradientFlow", "LayerFlow", "bytes_kept", "gradient_flow"]
 
@@ -28,9 +28,9 @@ _FORWARDS = {cls.forward for cls in (*FAST, *PLAIN)}
 
 @dataclass(frozen=True)
 class LayerFlow:
-    """One direction of one layer, in one call of its module. Steps are counted in the order in which it reads them.
+    """One direction of one layer, in one call of its module or several that go on from one another; or a single cell.
 
-    Or a single cell, such as ``LSTMCell``, of which every call is a step.
+    Steps are counted in the order in which it reads them. Every call of a cell, such as ``LSTMCell``, is a step.
 
     Attributes:
         name: of the module, the layer in its stack, and the direction if there are two.
@@ -55,10 +55,17 @@ class LayerFlow:
 
     @property
     def verdict(self) -> str:
-        """``vanishing``, ``exploding`` or ``healthy``; ``unused`` where the loss does not depend on the layer."""
+        """``vanishing``, ``exploding`` or ``healthy``; ``unused`` where the loss does not depend on the layer.
+
+        ``single step`` where it depends on no more than the first, whose ratio to itself says nothing.
+        """
         if math.isnan(self.ratio):
             return "unused"
-        return "vanishing" if self.ratio < VANISHING else "exploding" if self.ratio > EXPLODING else "healthy"
+        if self.ratio < VANISHING:
+            return "vanishing"
+        if self.ratio > EXPLODING:
+            return "exploding"
+        return "healthy" if self.norms[1:].any() else "single step"
 
     def __str__(self) -> str:
         radii = ", ".join(f"{gate} {radius:.2f}" for gate, radius in self.radii.items())
@@ -72,15 +79,15 @@ class LayerFlow:
 
 @dataclass(frozen=True)
 class GradientFlow:
-    """What ``gradient_flow`` found; ``str`` of it is a summary."""
+    """What ``gradient_flow`` found, in the order in which the layers ran last; ``str`` of it is a summary."""
 
     layers: tuple[LayerFlow, ...]
 
     @property
     def verdict(self) -> str:
-        """``exploding`` if any layer is, else ``vanishing`` if any is, else ``healthy``, or ``unused`` if all are."""
+        """The first of ``exploding``, ``vanishing``, ``healthy``, ``single step``, ``unused`` that any layer is."""
         found = {layer.verdict for layer in self.layers}
-        return next(verdict for verdict in ("exploding", "vanishing", "healthy", "unused") if verdict in found)
+        return next(v for v in ("exploding", "vanishing", "healthy", "single step", "unused") if v in found)
 
     def __str__(self) -> str:
         return "\n".join([f"gradient flow: {self.verdict}", *map(str, self.layers)])
@@ -107,19 +114,24 @@ def gradient_flow(model: Module, batch: Any, loss: Callable[[Any], Tensor] | Non
 
     Runs ``model(*batch)`` once, every ``torch.nn`` or fastrnn RNN, LSTM and GRU inside one step at a time, since a
     fused layer shows autograd only what its outputs receive directly, not what comes back from the next step (the
-    recurrence of Pascanu et al. 2013). The model stays as it is, in its mode, its gradients untouched; only dropout
-    between stacked layers is left out.
+    recurrence of Pascanu et al. 2013). Dropout between stacked layers is left out. The model keeps its mode, its
+    parameters and their gradients; buffers, such as BatchNorm's running mean, change as in any forward pass.
+
+    A decoder may call its layer for one step at a time. A call whose initial state is what an earlier call of the same
+    layer returned, the very tensors, goes on with the earlier one's steps; of several such calls, the first. Any other
+    call is reported for itself, also one from a state that was indexed, cloned or reordered in between. For each cell
+    the sequence of all its calls is reported.
 
     Args:
-        model: any module with recurrent layers or cells inside, or one itself. Each call of a layer is reported, and
-            for each cell the sequence of all its calls.
+        model: any module with recurrent layers or cells inside, or one itself.
         batch: the tuple of the model's arguments, or its one argument. Layers may be given dense or packed input.
         loss: from what ``model`` returns to a scalar. A loss of many steps, such as a language model's, hides a
             gradient that vanishes on its way: take that of the last step. By default what the model returns, if that
             is a scalar, or else the sum of the final hidden states of the last layer that ran.
 
     Raises:
-        TypeError: a recurrent layer has a ``forward`` of its own, which cannot be taken apart.
+        TypeError: a recurrent layer has a ``forward`` of its own, which cannot be taken apart, or a cell returns
+            something else than a tensor or a tuple of tensors.
         ValueError: no recurrent layer ran, the loss is no finite scalar that requires grad, or a cell was called with
             now more, now fewer rows.
     """
@@ -137,22 +149,27 @@ def gradient_flow(model: Module, batch: Any, loss: Callable[[Any], Tensor] | Non
                 hooks.append(module.register_forward_hook(hook, prepend=True))
         with torch.enable_grad():
             output = model(*(batch if type(batch) is tuple else (batch,)))
+            if not calls:
+                raise ValueError("model: expected a recurrent layer that runs, found none")
+            value = _value(loss, output, calls)
     finally:
         for handle in hooks:
             handle.remove()
-    if not calls:
-        raise ValueError("model: expected a recurrent layer that runs, found none")
-    value = _value(loss, output, calls)
     parts = [part for call in calls for reading in call.readings for state in reading.states for part in state]
     gradients = iter(torch.autograd.grad(value, parts, allow_unused=True))
     return GradientFlow(tuple(_flow(call, reading, gradients) for call in calls for reading in call.readings))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Call:
     name: str
     module: Any
     readings: list[Reading]
+    final: State
+
+    def returned(self, hx: Any) -> bool:
+        """Whether ``hx`` is the final state itself: a state of equal numbers may come from elsewhere."""
+        return list(map(id, parts_of(hx))) == list(map(id, self.final))
 
 
 def _check(name: str, module: Module) -> None:
@@ -160,28 +177,42 @@ def _check(name: str, module: Module) -> None:
         raise TypeError(f"{name}: expected a layer of torch.nn or fastrnn, got one with a forward of its own")
 
 
+def _note(calls: list[_Call], new: _Call, earlier: _Call | None) -> None:
+    """Adds ``new``, joined to the ``earlier`` call that it goes on with, at the end: ``calls[-1]`` ran last."""
+    if earlier is not None:
+        calls.remove(earlier)
+        readings = [a.followed_by(b) for a, b in zip(earlier.readings, new.readings, strict=True)]
+        new = replace(new, name=earlier.name, readings=readings)
+    calls.append(new)
+
+
 def _run_and_note(
     calls: list[_Call], name: str, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
 ) -> tuple[Any, Any]:
     """A forward hook: what it returns takes the place of ``output``."""
-    y, state, readings = run_stepped(module, *args, **kwargs)
-    before = sum(call.module is module for call in calls)
-    calls.append(_Call(f"{name} (call {before + 1})" if before else name, module, readings))
-    return y, state
+    hx = kwargs.get("hx", *args[1:])  # layers are called with (input, hx=None)
+    y, final, readings = run_stepped(module, *args, **kwargs)
+    before = [call for call in calls if call.module is module]
+    earlier = next((call for call in before if call.returned(hx)), None)
+    name = f"{name} (call {len(before) + 1})" if before else name
+    _note(calls, _Call(name, module, readings, parts_of(final)), earlier)
+    return y, final
 
 
-def _note_step(calls: list[_Call], name: str, cell: Any, _: Any, output: Tensor | tuple[Tensor, ...]) -> Any:
+def _note_step(calls: list[_Call], name: str, cell: Any, _: Any, output: Any) -> Any:
     """As ``_run_and_note``. A clone stands for itself: torch.nn's LSTMCell computes h from the c that it returns."""
-    parts = (output,) if isinstance(output, Tensor) else output
+    parts = output if isinstance(output, tuple) else (output,)
+    if not all(isinstance(part, Tensor) for part in parts):
+        got = ", ".join(type(part).__name__ for part in parts)
+        raise TypeError(f"{name}: expected a cell that returns a tensor or a tuple of tensors, got {got}")
     handed = tuple(part.clone() if part.requires_grad else part.detach().requires_grad_() for part in parts)
-    if all(call.module is not cell for call in calls):
-        calls.append(_Call(name, cell, [Reading(0, False, [], None)]))
-    states = next(call for call in calls if call.module is cell).readings[0].states
-    if states and states[0][0].shape != handed[0].shape:
-        got = f"{tuple(states[0][0].shape)} and then {tuple(handed[0].shape)}"
+    earlier = next((call for call in calls if call.module is cell), None)
+    if earlier is not None and earlier.final[0].shape != handed[0].shape:
+        got = f"{tuple(earlier.final[0].shape)} and then {tuple(handed[0].shape)}"
         raise ValueError(f"{name}: expected states of one shape at all steps, got {got}")
-    states.append(handed)
-    return handed[0] if isinstance(output, Tensor) else handed
+    every_row = handed[0].new_ones(1, dtype=torch.bool)
+    _note(calls, _Call(name, cell, [Reading(0, False, [handed], [every_row])], handed), earlier)
+    return handed if isinstance(output, tuple) else handed[0]
 
 
 def _value(loss: Callable[[Any], Tensor] | None, output: Any, calls: list[_Call]) -> Tensor:
@@ -193,8 +224,8 @@ def _value(loss: Callable[[Any], Tensor] | None, output: Any, calls: list[_Call]
         last = max(reading.layer for reading in calls[-1].readings)
         top = [reading.states[-1][0] for reading in calls[-1].readings if reading.layer == last]
         value = torch.stack([h.sum() for h in top]).sum()
-    if value.numel() != 1 or not value.requires_grad or not value.isfinite():
-        raise ValueError(f"loss: expected a finite scalar that requires grad, got {value}")
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad or not value.isfinite():
+        raise ValueError(f"loss: expected a finite scalar tensor that requires grad, got {value}")
     return value
 
 
@@ -207,9 +238,8 @@ def _flow(call: _Call, reading: Reading, gradients: Iterator[Tensor | None]) -> 
         return torch.atleast_2d(joined).double().norm(dim=1)
 
     norms = torch.stack([next_norm(state) for state in reading.states])  # [T, B]
+    norms = norms.masked_fill(~torch.stack(reading.real), 0.0)
     steps = torch.arange(len(norms), device=norms.device)[:, None]
-    if reading.lengths is not None:
-        norms = norms.masked_fill(steps >= reading.lengths, 0.0)
     used = (norms != 0).any(0)
     last = torch.where(norms != 0, steps, 0).amax(0, keepdim=True)
     layer = f", layer {reading.layer}" if isinstance(call.module, RNNBase) else ""

@@ -10,18 +10,30 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from fastrnn.functional import step
 from fastrnn.spec import CELLS
 
-__all__ = ["Reading", "run_stepped"]
+__all__ = ["Reading", "State", "parts_of", "run_stepped"]
 
 State = tuple[Tensor, ...]
 
 
 class Reading(NamedTuple):
-    """A direction of a layer: its states after each step, in reading order; how many are real, [B], if not all."""
+    """A direction of a layer: its states after each step, in reading order, and which rows have that step.
+
+    The state of a row that is padded at a step is the one before. ``real`` holds for each step a bool [B], or [1] where
+    all rows are alike.
+    """
 
     layer: int
     reverse: bool
     states: list[State]
-    lengths: Tensor | None
+    real: list[Tensor]
+
+    def followed_by(self, other: "Reading") -> "Reading":
+        return self._replace(states=self.states + other.states, real=self.real + other.real)
+
+
+def parts_of(hx: Any) -> State:
+    """The tensors of a state as a layer takes it: none, one, or several."""
+    return () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
 
 
 def run_stepped(module: Any, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any, list[Reading]]:
@@ -33,8 +45,9 @@ def run_stepped(module: Any, input: Tensor | PackedSequence, hx: Any = None) -> 
     cell = CELLS[module.mode.lower()]
     x, lengths = _time_major(module, input)
     backwards = _backwards(len(x), lengths)
+    real = [t < lengths for t in range(len(x))]
     unbatched = isinstance(input, Tensor) and input.dim() == 2
-    given = () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    given = parts_of(hx)
     readings: list[Reading] = []
     outputs = [x]
     for k, weights in enumerate(module.all_weights):
@@ -45,10 +58,10 @@ def run_stepped(module: Any, input: Tensor | PackedSequence, hx: Any = None) -> 
         state = [s[k].unsqueeze(0) if unbatched else s[k] for s in given]
         state = state or [x.new_zeros(x.size(1), width) for width in widths]
         source = _reordered(x, backwards) if reverse else x
-        states = _run(cell.name, source, lengths, state, weights, module.bias)
+        states = _run(cell.name, source, real, state, weights, module.bias)
         y = torch.stack([h for h, *_ in states])
         outputs.append(_reordered(y, backwards) if reverse else y)
-        readings.append(Reading(layer, bool(reverse), states, lengths))
+        readings.append(Reading(layer, bool(reverse), states, real))
     finals = (torch.stack(parts) for parts in zip(*(reading.states[-1] for reading in readings), strict=True))
     final = tuple(part.squeeze(1) if unbatched else part for part in finals)
     return _shaped_as(module, input, torch.cat(outputs, 2)), final if len(final) > 1 else final[0], readings
@@ -82,14 +95,13 @@ def _reordered(x: Tensor, places: Tensor) -> Tensor:
 
 
 def _run(
-    cell: str, x: Tensor, lengths: Tensor, initial: Sequence[Tensor], weights: Sequence[Tensor], has_bias: bool
+    cell: str, x: Tensor, real: list[Tensor], initial: Sequence[Tensor], weights: Sequence[Tensor], has_bias: bool
 ) -> list[State]:
     # A state that requires grad makes all that follow do so, even if no weight does.
     state = tuple(s if s.requires_grad else s.detach().requires_grad_() for s in initial)
     states = []
-    for t, row in enumerate(x):
+    for row, alive in zip(x, real, strict=True):
         new = step(cell, row, state, weights, has_bias=has_bias)
-        alive = (t < lengths)[:, None]
-        state = tuple(torch.where(alive, n, s) for n, s in zip(new, state, strict=True))
+        state = tuple(torch.where(alive[:, None], n, s) for n, s in zip(new, state, strict=True))
         states.append(state)
     return states

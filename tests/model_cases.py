@@ -91,6 +91,12 @@ CASES = {
         (B, T, 4),
         lambda model, y: model.loss(y, TOKENS % 4, LENGTHS),
     ),
+    "tagger-words": Case(
+        lambda **more: SequenceTagger(V, 4, **SIZES, **more),
+        (TOKENS, LENGTHS),
+        (B, T, 4),
+        lambda model, y: model.loss(y, TOKENS % 4, LENGTHS),
+    ),
     "language": Case(
         lambda **more: LanguageModel(V, **SIZES, **more),
         (tokens(B, T),),

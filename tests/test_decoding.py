@@ -26,12 +26,8 @@ from model_cases import (
 )
 from torch import Tensor
 
-from fastrnn.models import (
-    LanguageModel,
-    Seq2Seq,
-    detach,
-    teacher_forcing_ratio,
-)
+from fastrnn.models import LanguageModel, Seq2Seq, detach, teacher_forcing_ratio
+from fastrnn.models.decoding import rollout
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -74,12 +70,29 @@ def test_sampling(name):
     assert sampled == generate(30, seed=5) != generate(30, seed=6)
     assert torch.equal(torch.get_rng_state(), before)
     greedy = generate(30, temperature=0)
-    assert greedy == generate(30, top_k=1) == generate(30, temperature=1e-9, seed=1) != sampled
+    assert greedy == generate(30, top_k=1) != sampled
+    assert all(greedy == generate(30, temperature=small, seed=1) for small in (1e-9, 1e-50, 5e-324))
     assert generate(30, seed=5, top_k=V) == sampled
 
     stop = sampled[0][10]
     expected = [row[: row.index(stop)] if stop in row else row for row in sampled]
     assert generate(30, seed=5, stop=stop) == expected
+
+
+@pytest.mark.parametrize(
+    "options,expected",
+    [
+        ({"top_k": 1}, 1),
+        ({"top_k": 2}, 2),
+        ({}, 4),
+        ({"temperature": 1e300}, 4),
+        ({"temperature": 1e-50, "top_k": 2}, 2),
+    ],
+)
+def test_how_many_of_equal_scores_are_drawn(options, expected):
+    scores = torch.tensor([[1.0, 1.0, 1.0, 0.9, -torch.inf]])
+    drawn = rollout(lambda *_: (scores, None), TOKENS[:1], None, 200, **{"temperature": 1.0, "seed": 0} | options)
+    assert len({int(token) for token in drawn}) == expected
 
 
 def test_the_stream_is_the_text_token_by_token():

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from comparison import LAYERS, assert_same, inputs, layers, pair, results, rows, states, tensors
+from model_cases import LENGTHS as SOURCE_LENGTHS
+from model_cases import TARGET, TOKENS, every_class, seeded, seq2seq
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -149,6 +151,90 @@ def test_the_backward_direction_is_judged_in_its_own_order(kind):
         assert backward.ratio == pytest.approx(expected.ratio)
 
 
+class Chunks(nn.Module):
+    """A layer called on one chunk after another, each call from the ``passed`` state that the one before returned."""
+
+    def __init__(self, rnn, passed=lambda state: state):
+        super().__init__()
+        self.rnn, self.passed = rnn, passed
+
+    def forward(self, *chunks):
+        state = None
+        for chunk in chunks:
+            y, state = self.rnn(chunk, state if state is None else self.passed(state))
+        return y
+
+
+@layers
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("form", ["dense", "batch-first", "unbatched"])
+def test_a_call_from_the_state_that_another_returned_goes_on_with_its_steps(kind, form, size):
+    options, x = FORMS[form]
+    for module in pair(LAYERS, kind, F, H, dtype=torch.float64, num_layers=2, **options):
+        expected = gradient_flow(module, x)
+        flow = gradient_flow(Chunks(module), x.split(size, 1 if "batch_first" in options else 0))
+        assert [layer.name for layer in flow.layers] == ["rnn, layer 0", "rnn, layer 1"]
+        for found, wanted in zip(flow.layers, expected.layers, strict=True):
+            torch.testing.assert_close(found.norms, wanted.norms)
+            assert found.ratio == pytest.approx(wanted.ratio)
+
+
+def test_a_backward_direction_goes_on_in_its_own_order():
+    module = fastrnn.GRU(F, H, bidirectional=True, dtype=torch.float64)
+    single = nn.GRU(F, H, dtype=torch.float64)
+    single.load_state_dict({name: getattr(module, name + "_reverse") for name, _ in single.named_parameters()})
+    chunks = inputs(T, B, F).split(4)
+    _, backward = gradient_flow(Chunks(module), chunks).layers
+    (expected,) = gradient_flow(single, torch.cat([chunk.flip(0) for chunk in chunks])).layers
+    torch.testing.assert_close(backward.norms, expected.norms)
+
+
+def test_rows_that_are_padded_in_one_chunk_go_on_in_the_next():
+    module = fastrnn.LSTM(F, H, dtype=torch.float64)
+    x, more = inputs(T, B, F), inputs(4, B, F)
+    (together,) = gradient_flow(Chunks(module), (packed(x), more)).layers
+    rows = [torch.cat([x[:n, b : b + 1], more[:, b : b + 1]]) for b, n in enumerate(LENGTHS.tolist())]
+    ratios = torch.tensor([gradient_flow(module, row).layers[0].ratio for row in rows])
+    assert together.ratio == pytest.approx(float(ratios.log().mean().exp()), rel=1e-5)
+    assert len(together.norms) == T + 4
+
+
+@pytest.mark.parametrize("passed", [torch.clone, torch.detach, lambda state: state[:, [1, 0, 2]]])
+def test_a_call_from_any_other_state_is_reported_for_itself(passed):
+    flow = gradient_flow(Chunks(nn.GRU(F, H, dtype=torch.float64), passed), inputs(T, B, F).split(4))
+    assert [layer.name for layer in flow.layers] == ["rnn, layer 0", "rnn (call 2), layer 0"]
+
+
+def test_of_two_calls_from_one_state_the_first_goes_on():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(F, H)
+
+        def forward(self, x):
+            _, (h, c) = self.lstm(x)
+            return [self.lstm(x, (h, c)), self.lstm(input=x, hx=(h, c))]
+
+    flow = gradient_flow(Branches(), inputs(T, B, F).float())
+    assert {layer.name: len(layer.norms) for layer in flow.layers} == {
+        "lstm, layer 0": 2 * T,
+        "lstm (call 2), layer 0": T,
+    }
+
+
+@every_class
+@pytest.mark.parametrize("attention", [None, "dot"])
+def test_a_decoder_called_step_by_step_is_as_called_once(attention, rnn):
+    model = seeded(seq2seq(attention=attention, layers=2), rnn=rnn)
+    expected, stepwise = (
+        gradient_flow(model, (TOKENS, SOURCE_LENGTHS, TARGET, forcing), lambda scores: scores[:, -1].sum())
+        for forcing in (1.0, 1 - 1e-12)
+    )
+    for found, wanted in zip(stepwise.layers, expected.layers, strict=True):
+        assert found.name == wanted.name
+        torch.testing.assert_close(found.norms, wanted.norms)
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_each_row_counts_from_its_first_to_its_last_step(bidirectional):
     module = fastrnn.GRU(F, H, num_layers=2, bidirectional=bidirectional, dtype=torch.float64)
@@ -174,14 +260,14 @@ def test_padding_that_the_loss_ignores_is_no_last_step():
 
 
 class Model(nn.Module):
-    def __init__(self, rnn):
+    def __init__(self, rnn, returned=torch.mean):
         super().__init__()
-        self.rnn = rnn
+        self.rnn, self.returned = rnn, returned
         self.head = nn.Linear(rnn.hidden_size, 1)
 
     def forward(self, x, lengths):
         y, _ = self.rnn(input=pack_padded_sequence(x, lengths, enforce_sorted=False))
-        return self.head(pad_packed_sequence(y)[0][lengths - 1, torch.arange(len(lengths))]).square().mean()
+        return self.returned(self.head(pad_packed_sequence(y)[0][lengths - 1, torch.arange(len(lengths))]).square())
 
 
 def with_recurrence(rnn: nn.Module, matrix: Tensor) -> nn.Module:
@@ -225,6 +311,12 @@ def test_a_gradient_that_overflows_explodes_and_a_layer_without_one_is_unused():
     assert flow.verdict == "unused"
 
 
+@pytest.mark.parametrize("steps,loss", [(1, None), (T, lambda output: output[0][0].sum())])
+def test_one_step_proves_nothing(steps, loss):
+    flow = gradient_flow(nn.GRU(F, H), inputs(steps, B, F).float(), loss)
+    assert flow.verdict == "single step" and flow.layers[0].ratio == 1
+
+
 def test_spectral_radii_of_every_gate_and_of_a_projection():
     lstm = fastrnn.LSTM(F, H, proj_size=2, num_layers=2, dtype=torch.float64)
     for k, layer in enumerate(gradient_flow(lstm, inputs(T, B, F)).layers):
@@ -235,12 +327,17 @@ def test_spectral_radii_of_every_gate_and_of_a_projection():
         assert list(layer.radii.values()) == pytest.approx(expected)
 
 
-def test_the_model_is_left_as_it_was(tmp_path):
-    model = Model(fastrnn.LSTM(F, H, num_layers=2)).train().requires_grad_(False)
+@pytest.mark.parametrize(
+    "returned,loss",
+    [(torch.mean, None), (torch.clone, None), (torch.clone, torch.mean)],
+    ids=["loss-of-its-own", "default", "given"],
+)
+def test_the_model_is_left_as_it_was(returned, loss, tmp_path):
+    model = Model(fastrnn.LSTM(F, H, num_layers=2), returned).train().requires_grad_(False)
     x, lengths = inputs(T, B, F).float(), LENGTHS
     expected = model(x, lengths)
     with torch.no_grad():
-        flow = gradient_flow(model, (x, lengths))
+        flow = gradient_flow(model, (x, lengths), loss)
     assert len(flow.layers) == 2 and flow.verdict != "unused"
     assert model.training and all(p.grad is None for p in model.parameters())
     assert not model.rnn._forward_hooks
@@ -261,6 +358,27 @@ def test_every_call_of_a_layer_is_reported():
 
     names = [layer.name for layer in gradient_flow(Twice(), inputs(T, B, F).float()).layers]
     assert names == ["gru, layer 0", "gru (call 2), layer 0"]
+
+
+@pytest.mark.parametrize("namespace", [nn, fastrnn], ids=["torch.nn", "fastrnn"])
+def test_the_default_loss_is_of_what_ran_last_even_if_it_ran_first_too(namespace):
+    class Turns(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = namespace.GRUCell(F, F), namespace.GRUCell(F, F)
+
+        def forward(self, x):
+            return self.first(x, self.second(x, self.first(x)))
+
+    flow = gradient_flow(Turns(), inputs(B, F).float())
+    assert [layer.name for layer in flow.layers] == ["second", "first"]
+    assert float(flow.layers[1].norms[1]) == pytest.approx((B * F) ** 0.5)  # of the sum, by itself
+
+
+class Nested(nn.GRUCell):
+    def forward(self, input, hx=None):
+        h = super().forward(input, hx)
+        return h, (h, h)
 
 
 class Shrinking(Loop):
@@ -285,9 +403,11 @@ class Forgetful(nn.LSTM):
             ValueError,
             r"cells.0: expected states of one shape .* \(3, 5\) and then \(2",
         ),
-        (nn.GRU(F, H), lambda output: output[0], ValueError, "expected a finite scalar that requires grad, got tensor"),
+        (Loop([Nested(F, H)]), None, TypeError, r"cells.0: .* a tensor or a tuple of tensors, got Tensor, tuple"),
+        (nn.GRU(F, H), lambda output: output[0], ValueError, "a finite scalar tensor that requires grad, got tensor"),
+        (nn.GRU(F, H), lambda output: output[0].sum().item(), ValueError, "a finite scalar tensor .* got -?[0-9]"),
         (nn.GRU(F, H), lambda output: output[0].sum().log() * torch.nan, ValueError, "finite scalar .* got nan"),
-        (nn.GRU(F, H), lambda output: output[0].sum().detach(), ValueError, "scalar that requires grad"),
+        (nn.GRU(F, H), lambda output: output[0].sum().detach(), ValueError, "tensor that requires grad"),
     ],
 )
 def test_errors_say_what_was_expected(module, loss, error, message):

@@ -1,6 +1,7 @@
 """The models: the same with torch.nn's layers and fastrnn's, blind to padding, able to learn."""
 
 import io
+import math
 from typing import Any
 
 import pytest
@@ -75,6 +76,15 @@ def test_learns_a_batch_by_heart_and_survives_saving(case):
     other = case.build().double().eval()
     other.load_state_dict(torch.load(file))
     assert torch.equal(run(case, other), run(case, model))
+
+
+@pytest.mark.parametrize("namespace", [nn, fastrnn], ids=["torch.nn", "fastrnn"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("case", ["classifier-max", "classifier-last", "classifier-mean", "tagger", "tagger-words"])
+def test_a_batch_may_be_empty(case, name, namespace):
+    model = CASES[case].build(rnn=getattr(namespace, name))
+    nothing = [x[:0] for x in CASES[case].arguments]
+    assert model(*nothing).shape == (0, *CASES[case].shape[1:])
 
 
 def widened(x: Tensor) -> Tensor:
@@ -161,6 +171,14 @@ def test_a_forecast_is_in_the_units_of_the_series(options):
     torch.testing.assert_close(loss, same_loss)
 
 
+@pytest.mark.parametrize("rows", [7, 100, 1000])
+@pytest.mark.parametrize("value", [0.0, 0.1, 3.3])
+def test_a_constant_feature_is_not_scaled(value, rows):
+    model = Forecaster(1, 1)
+    model.fit_normalisation(torch.full((rows, 1), value))
+    assert model.deviation.tolist() == [1]
+
+
 @every_class
 def test_a_recursive_forecast_is_that_of_reading_everything_again(rnn):
     model = seeded(lambda **more: Forecaster(4, 1, targets=4, recursive=True, **more), rnn=rnn)
@@ -214,8 +232,13 @@ GAP = torch.tensor([[True, False, True]])
         (lambda: model("language").generate(TOKENS[0, :0], 3), "at least one token"),
         (lambda: model("language").stream(TOKENS[0], 0), "length of at least 1, got 0"),
         (lambda: model("language").stream(TOKENS[0], 3, temperature=-1), "temperature: expected at least 0"),
+        (lambda: model("language").stream(TOKENS[0], 3, temperature=math.nan), "temperature: .* finite, got nan"),
+        (lambda: model("language").stream(TOKENS[0], 3, temperature=math.inf), "temperature: .* finite, got inf"),
         (lambda: model("generator").generate(torch.eye(B), START, 3, top_k=-1), "top_k: expected at least 1"),
         (lambda: Forecaster(2, 3, targets=3), "targets: expected 1 to 2"),
+        (lambda: Forecaster(2, 0), "horizon: expected at least 1, got 0"),
+        (lambda: model("forecaster-recursive")(SERIES, horizon=0), "horizon: expected at least 1, got 0"),
+        (lambda: model("forecaster-recursive")(SERIES, horizon=-5), "horizon: expected at least 1, got -5"),
         (lambda: Forecaster(2, 3, quantiles=(0.5, 0.1)), "quantiles: expected numbers that rise"),
         (lambda: Forecaster(2, 3, quantiles=(0.0, 0.5)), "quantiles: expected numbers that rise"),
         (lambda: Forecaster(2, 3, quantiles=(0.5,), recursive=True), "expected none of a recursive"),

@@ -3,6 +3,7 @@
 A model takes part as ``advance(tokens [B, T], state) -> (scores of the next token [B, V], new state)``.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -33,8 +34,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def check_decoding(length: int, temperature: float = 0.0, top_k: int = 0) -> None:
     if length < 1:
         raise ValueError(f"expected a length of at least 1, got {length}")
-    if temperature < 0:
-        raise ValueError(f"temperature: expected at least 0, got {temperature}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature: expected at least 0 and finite, got {temperature}")
     if top_k < 0:
         raise ValueError(f"top_k: expected at least 1, or 0 for all tokens, got {top_k}")
 
@@ -62,11 +63,13 @@ def _choose(scores: Tensor, temperature: float, top_k: int, generator: torch.Gen
     if temperature == 0:
         return scores.argmax(-1)
     scores = scores.float()
-    best = scores.topk(min(top_k or 1, scores.size(-1))).values
     if top_k:
-        scores = scores.masked_fill(scores < best[:, -1:], -torch.inf)
-    # Relative to the best, so that a small temperature leaves that one finite.
-    return torch.multinomial(((scores - best[:, :1]) / temperature).softmax(-1), 1, generator=generator).squeeze(1)
+        best = scores.topk(min(top_k, scores.size(-1)))  # by index, since more than top_k may be equal
+        scores = torch.full_like(scores, -torch.inf).scatter(-1, best.indices, best.values)
+    # Relative to the best, so that a small temperature leaves that one finite; as 0 or infinity it would make nan.
+    bounds = torch.finfo(scores.dtype)
+    scores = (scores - scores.amax(-1, keepdim=True)) / min(max(temperature, bounds.tiny), bounds.max)
+    return torch.multinomial(scores.softmax(-1), 1, generator=generator).squeeze(1)
 
 
 def collect(steps: Iterable[Tensor], stop: int | None) -> list[list[int]]:

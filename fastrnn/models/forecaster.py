@@ -28,7 +28,8 @@ class Forecaster(nn.Module):
 
     Raises:
         ValueError: more targets than features, quantiles that do not rise from above 0 to below 1, quantiles of a
-            recursive forecaster (a quantile of one step says nothing of the next), another horizon of a direct one.
+            recursive forecaster (a quantile of one step says nothing of the next), a horizon below 1, another horizon
+            of a direct one.
     """
 
     mean: Tensor
@@ -48,6 +49,8 @@ class Forecaster(nn.Module):
         quantiles: Sequence[float] = (),
     ) -> None:
         super().__init__()
+        if horizon < 1:
+            raise ValueError(f"horizon: expected at least 1, got {horizon}")
         bounds = [0.0, *quantiles, 1.0]
         if any(low >= high for low, high in zip(bounds, bounds[1:], strict=False)):
             raise ValueError(f"quantiles: expected numbers that rise between 0 and 1, got {tuple(quantiles)}")
@@ -66,7 +69,8 @@ class Forecaster(nn.Module):
     def fit_normalisation(self, x: Tensor) -> None:
         """Takes mean and deviation of each feature from ``x`` [..., features]. One that is constant is not scaled."""
         rows = x.flatten(0, -2)
-        deviation = rows.std(0, correction=0)
+        # Of differences, which for a constant feature are exactly zero: its mean may differ from it by rounding.
+        deviation = (rows - rows[:1]).std(0, correction=0)
         self.mean.copy_(rows.mean(0))
         self.deviation.copy_(torch.where(deviation > 0, deviation, 1.0))
 
@@ -75,12 +79,15 @@ class Forecaster(nn.Module):
         return self.rnn((x - self.mean) / self.deviation, state)
 
     def forward(self, x: Tensor, state: State | None = None, horizon: int | None = None) -> Tensor:
-        if horizon not in (None, self.horizon) and not self.recursive:
+        horizon = self.horizon if horizon is None else horizon
+        if horizon != self.horizon and not self.recursive:
             raise ValueError(f"horizon: expected {self.horizon}, for which this forecaster was built, got {horizon}")
+        if horizon < 1:
+            raise ValueError(f"horizon: expected at least 1, got {horizon}")
         y, state = self.read(x, state)
         mean, deviation = self.mean[: self.targets], self.deviation[: self.targets]
         if self.recursive:
-            ahead = self._step_by_step(y, state, horizon or self.horizon)[:, :, : self.targets]
+            ahead = self._step_by_step(y, state, horizon)[:, :, : self.targets]
             return ahead * deviation + mean
         ahead = self.head(self.dropout(y[:, -1]))
         if not self.quantiles:

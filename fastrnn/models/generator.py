@@ -62,7 +62,7 @@ class SequenceGenerator(nn.Module):
         ``temperature``, ``top_k`` and ``seed`` as of ``LanguageModel.stream``. ``stop`` ends a row and is left out.
 
         Raises:
-            ValueError: length below 1, negative temperature or top_k.
+            ValueError: length below 1, negative top_k, a temperature that is negative or not finite.
         """
         check_decoding(length, temperature, top_k)
         tokens = torch.full((len(vector), 1), start, device=vector.device)

@@ -82,7 +82,7 @@ class LanguageModel(nn.Module):
         yielded.
 
         Raises:
-            ValueError: an empty prefix, length below 1, negative temperature or top_k.
+            ValueError: an empty prefix, length below 1, negative top_k, a temperature that is negative or not finite.
         """
         if prefix.dim() != 1 or len(prefix) == 0:
             raise ValueError(f"prefix: expected [T] with at least one token, got {tuple(prefix.shape)}")

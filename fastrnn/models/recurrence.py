@@ -113,7 +113,7 @@ def mask_of(lengths: Tensor, steps: int, device: torch.device | None = None) -> 
 def read(rnn: nn.Module, x: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
     """Every row of ``x`` [B, T, I] up to its own length: the output [B, T, D * H], zero beyond, and the final state."""
     lengths = lengths.cpu()
-    if int(lengths.min()) == x.size(1):
+    if bool((lengths == x.size(1)).all()):
         return rnn(x, state)
     packed, state = rnn(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False), state)
     return pad_packed_sequence(packed, batch_first=True, total_length=x.size(1))[0], state
