@@ -53,15 +53,22 @@ def load(folder: Path) -> tuple[Task, dict[str, Any]]:
     except OSError as error:
         raise Refused(f"{folder} is not the folder of a training: {NAME} in it: {error.strerror}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError) as error:
-        raise Refused(f"{folder / NAME} is not a checkpoint of this version of fastrnn") from error
+        raise _unusable(folder) from error
 
 
 def load_best(folder: Path) -> tuple[Task, nn.Module]:
     """The task and its model with the weights of the best epoch, or the last ones before any epoch has ended."""
     task, state = load(folder)
     model = task.build(layer_class(task.options))
-    model.load_state_dict(state["best"] or state["model"])
+    try:
+        model.load_state_dict(state["best"] or state["model"])
+    except RuntimeError as error:  # weights of other names or shapes
+        raise _unusable(folder) from error
     return task, model.eval()
+
+
+def _unusable(folder: Path) -> Refused:
+    return Refused(f"{folder / NAME} is not a checkpoint of this version of fastrnn")
 
 
 @contextmanager

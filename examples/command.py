@@ -269,13 +269,14 @@ def picture(text: str) -> Path:
 
 
 def positive(kind: type) -> Callable[[str], Any]:
-    return _number(kind, f"{_NAMES[kind]} above 0", lambda number: 0 < number < 2**63)
+    return _number(kind, f"{_NAMES[kind]} above 0", lambda number: 0 < number < _TOO_LARGE)
 
 
 def at_least_0(kind: type) -> Callable[[str], Any]:
-    return _number(kind, f"{_NAMES[kind]} of at least 0", lambda number: 0 <= number < 2**63)
+    return _number(kind, f"{_NAMES[kind]} of at least 0", lambda number: 0 <= number < _TOO_LARGE)
 
 
 _NAMES = {int: "an integer", float: "a number"}
+_TOO_LARGE = 2**63  # for torch's integers
 share = _number(float, "a number from 0 to below 1", lambda number: 0 <= number < 1)
 seed = _number(int, "an integer from 0 to below 2**32", lambda number: 0 <= number < 2**32)

@@ -317,6 +317,13 @@ def test_predict_judges_a_file(run, trained):
     assert "is not the folder of a training" in run("predict", "nowhere", "text")[2]
 
 
+def test_predict_needs_weights_of_the_model(run, trained):
+    folder = trained("sentiment")
+    state = torch.load(folder / checkpoint.NAME)
+    torch.save(state | {"options": state["options"] | {"hidden": 9}}, folder / checkpoint.NAME)
+    assert "is not a checkpoint of this version of fastrnn" in run("predict", folder, "very good")[2]
+
+
 def test_predict_tags_every_word_and_translates(run, trained):
     assert re.fullmatch(r"they/[A-Z]+ xyzzy/[A-Z]+\n", run("predict", trained("tagging"), "they xyzzy")[1])
     assert run("predict", trained("translate"), "3 March 1987")[0] == 0
