@@ -43,7 +43,7 @@ class Example(NamedTuple):
 class Translate(TextTask[Seq2Seq]):
     Settings = TranslateOptions
     metric = "BLEU"
-    epochs = 5
+    epochs = 4
 
     def read(self, path: Path | None) -> list[Example]:
         if path is None:
