@@ -47,28 +47,30 @@ def save(folder: Path, task: Task, state: dict[str, Any]) -> None:
 def load(folder: Path) -> tuple[Task, dict[str, Any]]:
     """Raises Refused if there is no checkpoint in the folder."""
     try:
-        state = torch.load(folder / NAME, weights_only=True)
-        kind = TASKS[state["task"]]
-        return kind(kind.Settings(**state["options"]), state["vocabularies"]), state
+        with fitting(folder):
+            state = torch.load(folder / NAME, weights_only=True)
+            kind = TASKS[state["task"]]
+            return kind(kind.Settings(**state["options"]), state["vocabularies"]), state
     except OSError as error:
         raise Refused(f"{folder} is not the folder of a training: {NAME} in it: {error.strerror}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError) as error:
-        raise _unusable(folder) from error
 
 
 def load_best(folder: Path) -> tuple[Task, nn.Module]:
     """The task and its model with the weights of the best epoch, or the last ones before any epoch has ended."""
     task, state = load(folder)
-    model = task.build(layer_class(task.options))
-    try:
+    with fitting(folder):
+        model = task.build(layer_class(task.options))
         model.load_state_dict(state["best"] or state["model"])
-    except RuntimeError as error:  # weights of other names or shapes
-        raise _unusable(folder) from error
     return task, model.eval()
 
 
-def _unusable(folder: Path) -> Refused:
-    return Refused(f"{folder / NAME} is not a checkpoint of this version of fastrnn")
+@contextmanager
+def fitting(folder: Path) -> Iterator[None]:
+    """Raises Refused where what the checkpoint holds has other names, shapes or types than what takes it."""
+    try:
+        yield
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
+        raise Refused(f"{folder / NAME} is not a checkpoint of this version of fastrnn") from error
 
 
 @contextmanager

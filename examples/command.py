@@ -1,12 +1,9 @@
 """The command line's ``train``, ``predict`` and ``generate``."""
 
 import argparse
-import io
 import math
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -14,11 +11,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 
 from . import checkpoint
+from .arguments import at_least_0, positive, reporting, seed, share
 from .files import Refused, digest
 from .task import Task
 
-EXTRA = ("matplotlib", "sacrebleu", "tqdm")
-PICTURES = (".png", ".pdf", ".svg")
 HELP = {
     "rnn": "kind of layer",
     "backend": "whose layers",
@@ -115,29 +111,6 @@ def _add_option(task: argparse.ArgumentParser, name: str, hint: Any, default: An
     task.add_argument(f"--{name.replace('_', '-')}", help=HELP[name] + shown, **how)
 
 
-@contextmanager
-def reporting(program: str) -> Iterator[None]:
-    """Ends the program with one line where an error is the user's to mend, or after Ctrl-C."""
-    for stream in (sys.stdin, sys.stdout):  # any locale; what is printed reaches a pipe line by line
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", line_buffering=True)
-    try:
-        yield
-    except Refused as error:
-        sys.exit(f"{program}: {error}")
-    except UnicodeDecodeError:
-        sys.exit(f"{program}: expected UTF-8 on the standard input")
-    except OSError as error:
-        sys.exit(f"{program}: {error.filename or 'output'}: {error.strerror}")
-    except ModuleNotFoundError as error:
-        if error.name not in EXTRA:
-            raise
-        sys.exit(f"{program} needs {error.name}: pip install 'fastrnn[examples]'")
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        sys.exit(130)
-
-
 @reporting("python -m fastrnn train")
 def train(args: argparse.Namespace) -> None:
     from .trainer import Trainer  # needs tqdm, which predicting does without
@@ -182,7 +155,8 @@ def train(args: argparse.Namespace) -> None:
         print(f"Stopped in {where}: {reason}. Saved in {folder}. To go on: {again}")
     if reason == "interrupted":
         sys.exit(130)
-    print(f"Saved in {folder}. To use it: python -m fastrnn predict {shlex.quote(str(folder))} TEXT")
+    what = "TEXT" if task.predicts_lines else "< FILE"
+    print(f"Saved in {folder}. To use it: python -m fastrnn predict {shlex.quote(str(folder))} {what}")
     _, best = checkpoint.load_best(folder)
     with torch.no_grad(), trainer.memory_for("what is held out"):
         figures = task.report(best, test)
@@ -246,37 +220,3 @@ def generate(args: argparse.Namespace) -> None:
 
 def _format(figures: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-
-
-def _number(kind: type, expected: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        try:
-            number = kind(text)
-        except ValueError:
-            number = math.nan
-        if not fits(number):
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
-        return number
-
-    return read
-
-
-def picture(text: str) -> Path:
-    path = Path(text)
-    if path.suffix not in PICTURES or path.is_dir():
-        raise argparse.ArgumentTypeError(f"expected a file with one of the endings {', '.join(PICTURES)}, got {text!r}")
-    return path
-
-
-def positive(kind: type) -> Callable[[str], Any]:
-    return _number(kind, f"{_NAMES[kind]} above 0", lambda number: 0 < number < _TOO_LARGE)
-
-
-def at_least_0(kind: type) -> Callable[[str], Any]:
-    return _number(kind, f"{_NAMES[kind]} of at least 0", lambda number: 0 <= number < _TOO_LARGE)
-
-
-_NAMES = {int: "an integer", float: "a number"}
-_TOO_LARGE = 2**63  # for torch's integers
-share = _number(float, "a number from 0 to below 1", lambda number: 0 <= number < 1)
-seed = _number(int, "an integer from 0 to below 2**32", lambda number: 0 <= number < 2**32)

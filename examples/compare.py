@@ -14,8 +14,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure, SubFigure
 
+from .arguments import picture, positive, reporting, seed
 from .checkpoint import LAYERS, TASKS
-from .command import picture, positive, reporting, seed
 from .files import Refused
 from .race import Trained, train
 from .recall import FLOW_LENGTH, LENGTHS, LONGEST, Recall, Recalled, flow, recalled
@@ -89,7 +89,7 @@ def _draw_recalled(figure: SubFigure, found: dict[str, Recalled]) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", choices=COMPARED, default=list(COMPARED), metavar="TASK")
     text = "what a task learns, in place of the data that are here; may be given for each task"
     parser.add_argument(
@@ -97,7 +97,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--hidden", type=positive(int), default=128, help="width of all (default %(default)s)")
     parser.add_argument("--layers", type=positive(int), default=1, help="of all (default %(default)s)")
-    parser.add_argument("--epochs", type=positive(int), default=0, help="default: as many as train would take")
+    parser.add_argument("--epochs", type=positive(int), default=0, help="default: as many as train takes at most")
     parser.add_argument("--backend", choices=LAYERS, default="fastrnn", help="whose recurrent layers")
     parser.add_argument("--seed", type=seed, default=0, help="of weights and dropout (default %(default)s)")
     parser.add_argument(
@@ -108,7 +108,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def _task_and_file(text: str) -> tuple[str, Path]:
     name, _, path = text.partition("=")
-    tasks = [name for name in COMPARED if name in TASKS]
+    tasks = [task for task in COMPARED if task in TASKS]
     if name not in tasks or not path:
         raise argparse.ArgumentTypeError(f"expected TASK=FILE, TASK one of {', '.join(tasks)}, got {text!r}")
     return name, Path(path)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 import fastrnn
 from fastrnn.models import LanguageModel
 
-from .command import picture, positive, reporting, seed
+from .arguments import picture, positive, reporting, seed
 from .files import Refused
 from .poems import DATA, Example, Poems, PoemsOptions
 from .race import Racer, race

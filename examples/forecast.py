@@ -51,9 +51,9 @@ class Series(NamedTuple):
 class RelativeForecaster(nn.Module):
     """Forecasts how far the series moves from its last value (Zeng et al. 2023): a level not seen before does no harm.
 
-    x float64 [B, T, F] -> float64 [B, horizon]: the layers see small numbers whatever the level. ``linear``
-    [T + 1, horizon] is the rival by least squares, with a constant, on what is above ``level``, the mean of the target
-    in the training part; ``scale`` its deviation there.
+    x float64 [B, T, F] -> float64 [B, horizon]: the layers see small numbers whatever the level. ``level`` and
+    ``scale`` are mean and deviation of the target in the training part, ``linear`` [T + 1, horizon] the rival by least
+    squares, with a constant, in units of these.
     """
 
     linear: Tensor
@@ -72,17 +72,18 @@ class RelativeForecaster(nn.Module):
         return (self.forecaster((x - last).float()) + last[:, :, :1]).squeeze(2)
 
     def by_least_squares(self, x: Tensor) -> Tensor:
-        return self._regressors(x) @ self.linear + self.level
+        return self._regressors(x) @ self.linear * self.scale + self.level
 
     def fit(self, x: Tensor, y: Tensor, target: Tensor) -> None:
         """``x`` and ``y`` as in training; ``target`` [N], the training part of the series."""
         self.forecaster.fit_normalisation((x - x[:, -1:]).float())
         self.level.copy_(target.mean())
         self.scale.copy_(target.std(correction=0))
-        self.linear.copy_(torch.linalg.lstsq(self._regressors(x), y - self.level, driver="gelsd").solution)
+        regressands = (y - self.level) / self.scale
+        self.linear.copy_(torch.linalg.lstsq(self._regressors(x), regressands, driver="gelsd").solution)
 
     def _regressors(self, x: Tensor) -> Tensor:
-        return nn.functional.pad(x[:, :, 0] - self.level, (0, 1), value=1.0)
+        return nn.functional.pad((x[:, :, 0] - self.level) / self.scale, (0, 1), value=1.0)
 
 
 class Forecast(Task[RelativeForecaster]):
@@ -102,7 +103,7 @@ class Forecast(Task[RelativeForecaster]):
             raise Malformed(path, 2, "a row of numbers", "the end of the file")
         if not self._columns:
             self._choose(path, header, len(rows))
-        places = self._places(header, path)
+        places = self._places(path, header)
         values = [[self._number(path, line, header[i], fields[i]) for i in places] for line, fields in rows]
         return Series(torch.tensor(values, dtype=torch.float64), _hourly([fields[0] for _, fields in rows[:2]]))
 
@@ -125,18 +126,18 @@ class Forecast(Task[RelativeForecaster]):
             horizon=self.options.horizon or max(min(24, rows // 60), 1),
         )
 
-    def _places(self, header: list[str], path: Path | None = None) -> list[int]:
+    def _places(self, source: Path | str, header: list[str]) -> list[int]:
         if missing := [name for name in self._columns if name not in header]:
-            raise Malformed(path or INPUT, 1, f"a column {missing[0]!r}", ",".join(header))
+            raise Malformed(source, 1, f"a column {missing[0]!r}", ",".join(header))
         return [header.index(name) for name in self._columns]
 
-    def _number(self, path: Path | None, line: int, column: str, text: str) -> float:
+    def _number(self, source: Path | str, line: int, column: str, text: str) -> float:
         try:
             number = float(text)
         except ValueError:
             number = math.nan
         if not abs(number) < LARGEST:
-            raise Malformed(path or INPUT, line, f"a number in column {column}", repr(text))
+            raise Malformed(source, line, f"a number in column {column}", repr(text))
         return number
 
     def split(self, examples: Series) -> tuple[Series, Series, Series]:
@@ -218,13 +219,18 @@ class Forecast(Task[RelativeForecaster]):
     def predict(self, model: RelativeForecaster, text: str) -> str:
         """From a table as in a file, with its header, the values that follow, one a line."""
         header, rows = parse_table(INPUT, split_lines(text))
-        places = self._places(header)
+        places = self._places(INPUT, header)
         if len(rows) < self.options.window:
             raise Refused(f"expected a header and at least {self.options.window} rows, got {len(rows)} rows")
         recent = rows[-self.options.window :]
-        values = [[self._number(None, line, header[i], fields[i]) for i in places] for line, fields in recent]
+        values = [[self._number(INPUT, line, header[i], fields[i]) for i in places] for line, fields in recent]
         x = torch.tensor(values, dtype=torch.float64)
-        return "\n".join(f"{value:.6g}" for value in model(x[None])[0].tolist())
+        return "\n".join(_format(value, float(model.scale)) for value in model(x[None])[0].tolist())
+
+
+def _format(value: float, scale: float) -> str:
+    """Six digits, and as many more as the value is large beside how far the series moves."""
+    return f"{value:.{6 + max(0, int(math.log10(max(abs(value) / scale, 1))))}g}"
 
 
 def _stack(windows: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -64,7 +64,7 @@ class Trained(NamedTuple):
 
 
 def train(name: str, task: Task, layers: dict[str, Any], path: Path | None, epochs: int = 0) -> Trained:
-    """Trains a model on each kind of layer, by default for as many epochs as the command line would."""
+    """Trains a model on each kind of layer, by default for as many epochs as the command line at most."""
     examples = task.read(path)
     training, held_out, test = task.split(examples)
     task.fit(training)

@@ -106,11 +106,12 @@ class Trainer:
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
         if state:
-            self.stepper.load(state)
-            self.progress = Progress(**state["progress"])
-            self.best = state["best"]
-            torch.set_rng_state(state["generators"]["torch"])
-            random.setstate(state["generators"]["python"])
+            with checkpoint.fitting(folder):
+                self.stepper.load(state)
+                self.progress = Progress(**state["progress"])
+                self.best = state["best"]
+                torch.set_rng_state(state["generators"]["torch"])
+                random.setstate(state["generators"]["python"])
 
     @property
     def finished(self) -> bool:

@@ -38,6 +38,7 @@ class LayerFlow:
         first, last: the norm of a row's gradient at its first step, and at the last step that the loss depends on:
             the geometric mean over the rows that it depends on, so that short rows do not hide what long ones lose.
         radii: by gate, the spectral radius of its recurrent matrix [H, H]; with a projection, of its product with that.
+            The gates of a cell that is neither torch.nn's nor fastrnn's have numbers.
     """
 
     name: str
@@ -260,7 +261,9 @@ def _radii(module: Any, reading: Reading) -> dict[str, float]:
     suffix = f"_l{reading.layer}" + "_reverse" * reading.reverse if isinstance(module, RNNBase) else ""
     w_hh, w_hr = getattr(module, f"weight_hh{suffix}"), getattr(module, f"weight_hr{suffix}", None)
     number = len(w_hh) // module.hidden_size
-    gates = next(cell.gates for cell in CELLS.values() if len(cell.gates) == number)
+    gates = tuple(map(str, range(number)))
+    if isinstance(module, (RNNBase, *FAST, *PLAIN)):
+        gates = next(cell.gates for cell in CELLS.values() if len(cell.gates) == number)
     found = {}
     for gate, block in zip(gates, w_hh.detach().double().chunk(number), strict=True):
         matrix = block if w_hr is None else block @ w_hr.detach().double()

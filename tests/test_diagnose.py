@@ -416,6 +416,23 @@ def test_errors_say_what_was_expected(module, loss, error, message):
     assert not any(m._forward_hooks for m in module.modules())
 
 
+class Minimal(nn.modules.rnn.RNNCellBase):
+    """A minimal gated unit (Zhou et al. 2016): two gates."""
+
+    def __init__(self):
+        super().__init__(F, H, bias=False, num_chunks=2)
+
+    def forward(self, x, h):
+        f, n = (nn.functional.linear(x, self.weight_ih) + nn.functional.linear(h, self.weight_hh)).chunk(2, -1)
+        return h + f.sigmoid() * (n.tanh() - h)
+
+
+def test_a_cell_of_ones_own_has_numbered_gates():
+    cell = Minimal()
+    (found,) = gradient_flow(cell, (torch.randn(B, F), torch.randn(B, H))).layers
+    assert list(found.radii) == ["0", "1"] and found.verdict == "single step"
+
+
 def test_bytes_kept_are_those_that_only_backward_needs():
     linear, x = nn.Linear(F, H), torch.randn(B, F)
     assert bytes_kept(lambda: linear(x).tanh().tanh(), [*linear.parameters(), x]) == 2 * 4 * B * H

@@ -15,7 +15,7 @@ import torch
 from fastrnn.examples import checkpoint, compare, demo, poems, recall
 from fastrnn.examples.poems import has_form
 from fastrnn.examples.sentiment import Sentiment
-from fastrnn.examples.text import UNKNOWN, Vocabulary, bucket, words
+from fastrnn.examples.text import SPECIALS, UNKNOWN, Vocabulary, bucket, literal, words
 from fastrnn.examples.transformer import Transformer
 
 import fastrnn
@@ -237,9 +237,13 @@ def test_what_is_wrong_is_said_in_a_line(run, arguments, message):
     assert re.match(rf"python -m fastrnn train: .*{message}", errors), errors
 
 
-def test_special_symbols_in_a_text_are_unknown_words(run):
-    Path("special.tsv").write_text("a <start> b\t<stop> a b\n" * 9)
-    assert run("train", "translate", "--data", "special.tsv", *SMALL)[0] == 0
+@pytest.mark.parametrize("task, tags", [("translate", "<stop> a b"), ("tagging", "X Y Z")])
+def test_special_symbols_in_a_text_are_unknown_words(run, trained, task, tags):
+    Path("special.tsv").write_text(f"a <start> b\t{tags}\n" * 9)
+    fitted, _ = checkpoint.load(trained(task, "--data", "special.tsv"))
+    for vocabulary in fitted.vocabularies.values():
+        assert len(set(vocabulary.symbols)) == len(vocabulary)
+    assert literal(["a", "<start>"]) == ["a", SPECIALS[UNKNOWN]]
 
 
 def test_lines_may_end_as_on_any_system(run):
@@ -317,11 +321,12 @@ def test_predict_judges_a_file(run, trained):
     assert "is not the folder of a training" in run("predict", "nowhere", "text")[2]
 
 
-def test_predict_needs_weights_of_the_model(run, trained):
+def test_weights_must_fit_the_model(run, trained):
     folder = trained("sentiment")
     state = torch.load(folder / checkpoint.NAME)
     torch.save(state | {"options": state["options"] | {"hidden": 9}}, folder / checkpoint.NAME)
-    assert "is not a checkpoint of this version of fastrnn" in run("predict", folder, "very good")[2]
+    for arguments in (["predict", folder, "very good"], ["train", "sentiment", "--resume", folder]):
+        assert "is not a checkpoint of this version of fastrnn" in run(*arguments)[2]
 
 
 def test_predict_tags_every_word_and_translates(run, trained):
@@ -347,9 +352,11 @@ def test_predict_continues_a_table(run):
 
 def test_a_high_level_is_no_noise(run):
     Path("level.csv").write_text("date,load\n" + "".join(f"{t},{1.6e9 + t % 7}\n" for t in range(300)))
-    _, out, _ = run("train", "forecast", "--data", "level.csv", *SMALL)
+    _, out, _ = run("train", "forecast", "--data", "level.csv", *SMALL, "--output", "out")
     error, persistence, least_squares = map(float, re.findall(r"(?:error|persistence|squares) (\S+)", out)[-3:])
     assert least_squares < 1e-6 and 0.1 < error < 10 and 0.1 < persistence < 10
+    _, out, _ = run("predict", "out", stdin=Path("level.csv").read_text())
+    assert all(abs(float(line) - 1.6e9) < 20 and float(line) % 1 for line in out.split())
 
 
 def test_generate_repeats_itself_with_a_seed(run, trained):

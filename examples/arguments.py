@@ -1,0 +1,72 @@
+"""What the programs share: numbers and paths on the command line, and errors in one line."""
+
+import argparse
+import io
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .files import Refused
+
+EXTRA = ("matplotlib", "sacrebleu", "tqdm")
+PICTURES = (".png", ".pdf", ".svg")
+_NAMES = {int: "an integer", float: "a number"}
+_TOO_LARGE = 2**63  # for torch's integers
+
+
+@contextmanager
+def reporting(program: str) -> Iterator[None]:
+    """Ends the program with one line where an error is the user's to mend, or after Ctrl-C."""
+    for stream in (sys.stdin, sys.stdout):  # any locale; what is printed reaches a pipe line by line
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", line_buffering=True)
+    try:
+        yield
+    except Refused as error:
+        sys.exit(f"{program}: {error}")
+    except UnicodeDecodeError:
+        sys.exit(f"{program}: expected UTF-8 on the standard input")
+    except OSError as error:
+        sys.exit(f"{program}: {error.filename or 'output'}: {error.strerror}")
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA:
+            raise
+        sys.exit(f"{program} needs {error.name}: pip install 'fastrnn[examples]'")
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _number(kind: type, expected: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not fits(number):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        return number
+
+    return read
+
+
+def picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in PICTURES or path.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file with one of the endings {', '.join(PICTURES)}, got {text!r}")
+    return path
+
+
+def positive(kind: type) -> Callable[[str], Any]:
+    return _number(kind, f"{_NAMES[kind]} above 0", lambda number: 0 < number < _TOO_LARGE)
+
+
+def at_least_0(kind: type) -> Callable[[str], Any]:
+    return _number(kind, f"{_NAMES[kind]} of at least 0", lambda number: 0 <= number < _TOO_LARGE)
+
+
+share = _number(float, "a number from 0 to below 1", lambda number: 0 <= number < 1)
+seed = _number(int, "an integer from 0 to below 2**32", lambda number: 0 <= number < 2**32)
