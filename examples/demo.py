@@ -9,7 +9,6 @@ epoch and their times step by step. Afterwards both continue some famous opening
 import argparse
 import itertools
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -36,13 +35,7 @@ def compete(racers: dict[str, Racer], examples: list[Example], epochs: int, seed
     print("epoch  " + "  ".join(f"{name:>14}" for name in racers) + "      difference    ratio of times")
     with tqdm(total=epochs * STEPS, unit="step", leave=False, disable=None) as bar:
         for epoch in range(1, epochs + 1):
-
-            def batches() -> Iterator[list[Example]]:
-                for _ in range(STEPS):
-                    yield draw_batch(examples, generator)
-                    bar.update()
-
-            race(list(racers.values()), batches())
+            race(racers.values(), (draw_batch(examples, generator) for _ in range(STEPS)), bar)
             losses = [racer.losses[-1] for racer in racers.values()]
             difference = max(losses) - min(losses)
             shown = "  ".join(f"{loss:14.5f}" for loss in losses)

@@ -3,7 +3,7 @@
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,18 +32,19 @@ class Racer:
         return loss
 
 
-def race(racers: Sequence[Racer], batches: Iterable[Sequence[Any]]) -> None:
+def race(racers: Iterable[Racer], batches: Iterable[Sequence[Any]], bar: tqdm) -> None:
     """An epoch. Every batch goes to all, who take turns at being first, so that a busy machine slows all alike."""
-    totals = dict.fromkeys(racers, 0.0)
     turns = list(racers)
+    totals = dict.fromkeys(turns, 0.0)
     number = 0
     for batch in batches:
         for racer in turns:
             totals[racer] += racer.step(batch)
         turns.reverse()
         number += 1
-    for racer in racers:
-        racer.losses.append(totals[racer] / number)
+        bar.update()
+    for racer, total in totals.items():
+        racer.losses.append(total / number)
 
 
 class Figures(NamedTuple):
@@ -63,7 +64,9 @@ class Trained(NamedTuple):
     figures: dict[str, Figures]
 
 
-def train(name: str, task: Task, layers: dict[str, Any], path: Path | None, epochs: int = 0) -> Trained:
+def train(
+    name: str, task: Task, layers: dict[str, Callable[..., nn.Module]], path: Path | None, epochs: int = 0
+) -> Trained:
     """Trains a model on each kind of layer, by default for as many epochs as the command line at most."""
     examples = task.read(path)
     training, held_out, test = task.split(examples)
@@ -74,7 +77,7 @@ def train(name: str, task: Task, layers: dict[str, Any], path: Path | None, epoc
     best: dict[str, tuple[float, nn.Module]] = {}
     with tqdm(total=epochs * steps, desc=name, unit="step", leave=False, disable=None) as bar:
         for epoch in range(epochs):
-            race(list(racers.values()), _counted(task.batches(training, torch.Generator().manual_seed(epoch)), bar))
+            race(racers.values(), task.batches(training, torch.Generator().manual_seed(epoch)), bar)
             for kind, racer in racers.items():
                 model = racer.stepper.model.eval()
                 result = evaluate(task, model, held_out)
@@ -93,18 +96,13 @@ def train(name: str, task: Task, layers: dict[str, Any], path: Path | None, epoc
     return Trained(task, models, figures)
 
 
-def _counted(batches: Sequence[Any], bar: Any) -> Iterator[Any]:
-    for batch in batches:
-        yield batch
-        bar.update()
-
-
 @torch.no_grad()
 def evaluate(task: Task, model: nn.Module, examples: Any) -> float:
     return task.evaluate(model, examples)[task.metric]
 
 
 def _kept(task: Task, model: nn.Module, batch: Sequence[Any]) -> int:
-    kept = bytes_kept(lambda: task.loss(model.train(), batch), [*model.parameters(), *model.buffers()])
+    model.train()
+    kept = bytes_kept(lambda: task.loss(model, batch), [*model.parameters(), *model.buffers()])
     model.eval()
     return kept
