@@ -15,12 +15,8 @@ from fastrnn.backends import cpu
 from fastrnn.backends import triton as triton_backend
 from fastrnn.backends.triton.plans import DEVICES
 from fastrnn.dispatch import BACKENDS
+from fastrnn.examples import command as examples
 from fastrnn.spec import CELLS
-
-try:
-    from fastrnn.examples import command as examples
-except ModuleNotFoundError:  # it lies beside the package until that is installed
-    examples = None
 
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
@@ -152,8 +148,7 @@ def main() -> None:
     command = commands.add_parser("info", help="what this build and this machine can run")
     command.set_defaults(run=info)
     _add_compile(commands)
-    if examples:
-        examples.add(commands)
+    examples.add(commands)
     args = parser.parse_args()
     args.run(args)
 

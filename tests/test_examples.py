@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+
+import fastrnn
+from fastrnn.__main__ import main
 from fastrnn.examples import checkpoint, poems
 from fastrnn.examples.poems import has_form
 from fastrnn.examples.sentiment import Sentiment
 from fastrnn.examples.text import SPECIALS, UNKNOWN, Vocabulary, bucket, literal, words
-
-import fastrnn
-from fastrnn.__main__ import main
 
 SMALL = ["--hidden", "8", "--epochs", "1"]
 METRICS = {"sentiment": "accuracy", "tagging": "accuracy", "poems": "form", "forecast": "least squares"}

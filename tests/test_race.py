@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from fastrnn.examples import compare, demo, recall
 from fastrnn.examples.transformer import Transformer
 

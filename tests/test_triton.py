@@ -18,12 +18,11 @@ from fastrnn.spec import CELLS
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 
-from fastrnn.kernels.barrier import arrive, wait  # noqa: E402
-
 from fastrnn.backends.triton import operators, persistent, stepwise  # noqa: E402
 from fastrnn.backends.triton.kernel import Kernel  # noqa: E402
 from fastrnn.backends.triton.launch import interpreted  # noqa: E402
 from fastrnn.backends.triton.plans import Device, Plan  # noqa: E402
+from fastrnn.kernels.barrier import arrive, wait  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not interpreted, reason="needs TRITON_INTERPRET=1"),

@@ -6,7 +6,3 @@
 
 It runs from a checkout, with nothing but PyTorch, Triton and NumPy installed.
 """
-
-from benches.gpu.checkout import make_kernels_importable
-
-make_kernels_importable()

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
-from fastrnn.kernels.barrier import arrive, wait
 
 from benches.gpu.clock import Clock, median_seconds
+from fastrnn.kernels.barrier import arrive, wait
 
 __all__ = ["SIZES", "Barrier", "interpolated", "measure", "turns"]
 
