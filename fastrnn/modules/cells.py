@@ -11,7 +11,7 @@ from fastrnn.modules.layers import hx_of, kind_of, weights_of
 from fastrnn.ops.dispatch import infer_step
 from fastrnn.spec import CELLS, CellSpec, LayerSpec
 
-__all__ = ["Cell", "GRUCell", "LSTMCell", "RNNCell"]
+__all__ = ["CIFGCell", "Cell", "GRUCell", "LSTMCell", "RNNCell"]
 
 State = tuple[Tensor, ...]
 
@@ -134,3 +134,9 @@ class LSTMCell(Cell):
     """``torch.nn.LSTMCell``: one step of ``LSTM``. ``h', c' = cell(input, (h, c)=None)``, otherwise as ``RNNCell``."""
 
     mode = "LSTM"
+
+
+class CIFGCell(Cell):
+    """One step of ``CIFG``. ``h', c' = cell(input, (h, c)=None)``, otherwise as ``LSTMCell``."""
+
+    mode = "CIFG"

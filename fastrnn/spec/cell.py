@@ -57,5 +57,13 @@ CELLS: dict[str, CellSpec] = {
             "n = tanh(gx_n + sigmoid(r) gh_n); h' = (1 - sigmoid(z)) n + sigmoid(z) h",
             apart=("n",),
         ),
+        CellSpec(
+            "cifg",
+            ("f", "g", "o"),
+            ("h", "c"),
+            ("f", "g", "o", "c"),
+            "c' = sigmoid(f) c + (1 - sigmoid(f)) tanh(g); h' = sigmoid(o) tanh(c')",
+            projectable=True,
+        ),
     )
 }

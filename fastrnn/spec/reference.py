@@ -43,7 +43,15 @@ def _gru(gx: Tensor, gh: Tensor, state: State) -> State:
     return ((1 - z) * n + z * state[0],)
 
 
-_CELL_FUNCTIONS = {"rnn_tanh": _rnn_tanh, "rnn_relu": _rnn_relu, "lstm": _lstm, "gru": _gru}
+def _cifg(gx: Tensor, gh: Tensor, state: State) -> State:
+    """Greff et al. (2015), the coupled input and forget gate: an LSTM whose i is 1 - f."""
+    f, g, o = (gx + gh).chunk(3, -1)
+    f = torch.sigmoid(f)
+    c = f * state[1] + (1 - f) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+_CELL_FUNCTIONS = {"rnn_tanh": _rnn_tanh, "rnn_relu": _rnn_relu, "lstm": _lstm, "gru": _gru, "cifg": _cifg}
 assert _CELL_FUNCTIONS.keys() == CELLS.keys()
 
 
