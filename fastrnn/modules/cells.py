@@ -1,4 +1,4 @@
-"""``torch.nn``'s cells, one step of a layer each. What ``layers.py`` says of the modules holds here too."""
+"""What all cells of the modules share: one step of a layer."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from fastrnn.modules.layers import hx_of, kind_of, weights_of
 from fastrnn.ops.dispatch import infer_step
 from fastrnn.spec import CELLS, CellSpec, LayerSpec
 
-__all__ = ["CIFGCell", "Cell", "GRUCell", "LSTMCell", "RNNCell"]
+__all__ = ["Cell"]
 
 State = tuple[Tensor, ...]
 
@@ -91,52 +91,3 @@ class Cell(RNNCellBase):
         if len(state) != len(names):
             raise RuntimeError(f"{self.mode.lower()}_cell expects two hidden states")
         return state
-
-
-class RNNCell(Cell):
-    """``torch.nn.RNNCell``: one step of ``RNN``. ``h' = cell(input, h=None)``.
-
-    input is [B, I] or [I], h and h' are [B, H] or [H], all of the parameters' dtype.
-
-    Raises:
-        ValueError: wrong number of dimensions.
-        RuntimeError: any other size or dtype that does not fit, or an unknown ``nonlinearity``.
-    """
-
-    __constants__ = torch.nn.RNNCell.__constants__
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        nonlinearity: str = "tanh",
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        RNNCellBase.__init__(self, input_size, hidden_size, bias, num_chunks=1, device=device, dtype=dtype)
-        self.nonlinearity = nonlinearity
-
-    @property
-    def mode(self) -> str:  # type: ignore[override]
-        if self.nonlinearity not in ("tanh", "relu"):
-            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        return "RNN_TANH" if self.nonlinearity == "tanh" else "RNN_RELU"
-
-
-class GRUCell(Cell):
-    """``torch.nn.GRUCell``: one step of ``GRU``. Call, shapes and errors as of ``RNNCell``."""
-
-    mode = "GRU"
-
-
-class LSTMCell(Cell):
-    """``torch.nn.LSTMCell``: one step of ``LSTM``. ``h', c' = cell(input, (h, c)=None)``, otherwise as ``RNNCell``."""
-
-    mode = "LSTM"
-
-
-class CIFGCell(Cell):
-    """One step of ``CIFG``. ``h', c' = cell(input, (h, c)=None)``, otherwise as ``LSTMCell``."""
-
-    mode = "CIFG"

@@ -13,6 +13,7 @@ import torch
 from torch.nn import Module, RNNBase
 from torch.nn.utils import parametrize
 
+from fastrnn.modules import recurrent
 from fastrnn.modules.cells import Cell
 from fastrnn.modules.layers import Layers
 from fastrnn.spec import CELLS, CellSpec
@@ -22,7 +23,7 @@ __all__ = ["accelerate", "restore"]
 M = TypeVar("M", bound=Module)
 
 # Every class of fastrnn, and those of torch.nn by the same names. A cell that torch.nn lacks has no counterpart.
-FASTRNN: tuple[type[Module], ...] = (*Layers.__subclasses__(), *Cell.__subclasses__())
+FASTRNN: tuple[type[Module], ...] = tuple(getattr(recurrent, name) for name in recurrent.__all__)
 FAST: dict[type[Module], type[Module]] = {
     getattr(torch.nn, cls.__name__): cls for cls in FASTRNN if hasattr(torch.nn, cls.__name__)
 }

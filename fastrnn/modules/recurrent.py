@@ -1,0 +1,162 @@
+"""``torch.nn``'s recurrent modules on fastrnn's layers.
+
+Constructors, attributes, parameters and their initialisation, ``state_dict`` keys, shapes and errors are those of
+``torch.nn``; its documentation of the arguments holds here. What differs:
+
+- Under autocast every module computes and returns the autocast dtype, float64 excepted. ``torch.nn`` does so for some.
+- Parameters are looked up by name at every call. There is no flat weight buffer: ``flatten_parameters()`` does
+  nothing, and a weight replaced by a parametrization, pruning or ``functional_call`` is never stale.
+- ``torch.compile`` captures the modules whole, and backward works in ``eval()`` mode on every device.
+- A state whose dtype is not that of the input is refused with a message that says so. ``torch.nn`` raises the same
+  RuntimeError from wherever the mismatch is first noticed.
+
+The base classes are ``torch.nn.RNNBase`` and ``torch.nn.RNNCellBase``, not ``torch.nn.LSTM`` and its sisters: Dynamo
+refuses those by an isinstance check. No module holds an attribute that its ``torch.nn`` counterpart lacks, so that
+``fastrnn.accelerate`` only has to change the class.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import RNNCellBase
+
+from fastrnn.modules.cells import Cell
+from fastrnn.modules.layers import Layers
+
+__all__ = ["CIFG", "GRU", "LSTM", "RNN", "CIFGCell", "GRUCell", "LSTMCell", "RNNCell"]
+
+
+class RNN(Layers):
+    """``torch.nn.RNN``: Elman (1990), ``h' = tanh(W_ih x + b_ih + W_hh h + b_hh)``, or ReLU if ``nonlinearity='relu'``.
+
+    Call: ``output, h_n = rnn(input, hx=None)``, all of one floating dtype, that of the parameters.
+        input: [T, B, I]; [B, T, I] if ``batch_first``; [T, I] unbatched; or a ``PackedSequence``.
+        hx, h_n: [num_layers * D, B, H], or [num_layers * D, H] unbatched. ``hx=None`` is zeros.
+        output: as input, with D * H in the last dimension.
+
+    Raises:
+        ValueError: input of a wrong dtype or number of dimensions.
+        RuntimeError: any other size that does not fit, or no time step.
+    """
+
+    _noun = " tensor"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int | None = None,
+        device: Any = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
+        options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        made = {"device": device, "dtype": dtype}
+        self._make(f"RNN_{nonlinearity.upper()}", input_size, hidden_size, options, made, kwargs)
+        self.nonlinearity = nonlinearity
+
+
+class RNNCell(Cell):
+    """``torch.nn.RNNCell``: one step of ``RNN``. ``h' = cell(input, h=None)``.
+
+    input is [B, I] or [I], h and h' are [B, H] or [H], all of the parameters' dtype.
+
+    Raises:
+        ValueError: wrong number of dimensions.
+        RuntimeError: any other size or dtype that does not fit, or an unknown ``nonlinearity``.
+    """
+
+    __constants__ = torch.nn.RNNCell.__constants__
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        RNNCellBase.__init__(self, input_size, hidden_size, bias, num_chunks=1, device=device, dtype=dtype)
+        self.nonlinearity = nonlinearity
+
+    @property
+    def mode(self) -> str:  # type: ignore[override]
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
+        return "RNN_TANH" if self.nonlinearity == "tanh" else "RNN_RELU"
+
+
+class GRU(Layers):
+    """``torch.nn.GRU``: Cho et al. (2014) with the reset gate after the product, gates stacked as r, z, n::
+
+        r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
+        z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
+        n = tanh(W_in x + b_in + r * (W_hn h + b_hn))
+        h' = (1 - z) * n + z * h
+
+    Call, shapes and errors as of ``RNN``.
+    """
+
+    mode = "GRU"
+
+
+class GRUCell(Cell):
+    """``torch.nn.GRUCell``: one step of ``GRU``. Call, shapes and errors as of ``RNNCell``."""
+
+    mode = "GRU"
+
+
+class LSTM(Layers):
+    """``torch.nn.LSTM``: Hochreiter and Schmidhuber (1997) with the forget gate of Gers et al. (2000) and the
+    projection of Sak et al. (2014), gates stacked as i, f, g, o::
+
+        i, f, o = sigmoid(W_i. x + b_i. + W_h. h + b_h.)    for each of the three
+        g = tanh(W_ig x + b_ig + W_hg h + b_hg)
+        c' = f * c + i * g
+        h' = o * tanh(c')       and W_hr h' if proj_size > 0
+
+    Call: ``output, (h_n, c_n) = lstm(input, hx=None)``. ``hx`` is a pair ``(h_0, c_0)``; ``h`` is
+    [num_layers * D, B, P] with P = proj_size or H, ``c`` [num_layers * D, B, H]; the output's last dimension is D * P.
+    Otherwise as ``RNN``.
+    """
+
+    mode = "LSTM"
+
+    get_expected_cell_size = torch.nn.LSTM.get_expected_cell_size
+
+
+class LSTMCell(Cell):
+    """``torch.nn.LSTMCell``: one step of ``LSTM``. ``h', c' = cell(input, (h, c)=None)``, otherwise as ``RNNCell``."""
+
+    mode = "LSTM"
+
+
+class CIFG(Layers):
+    """An LSTM whose input and forget gate are coupled, i = 1 - f: Greff et al. (2015). A quarter fewer parameters.
+
+    Gates are stacked as f, g, o::
+
+        f, o = sigmoid(W_i. x + b_i. + W_h. h + b_h.)    for each of the two
+        g = tanh(W_ig x + b_ig + W_hg h + b_hg)
+        c' = f * c + (1 - f) * g
+        h' = o * tanh(c')       and W_hr h' if proj_size > 0
+
+    Arguments, call, shapes and errors as of ``LSTM``. ``torch.nn`` has no such layer, so ``restore`` leaves it.
+    """
+
+    mode = "CIFG"
+
+
+class CIFGCell(Cell):
+    """One step of ``CIFG``. ``h', c' = cell(input, (h, c)=None)``, otherwise as ``LSTMCell``."""
+
+    mode = "CIFG"
