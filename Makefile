@@ -44,7 +44,7 @@ test: $(EXTENSION)
 	$(PY) -m pytest tests --ignore tests/test_arm.py $(ARGS)
 
 core:
-	$(MAKE) -f csrc/core.mk OUT=build/core
+	$(MAKE) -f csrc/core.mk
 
 arm: $(EXTENSION)
 	@for tool in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool >/dev/null || { \

@@ -26,7 +26,7 @@ template <>
 struct RealOf<BFloat16> {
   using Type = float;
 };
-// What sums, gates and the gradients of a layer of T are kept in.
+// What sums, gates and the gradients of a layer of T are held in.
 template <class T>
 using Real = typename RealOf<T>::Type;
 
@@ -38,7 +38,7 @@ struct CellFacts {
   const char* name;  // as in fastrnn/spec.py
   int gates, sums;
   uint32_t apart;  // bit i: the two products of gate i go to sums of their own
-  int saved;       // values per unit and step kept for backward; the cell state, where there is one, is the last
+  int saved;       // values per unit and step that forward saves; the cell state, where there is one, is the last
   int states;      // 2 where a cell state goes beside h
   bool has_carry, projectable;
 };

@@ -5,7 +5,7 @@
 //   kGates         gates stacked in weight_ih and weight_hh, in PyTorch's order
 //   kSums          pre-activation sums per unit. A gate's products with x and with h go to the sums x_sum(gate) and
 //                  h_sum(gate); where these are the same, they are added in one register.
-//   kSaved         values per unit and step kept for backward
+//   kSaved         values per unit and step that forward saves for backward
 //   kCellState     index in `saved` of the state that only the cell sees (an LSTM's c): the last, or -1 if it has none
 //   kReadsHidden   forward and backward read h of the step before
 //   kReadsOutput   backward reads this step's h

@@ -18,7 +18,7 @@ struct CellRows {
   int64_t h_prev_ld;
   Real<T>* cell_state;
   int64_t cell_state_ld;
-  Real<T>* saved;  // null: nothing is kept
+  Real<T>* saved;  // null: nothing is saved
   int64_t saved_ld;
   T* h;
   int64_t h_ld;

@@ -1,4 +1,4 @@
-// Large blocks of memory, kept for the next use of about the same size. Fresh pages cost 0.4 us per KB, as much as a
+// Large blocks of memory, held for the next use of about the same size. Fresh pages cost 0.4 us per KB, as much as a
 // layer's arithmetic where H is small, and a program's other data come between two calls of a layer, so that the C
 // library has given the pages back to the system by the next.
 #pragma once

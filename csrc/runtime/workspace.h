@@ -21,12 +21,12 @@ class Workspace {
     return data_;
   }
   void give_back_large() {
-    if (size_ > kKept) free();
+    if (size_ > kMostIdle) free();
   }
   ~Workspace() { free(); }
 
  private:
-  static constexpr size_t kAlign = 64, kKept = size_t(64) << 20;
+  static constexpr size_t kAlign = 64, kMostIdle = size_t(64) << 20;
 
   void free() {
     ::operator delete(data_, std::align_val_t(kAlign));

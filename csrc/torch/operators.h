@@ -22,7 +22,7 @@ struct Output {
 // the initial one.
 Output allocate_output(const Layer& layer, const ReadyList& initial, at::ScalarType type, at::ScalarType real);
 
-// layer_forward where nothing is kept for backward.
+// layer_forward where nothing is saved for backward.
 Output infer_layer(const at::Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options);
 
 std::tuple<at::Tensor, std::vector<at::Tensor>, at::Tensor> layer_forward(const at::Tensor& x, at::TensorList state,
