@@ -17,15 +17,16 @@ ENVIRONMENT := $(VENV)/.made-with-python-$(VERSION)
 PACKAGES := $(VENV)/.packages
 EXTENSION := $(VENV)/.extension
 
-CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp tests/*.cpp)
+CXX_SOURCES := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/*.cpp)
 
-.PHONY: help demo compare test arm bench gpu lint format clean
+.PHONY: help demo compare test core arm bench gpu lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train a model on poems with torch.nn.LSTM and fastrnn.LSTM (DATA=path for another UTF-8 text)"
 	@echo "make compare RNN, GRU, LSTM and a Transformer on the same tasks: size, time, memory, quality, gradients"
 	@echo "make test    run the tests (ARGS='-k lstm' passes options to pytest)"
+	@echo "make core    the CPU kernels as a library without torch and Python, build/core/libfastrnn_core.a"
 	@echo "make arm     compile the CPU kernels for 64-bit Arm and test them in an emulator (ARGS as above)"
 	@echo "make bench   run the benchmarks (ARGS as above)"
 	@echo "make gpu     on a machine with a GPU: check the results, time barriers and layers (ARGS='--part checks --only gru')"
@@ -41,6 +42,9 @@ compare: $(EXTENSION)
 
 test: $(EXTENSION)
 	$(PY) -m pytest tests --ignore tests/test_arm.py $(ARGS)
+
+core:
+	$(MAKE) -f csrc/core.mk
 
 arm: $(EXTENSION)
 	@for tool in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool >/dev/null || { \
@@ -84,7 +88,7 @@ $(PACKAGES): requirements-dev.txt $(ENVIRONMENT)
 	@touch $@
 
 # Ninja lives in the environment, and torch looks for it on PATH.
-$(EXTENSION): $(PACKAGES) setup.py pyproject.toml $(wildcard csrc/*)
+$(EXTENSION): $(PACKAGES) setup.py pyproject.toml $(wildcard csrc/flags csrc/*/*)
 	@set -- $${CXX:-c++}; command -v "$$1" >/dev/null || { \
 	  echo "fastrnn needs a C++ compiler; '$$1' is not there. Install GCC or Clang (package g++) or set CXX."; exit 1; }
 	@$(PY) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || { \

@@ -1,11 +1,10 @@
 """The CPU kernels on 64-bit Arm: compiled for it on this machine, and run by an emulator."""
 
-import runpy
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
@@ -25,15 +24,14 @@ def missing() -> list[str]:
 
 
 def build(folder: Path) -> Path:
-    """``arm_driver.cpp`` and the kernels, compiled with the flags of setup.py."""
-    with mock.patch("setuptools.setup"):
-        setup = runpy.run_path(str(_ROOT / "setup.py"))
+    """``arm_driver.cpp`` on the library of the kernels."""
     csrc, driver = _ROOT / "csrc", folder / "arm_driver"
-    # All that does without torch. Of the instruction sets those of x86-64 compile to nothing here.
-    sources = [_ROOT / "tests" / "arm_driver.cpp", csrc / "plan.cpp", csrc / "dispatch.cpp", *csrc.glob("isa_*.cpp")]
-    command = [COMPILER, *setup["FLAGS"], *setup["OPENMP"], "-static", f"-I{csrc}", *sources, "-o", driver]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    library = ["make", f"-j{os.cpu_count()}", "-f", csrc / "core.mk", f"OUT={folder}", f"CXX={COMPILER}"]
+    sources = [_ROOT / "tests" / "arm_driver.cpp", folder / "libfastrnn_core.a"]
+    program = [COMPILER, f"@{csrc / 'flags'}", "-static", "-iquote", csrc, *sources, "-o", driver]
+    for command in (library, program):
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
     return driver
 
 
@@ -91,8 +89,8 @@ class Operators:
     def _run(self, layer: "_Layer", backward: bool, inputs: list[Tensor], results: list[Tensor]) -> list[Tensor]:
         """What the driver makes of ``results``."""
         dtype, sizes = results[0].dtype, (layer.T, layer.B, layer.I, layer.H, layer.P, layer.D, layer.N)
-        header = [backward, dtype.itemsize, _C.cells().index(layer.cell), torch.get_num_threads(), *sizes, layer.stride]
-        parts = [np.array([*header, *layer.first, *layer.active], np.int64).tobytes()]
+        header = [backward, dtype.itemsize, _C.cells().index(layer.cell), torch.get_num_threads(), layer.form, *sizes]
+        parts = [np.array([*header, *layer.batch_sizes], np.int64).tobytes()]
         for t in (*inputs, *results):
             parts += [np.int64(t.numel()).tobytes(), t.contiguous().numpy().tobytes()]
         done = subprocess.run([EMULATOR, self._driver], input=b"".join(parts), capture_output=True, timeout=60)
@@ -102,7 +100,7 @@ class Operators:
 
 
 class _Layer:
-    """Sizes and rows as csrc/layer.h has them."""
+    """Sizes, and the form of a batch as csrc/runtime/layer.h has it."""
 
     def __init__(
         self,
@@ -117,14 +115,13 @@ class _Layer:
         self.cell, self.D, self.has_bias = cell, directions, has_bias
         self.I, self.P, self.H = x.shape[-1], weights[1].shape[1], len(weights[1]) // len(CELLS[cell].gates)
         if batch_sizes is None:
+            self.form = 1 if batch_first else 0
             self.T, self.B = x.shape[1::-1] if batch_first else x.shape[:2]
-            self.active = [self.B] * self.T
-            self.first = [t * (1 if batch_first else self.B) for t in range(self.T)]
+            self.N, self.batch_sizes = self.T * self.B, []
         else:
-            self.T, self.B = len(batch_sizes), int(batch_sizes[0])
-            self.active = batch_sizes.tolist()
-            self.first = [sum(self.active[:t]) for t in range(self.T)]
-        self.N, self.stride = sum(self.active), self.T if batch_first else 1
+            self.form = 2
+            self.T, self.B, self.N = len(batch_sizes), int(batch_sizes[0]), len(x)
+            self.batch_sizes = batch_sizes.tolist()
         self._absent = x.new_empty(0)
         self._zeros = [x.new_zeros(self.D, self.B, width) for width in (self.P, self.H)]
 

@@ -1,15 +1,17 @@
 // Runs one layer, forward or backward, for tests/test_arm.py: the kernels on a processor that has no Python and no
 // torch.
 //
-// Standard input has a Request, Rows as first [T] and active [T], then arrays, each after its length in elements; an
+// Standard input has a Request, batch_sizes [T] of a packed batch, then arrays, each after its length in elements; an
 // empty one is a null pointer. Results are among them with what they hold before the call; they are the output.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <new>
+#include <vector>
 
-#include "dispatch.h"
+#include "runtime/layer.h"
+#include "runtime/run.h"
 
 // Memory that nobody has written holds NaN, as in the other tests: this is where the kernels' workspace comes from.
 void* operator new(size_t bytes, std::align_val_t alignment) {
@@ -23,9 +25,8 @@ namespace fastrnn {
 namespace {
 
 struct Request {
-  int64_t backward, element_bytes, cell, threads;
+  int64_t backward, element_bytes, cell, threads, form;
   Sizes sizes;
-  int64_t stride;
 };
 
 template <class V>
@@ -35,10 +36,20 @@ std::vector<V> receive(int64_t count) {
   return out;
 }
 
+void set_rows(const Request& request, BatchRows& batch) {
+  const Sizes& n = request.sizes;
+  if (Form(request.form) != Form::kPacked) return batch.set_dense(Form(request.form), n.T, n.B);
+  const std::string wrong = batch.set_packed(receive<int64_t>(n.T).data(), n.T, n.B, n.N);
+  if (wrong.empty()) return;
+  std::fprintf(stderr, "%s\n", wrong.c_str());
+  std::exit(EXIT_FAILURE);
+}
+
 template <class T>
 void answer(const Request& request) {
-  const std::vector<int64_t> first = receive<int64_t>(request.sizes.T), active = receive<int64_t>(request.sizes.T);
-  const Rows rows{first.data(), active.data(), request.stride};
+  BatchRows batch;
+  set_rows(request, batch);
+  const Rows rows = batch.rows();
   std::deque<std::vector<T>> arrays;
   std::vector<const std::vector<T>*> results;
   const auto in = [&]() -> T* {

@@ -1,0 +1,165 @@
+// What the kernels take, a layer's sizes, rows, pointers and plan, and the table in which an instruction set lists
+// them.
+//
+// Shapes below are row-major. T steps, B rows, I inputs, H hidden units, P outputs (H unless projected), D directions,
+// G gates, A sums, S saved values, N rows over all steps.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>  // here, before any target pragma, for the headers of the kernels
+
+#include "kernels/team.h"
+
+namespace fastrnn {
+
+// A value of 16 bits that only products and memory hold; arithmetic on it is in float32.
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <class T>
+struct RealOf {
+  using Type = T;
+};
+template <>
+struct RealOf<BFloat16> {
+  using Type = float;
+};
+// What sums, gates and the gradients of a layer of T are held in.
+template <class T>
+using Real = typename RealOf<T>::Type;
+
+// A cell by its position in the list of cells.h.
+enum class CellKind : int {};
+
+// What others need to know of a cell; cells.h says it, per struct.
+struct CellFacts {
+  const char* name;  // as in fastrnn/spec.py
+  int gates, sums;
+  uint32_t apart;  // bit i: the two products of gate i go to sums of their own
+  int saved;       // values per unit and step that forward saves; the cell state, where there is one, is the last
+  int states;      // 2 where a cell state goes beside h
+  bool has_carry, projectable;
+};
+
+struct Sizes {
+  int64_t T, B, I, H, P, D, N;
+};
+
+// Row (t, b) of every sequence tensor is at row number first[t] + b * stride. Rows 0 .. active[t] - 1 take part in step
+// t, and active does not increase with t. So one description covers [T, B], [B, T] and packed batches.
+struct Rows {
+  const int64_t* first;
+  const int64_t* active;
+  int64_t stride;
+};
+
+template <class T>
+struct Weights {
+  const T *w_ih, *w_hh;  // [G*H, I], [G*H, P]
+  const T *b_ih, *b_hh;  // [G*H] or null
+  const T* w_hr;         // [P, H] or null
+};
+
+template <class T>
+struct WeightGradients {
+  T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;  // as Weights; null where not asked for
+};
+
+// How threads share a layer. Directions run side by side where threads divide among them. The threads of a direction
+// split its rows, then the units of each part of the rows; splitting units costs a barrier per step.
+struct Plan {
+  int threads = 1;
+  int directions_at_once = 1;
+  int row_parts = 1;
+  int unit_parts = 1;
+  bool hoist = false;  // forward: x W_ih^T ahead of the steps, in chunks, instead of inside each step's register tile
+  bool direct_forward = false;  // products straight from PyTorch's weight layout, nothing packed
+  bool direct_backward = false;
+};
+
+template <class T>
+struct ForwardArgs {
+  Sizes sizes;
+  Rows rows;
+  const T* x;                 // [N, I]
+  const T* h_0;               // [D, B, P] or null: zeros
+  const Weights<T>* weights;  // [D]
+  T* y;                       // [N, D*P]
+  T* h_T;                     // [D, B, P], or null where y of the only step will do
+  Real<T>* cell_state;        // [D, B, H]: initial on entry and final on return; null if the cell has none
+  Real<T>* saved;             // [D, N, S, H] or null
+};
+
+template <class T>
+struct BackwardArgs {
+  Sizes sizes;
+  Rows rows;
+  const T* x;
+  const T* h_0;                 // or null: zeros
+  const Real<T>* cell_state_0;  // [D, B, H], null if the cell has none or for zeros
+  const Weights<T>* weights;
+  const T* y;
+  const Real<T>* saved;
+  const T* dy;     // [N, D*P] or null: zeros
+  const T* dh_T;   // [D, B, P] or null: zeros
+  Real<T>* dx;     // [N, I] or null
+  Real<T>* dh_0;   // [D, B, P] or null
+  Real<T>* carry;  // [D, B, H]: the gradient of the cell state, final on entry and initial on return; scratch, zero on
+                   // entry, for a cell that carries the gradient of h; null for one that carries nothing
+  const WeightGradients<Real<T>>* gradients;  // [D]
+};
+
+// One direction of a layer that is frozen: weights of bfloat16, or int8_t with a scale for each row.
+template <class S>
+struct FrozenWeights {
+  const S *w_ih, *w_hh;              // [G*H, I], [G*H, H]
+  const float *b_ih, *b_hh;          // [G*H] or null
+  const float *scale_ih, *scale_hh;  // [G*H], null for bfloat16
+};
+
+struct FrozenArgs {
+  Sizes sizes;  // P is H
+  Rows rows;
+  const float* x;      // [N, I]
+  const float* h_0;    // [D, B, H] or null: zeros
+  const char* panels;  // as FrozenKernels::pack left them
+  float* y;            // [N, D*H]
+  float* h_T;          // [D, B, H]
+  float* cell_state;   // as in ForwardArgs
+};
+
+// The kernels of one instruction set for weights frozen as S.
+template <class S>
+struct FrozenKernels {
+  int64_t (*panel_bytes)(CellKind, const Sizes&);                               // of the sizes, only D, I and H count
+  void (*pack)(CellKind, const Sizes&, const FrozenWeights<S>*, char* panels);  // panels aligned to 64 bytes
+  int64_t (*workspace)(CellKind, const FrozenArgs&, const Plan&);
+  void (*forward)(CellKind, const FrozenArgs&, const Plan&, Team, char* workspace);
+};
+
+// The compiled kernels of one instruction set.
+template <class T>
+struct Kernels {
+  int64_t (*forward_workspace)(CellKind, const ForwardArgs<T>&, const Plan&);  // in bytes
+  void (*forward)(CellKind, const ForwardArgs<T>&, const Plan&, Team, char* workspace);
+  int64_t (*backward_workspace)(CellKind, const BackwardArgs<T>&, const Plan&);
+  void (*backward)(CellKind, const BackwardArgs<T>&, const Plan&, Team, char* workspace);
+  double (*multiply_adds)(int64_t rounds);  // runs and counts fused multiply-adds
+};
+
+struct InstructionSet {
+  const char* name;
+  int vector_bytes;
+  const CellFacts* cells;  // by kind
+  int cell_count;
+  Kernels<float> f32;
+  Kernels<double> f64;
+  float (*stream)(const float* buffer, int64_t elements, int64_t rounds);  // reads a buffer over and over
+  FrozenKernels<BFloat16> frozen_bf16;
+  FrozenKernels<int8_t> frozen_int8;
+  const Kernels<BFloat16>* bf16 = nullptr;  // where it multiplies bfloat16; elsewhere that is converted to float32
+};
+
+}  // namespace fastrnn

@@ -1,0 +1,385 @@
+// A layer's backward pass. Steps are taken in chunks: the time loop leaves the gradients of a chunk's gate sums, in L2
+// unless a single step has more rows than that holds, and the weight and input gradients are products over them at
+// once. No atomics, so results are reproducible.
+#pragma once
+
+#include "kernels/cells.h"
+#include "kernels/gradients-inl.h"
+#include "kernels/share-inl.h"
+
+namespace fastrnn {
+namespace {
+
+// Rows of one step that go backward through the cell together. Pointers are null where a term is absent.
+template <class T>
+struct CellGradientRows {
+  const Real<T>*saved, *cell_state_prev;
+  const T *h_prev, *h;
+  int64_t saved_ld, h_prev_ld, cell_state_prev_ld, h_ld;
+  const T *dy, *dh_T;  // what comes from outside; from the next step come the products in `sums`
+  int64_t dy_ld, dh_T_ld;
+  Real<T>* carry;
+  int64_t carry_ld;
+  T* dsums;
+  int64_t dsums_ld;
+};
+
+template <class T>
+FASTRNN_INLINE Vec<T> load_or_zero(const T* p, int64_t offset, int n) {
+  return p ? load(p + offset, n) : Vec<T>{};
+}
+
+// For the units from `unit` on; sums[r][u] is the gradient of h so far, null for none.
+template <class T, class Cell>
+FASTRNN_NOINLINE void apply_cell_backward(const Real<T>* sums, int rows, int vectors, int64_t unit, int64_t H,
+                                          const CellGradientRows<T>& at) {
+  for (int r = 0; r < rows; ++r) {
+    for (int u = 0; u < vectors; ++u) {
+      const int64_t column = unit + u * kLanes<T>;
+      const int n = valid_lanes<T>(column, H);
+      StepValues<Real<T>, Cell> in{};
+      in.dh = load_or_zero(at.dy, r * at.dy_ld + column, n) + load_or_zero(at.dh_T, r * at.dh_T_ld + column, n);
+      if (sums) in.dh += load(sums + (r * vectors + u) * kLanes<T>);
+      FASTRNN_UNROLL
+      for (int i = 0; i < Cell::kSaved; ++i) in.saved[i] = load(at.saved + r * at.saved_ld + i * H + column, n);
+      if (Cell::kReadsHidden) in.h_prev = load_or_zero(at.h_prev, r * at.h_prev_ld + column, n);
+      if (Cell::kReadsOutput) in.h = load(at.h + r * at.h_ld + column, n);
+      if (Cell::kCellState >= 0)
+        in.cell_state_prev = load_or_zero(at.cell_state_prev, r * at.cell_state_prev_ld + column, n);
+      Vec<T> carry{}, dsum[Cell::Gates::kSums];
+      if (Cell::kCarry != Carry::kNone) carry = load(at.carry + r * at.carry_ld + column, n);
+      Cell::template backward<Real<T>>(in, carry, dsum);
+      if (Cell::kCarry != Carry::kNone) store(at.carry + r * at.carry_ld + column, carry, n);
+      FASTRNN_UNROLL
+      for (int a = 0; a < Cell::Gates::kSums; ++a) store(at.dsums + r * at.dsums_ld + a * H + column, dsum[a], n);
+    }
+  }
+}
+
+template <class T, class Cell>
+class LayerBackward {
+  using Gates = typename Cell::Gates;
+  using Groups = ColumnGroups<T, kTileCols>;
+  // Rows per chunk, or those of one step where they are more. By bytes, twice as many of bfloat16: 2 % at H = 512.
+  static constexpr int64_t kChunkRows = 192 * kPair<T>;
+
+ public:
+  LayerBackward(const BackwardArgs<T>& args, const Plan& plan, Team team, char* workspace)
+      : a_(args), n_(args.sizes), plan_(plan), team_(team), share_(plan, args.sizes, team), arena_{workspace} {
+    const bool projected = args.weights[0].w_hr;
+    for (int64_t d = 0; d < n_.D; ++d) {
+      const Weights<T>& w = args.weights[d];
+      const bool direct = plan.direct_backward;
+      if (n_.T > 1 || args.dh_0) w_hh_[d] = RightWeight<T>(w.w_hh, Gates::kGates, n_.H, n_.P, direct, arena_);
+      if (args.dx) w_ih_[d] = RightWeight<T>(w.w_ih, Gates::kGates, n_.H, n_.I, direct, arena_);
+      if (projected) w_hr_[d] = RightWeight<T>(w.w_hr, 1, n_.P, n_.H, direct, arena_);
+    }
+    // The second direction's input gradient, where the first writes its own beside it.
+    if (args.dx && n_.D == 2) other_dx_ = take<Real<T>>(n_.N * n_.I);
+    part_rows_ = divide_up(n_.B, plan.row_parts);
+    chunk_rows_ = larger(kChunkRows, part_rows_);
+    rows_ = take_for_each(plan.directions_at_once * plan.row_parts, share_.rows_owner, [&] {
+      RowBuffers b;
+      b.dsums = take<T>((part_rows_ + chunk_rows_) * dsums_ld());
+      if (projected) b.dh = take<T>(chunk_rows_ * n_.P), b.h = take<T>(chunk_rows_ * n_.H);
+      return b;
+    });
+    thread_ = take_for_each(plan.threads, team.rank, [&] {
+      ThreadBuffers b;
+      b.products = ChunkGradients<T, Gates>(n_, share_.unit_part, plan.unit_parts);
+      b.products.take_buffers(chunk_rows_, arena_);
+      b.numbers = take<int64_t>(chunk_rows_);
+      b.previous = take<const T*>(chunk_rows_);
+      return b;
+    });
+    // The first part of the rows writes into the results, every other one beside them.
+    for (int64_t d = 0; d < n_.D; ++d) {
+      gradients_[d] = a_.gradients[d];
+      for (int part = 1; part < plan.row_parts; ++part) {
+        const int64_t before = arena_.used;
+        const WeightGradients<Real<T>> w = private_gradients(a_.gradients[d]);
+        if (part == 1) second_part_[d] = w, private_size_[d] = (arena_.used - before) / int64_t(sizeof(Real<T>));
+        if (part == share_.row_part) gradients_[d] = w;
+      }
+    }
+  }
+
+  int64_t workspace() const { return arena_.used; }
+
+  void run() {
+    pack();
+    wait(team_.barriers, team_.size, team_.place);
+    for (int64_t d = share_.directions.begin; d < share_.directions.end; ++d) run_direction(d);
+    wait(team_.barriers, team_.size, team_.place);
+    reduce();
+  }
+
+ private:
+  template <class U>
+  U* take(int64_t elements) {
+    return arena_.template take<U>(elements);
+  }
+
+  // Shared by the threads of one part of the rows. dsums: the last step of the chunk before, then the chunk.
+  struct RowBuffers {
+    T *dsums = nullptr, *dh = nullptr, *h = nullptr;
+  };
+  struct ThreadBuffers {
+    ChunkGradients<T, Gates> products;
+    // For each row of the chunk its number, and the hidden state before it.
+    int64_t* numbers = nullptr;
+    const T** previous = nullptr;
+  };
+  // One line more than the sums, so that rows do not fall into one set of the cache.
+  int64_t dsums_ld() const { return Gates::kSums * n_.H + 64 / int64_t(sizeof(T)); }
+
+  WeightGradients<Real<T>> private_gradients(const WeightGradients<Real<T>>& of) {
+    const int64_t gates = Gates::kGates * n_.H;
+    WeightGradients<Real<T>> w{};
+    if (of.w_ih) w.w_ih = take<Real<T>>(gates * n_.I);
+    if (of.w_hh) w.w_hh = take<Real<T>>(gates * n_.P);
+    if (of.b_ih) w.b_ih = take<Real<T>>(gates);
+    if (of.b_hh) w.b_hh = take<Real<T>>(gates);
+    if (of.w_hr) w.w_hr = take<Real<T>>(n_.P * n_.H);
+    return w;
+  }
+
+  void pack() {
+    for (int64_t d = 0; d < n_.D; ++d)
+      for (const RightWeight<T>* weight : {&w_hh_[d], &w_ih_[d], &w_hr_[d]}) weight->pack(team_);
+  }
+
+  void run_direction(int64_t d) {
+    d_ = d;
+    const Steps steps{a_.rows, n_.T, share_.row_part, plan_.row_parts, d == 1};
+    bool first_chunk = true;
+    for (int64_t end = n_.T; end > 0; first_chunk = false) {
+      int64_t begin = end, rows = 0;
+      do rows += steps.active(--begin);
+      while (begin > 0 && rows + steps.active(begin - 1) <= chunk_rows_);
+      run_chunk(steps, begin, end, rows, first_chunk);
+      end = begin;
+    }
+  }
+
+  // Steps end - 1 down to begin; their rows lie in dsums in this order.
+  void run_chunk(const Steps& steps, int64_t begin, int64_t end, int64_t rows, bool first_chunk) {
+    T* next = rows_.dsums;  // gradients of the step that comes after, in its forward order
+    T* now = rows_.dsums + part_rows_ * dsums_ld();
+    chunk_dsums_ = now;
+    for (int64_t s = end - 1; s >= begin; --s) {
+      step(steps, s, next, now);
+      next = now;
+      now += steps.active(s) * dsums_ld();
+    }
+    list_rows(steps, begin, end);
+    const Chunk<T> chunk{rows,     first_chunk, chunk_dsums_,    dsums_ld(),
+                         rows_.dh, rows_.h,     thread_.numbers, thread_.previous};
+    thread_.products.add_weights(chunk, a_.x, gradients_[d_]);
+    if (a_.dx) thread_.products.write_inputs(chunk, w_ih_[d_], d_ == 0 ? a_.dx : other_dx_);
+    if (share_.unit_part == 0) __builtin_memcpy(rows_.dsums, next, steps.active(begin) * dsums_ld() * sizeof(T));
+    wait(share_.group, plan_.unit_parts, share_.place);
+  }
+
+  void step(const Steps& steps, int64_t s, const T* next, T* now) {
+    const int64_t active = steps.active(s);
+    const int64_t followed = steps.followed(s), begun = steps.begun(s);
+    const int64_t low = smaller(followed, begun), high = larger(followed, begun);
+    for (const Range rows : {Range{0, low}, Range{low, high}, Range{high, active}})
+      if (rows.size() > 0) retreat(steps, s, rows, next, now, rows.end <= followed, rows.end <= begun);
+    wait(share_.group, plan_.unit_parts, share_.place);
+    if (a_.dh_0 && begun < active) finish(steps, {begun, active}, now);
+  }
+
+  void retreat(const Steps& steps, int64_t s, Range rows, const T* next, T* now, bool followed, bool begun) {
+    if (a_.weights[d_].w_hr) return retreat_projected(steps, s, rows, next, now, followed, begun);
+    const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
+    for (int64_t q = groups.begin; q < groups.end; ++q) {
+      for_row_blocks(rows, [&](int64_t row, int count) {
+        alignas(64) Real<T> sums[kTileRows * kTileCols * kLanes<T>];
+        const int vectors = groups_.vectors(q);
+        if (followed) hidden_gradient(sums, count, q, vectors, next + row * dsums_ld());
+        CellGradientRows<T> at = cell_rows(steps, s, row, now, begun);
+        add_outside(at, steps, s, row, followed);
+        apply_cell_backward<T, Cell>(followed ? sums : nullptr, count, vectors, q * Groups::kWidth, n_.H, at);
+      });
+    }
+  }
+
+  // dh = dgh W_hh over the gates of some rows, for the q-th group of outputs.
+  void hidden_gradient(Real<T>* sums, int rows, int64_t q, int cols, const T* dsums) const {
+    int64_t segment[Gates::kGates];
+    for (int g = 0; g < Gates::kGates; ++g) segment[g] = Gates::h_sum(g) * n_.H;
+    product(sums, rows, cols, {dsums, dsums_ld(), segment, Gates::kGates}, w_hh_[d_].panel(q), n_.H);
+  }
+
+  // With a projection: first dh of the outputs, which stays for the gradient of w_hr; then dh W_hr goes through the
+  // cell.
+  void retreat_projected(const Steps& steps, int64_t s, Range rows, const T* next, T* now, bool followed, bool begun) {
+    T* const dh = rows_.dh + (now - chunk_dsums_) / dsums_ld() * n_.P;
+    T* const h = rows_.h + (now - chunk_dsums_) / dsums_ld() * n_.H;
+    const Range outputs = share({0, outputs_.count()}, share_.unit_part, plan_.unit_parts);
+    for (int64_t q = outputs.begin; q < outputs.end; ++q) {
+      for_row_blocks(rows, [&](int64_t row, int count) {
+        alignas(64) Real<T> sums[kTileRows * kTileCols * kLanes<T>] = {};
+        const int cols = outputs_.vectors(q);
+        if (followed) hidden_gradient(sums, count, q, cols, next + row * dsums_ld());
+        CellGradientRows<T> at{};
+        add_outside(at, steps, s, row, followed);
+        for (int r = 0; r < count; ++r) {
+          for (int c = 0; c < cols; ++c) {
+            const int64_t column = q * Groups::kWidth + c * kLanes<T>;
+            const int n = valid_lanes<T>(column, n_.P);
+            const Vec<T> outside =
+                load_or_zero(at.dy, r * at.dy_ld + column, n) + load_or_zero(at.dh_T, r * at.dh_T_ld + column, n);
+            store(dh + (row + r) * n_.P + column, load(sums + (r * cols + c) * kLanes<T>) + outside, n);
+          }
+        }
+      });
+    }
+    wait(share_.group, plan_.unit_parts, share_.place);
+    const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
+    const int64_t start = 0;
+    for (int64_t q = groups.begin; q < groups.end; ++q) {
+      for_row_blocks(rows, [&](int64_t row, int count) {
+        alignas(64) Real<T> sums[kTileRows * kTileCols * kLanes<T>];
+        const int vectors = groups_.vectors(q);
+        product(sums, count, vectors, {dh + row * n_.P, n_.P, &start, 1}, w_hr_[d_].panel(q), n_.P);
+        const CellGradientRows<T> at = cell_rows(steps, s, row, now, begun);
+        apply_cell_backward<T, Cell>(sums, count, vectors, q * Groups::kWidth, n_.H, at);
+        if constexpr (Cell::kProjectable) {
+          for (int r = 0; r < count; ++r)
+            recompute_hidden(h + (row + r) * n_.H, at.saved + r * at.saved_ld, q, vectors);
+        }
+      });
+    }
+  }
+
+  void recompute_hidden(T* h, const Real<T>* saved_row, int64_t q, int vectors) const {
+    for (int u = 0; u < vectors; ++u) {
+      const int64_t column = q * Groups::kWidth + u * kLanes<T>;
+      const int n = valid_lanes<T>(column, n_.H);
+      Vec<T> saved[kRoomForSaved<Cell>];
+      FASTRNN_UNROLL
+      for (int i = 0; i < Cell::kSaved; ++i) saved[i] = load(saved_row + i * n_.H + column, n);
+      store(h + column, Cell::template hidden<Real<T>>(saved), n);
+    }
+  }
+
+  // Gradients of the outputs of rows from `row` on: of y, and of the final state where no step follows.
+  void add_outside(CellGradientRows<T>& at, const Steps& steps, int64_t s, int64_t row, bool followed) const {
+    if (a_.dy) {
+      at.dy = a_.dy + steps.row(s, row) * n_.D * n_.P + d_ * n_.P;
+      at.dy_ld = steps.stride() * n_.D * n_.P;
+    }
+    if (a_.dh_T && !followed) {
+      at.dh_T = a_.dh_T + of_batch(steps, row) * n_.P;
+      at.dh_T_ld = steps.parts * n_.P;
+    }
+  }
+
+  int64_t of_batch(const Steps& steps, int64_t row) const { return d_ * n_.B + steps.part + row * steps.parts; }
+
+  CellGradientRows<T> cell_rows(const Steps& steps, int64_t s, int64_t row, T* now, bool begun) const {
+    CellGradientRows<T> at{};
+    const int64_t number = steps.row(s, row), before = begun ? steps.row(s - 1, row) : 0;
+    const int64_t saved_width = Cell::kSaved * n_.H, y_width = n_.D * n_.P;
+    const Real<T>* saved = a_.saved + d_ * n_.N * saved_width;
+    at.saved = saved + number * saved_width, at.saved_ld = steps.stride() * saved_width;
+    at.h = a_.y + number * y_width + d_ * n_.P, at.h_ld = steps.stride() * y_width;
+    if (begun) {
+      at.h_prev = a_.y + before * y_width + d_ * n_.P, at.h_prev_ld = at.h_ld;
+      if (Cell::kCellState >= 0) at.cell_state_prev = saved + before * saved_width + Cell::kCellState * n_.H;
+      at.cell_state_prev_ld = at.saved_ld;
+    } else {
+      at.h_prev = a_.h_0 ? a_.h_0 + of_batch(steps, row) * n_.P : nullptr, at.h_prev_ld = steps.parts * n_.P;
+      at.cell_state_prev = a_.cell_state_0 ? a_.cell_state_0 + of_batch(steps, row) * n_.H : nullptr;
+      at.cell_state_prev_ld = steps.parts * n_.H;
+    }
+    at.carry = a_.carry ? a_.carry + of_batch(steps, row) * n_.H : nullptr, at.carry_ld = steps.parts * n_.H;
+    at.dsums = now + row * dsums_ld(), at.dsums_ld = dsums_ld();
+    return at;
+  }
+
+  // The gradient of the initial hidden state, for rows whose first step this was.
+  void finish(const Steps& steps, Range rows, const T* now) {
+    const Range outputs = share({0, outputs_.count()}, share_.unit_part, plan_.unit_parts);
+    for (int64_t q = outputs.begin; q < outputs.end; ++q) {
+      for_row_blocks(rows, [&](int64_t row, int count) {
+        alignas(64) Real<T> sums[kTileRows * kTileCols * kLanes<T>];
+        const int cols = outputs_.vectors(q);
+        hidden_gradient(sums, count, q, cols, now + row * dsums_ld());
+        for (int r = 0; r < count; ++r) {
+          const int64_t at = of_batch(steps, row + r) * n_.P;
+          for (int c = 0; c < cols; ++c) {
+            const int64_t column = q * Groups::kWidth + c * kLanes<T>;
+            const int n = valid_lanes<T>(column, n_.P);
+            Vec<T> v = load(sums + (r * cols + c) * kLanes<T>);
+            if (Cell::kCarry == Carry::kHidden) v += load(a_.carry + at + column, n);
+            store(a_.dh_0 + at + column, v, n);
+          }
+        }
+      });
+    }
+  }
+
+  void list_rows(const Steps& steps, int64_t begin, int64_t end) {
+    int64_t k = 0;
+    const T* y = a_.y + d_ * n_.P;
+    for (int64_t s = end - 1; s >= begin; --s) {
+      const int64_t begun = steps.begun(s);
+      for (int64_t j = 0; j < steps.active(s); ++j, ++k) {
+        thread_.numbers[k] = steps.row(s, j);
+        if (j < begun)
+          thread_.previous[k] = y + steps.row(s - 1, j) * n_.D * n_.P;
+        else
+          thread_.previous[k] = a_.h_0 ? a_.h_0 + of_batch(steps, j) * n_.P : nullptr;
+      }
+    }
+  }
+
+  // Adds what the other parts of the rows, and the second direction, wrote beside the results.
+  void reduce() {
+    const int64_t gates = Gates::kGates * n_.H;
+    for (int64_t d = 0; d < n_.D; ++d) {
+      for (int part = 1; part < plan_.row_parts; ++part) {
+        const WeightGradients<Real<T>>&to = a_.gradients[d], &from = second_part_[d];
+        const int64_t offset = (part - 1) * private_size_[d];
+        add(to.w_ih, from.w_ih, offset, gates * n_.I);
+        add(to.w_hh, from.w_hh, offset, gates * n_.P);
+        add(to.b_ih, from.b_ih, offset, gates);
+        add(to.b_hh, from.b_hh, offset, gates);
+        add(to.w_hr, from.w_hr, offset, n_.P * n_.H);
+      }
+    }
+    add(a_.dx, other_dx_, 0, n_.N * n_.I);
+  }
+
+  void add(Real<T>* to, const Real<T>* from, int64_t offset, int64_t elements) const {
+    if (!to || !from) return;
+    const Range mine = share({0, elements}, team_.rank, team_.size);
+    for (int64_t i = mine.begin; i < mine.end; i += kLanes<T>) {
+      const int n = valid_lanes<T>(i, mine.end);
+      store(to + i, load(to + i, n) + load(from + offset + i, n), n);
+    }
+  }
+
+  const BackwardArgs<T>& a_;
+  const Sizes n_;
+  const Plan plan_;
+  const Team team_;
+  const Share share_;
+  Arena arena_;
+  const Groups groups_{n_.H}, outputs_{n_.P};
+  int64_t part_rows_ = 0, chunk_rows_ = 0, d_ = 0;
+  Real<T>* other_dx_ = nullptr;
+  T* chunk_dsums_ = nullptr;
+  RightWeight<T> w_hh_[2], w_ih_[2], w_hr_[2];
+  RowBuffers rows_;
+  ThreadBuffers thread_;
+  WeightGradients<Real<T>> gradients_[2], second_part_[2];
+  int64_t private_size_[2] = {0, 0};
+};
+
+}  // namespace
+}  // namespace fastrnn

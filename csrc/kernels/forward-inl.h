@@ -1,0 +1,327 @@
+// A layer's forward pass: the time loop over register tiles, for any cell.
+#pragma once
+
+#include "kernels/cells.h"
+#include "kernels/share-inl.h"
+
+namespace fastrnn {
+namespace {
+
+// Whether h is held beside y, which holds it rounded: a cell that adds small steps to h would lose them.
+template <class T, class Cell>
+constexpr bool kUnroundedHidden = Cell::kReadsHidden && !std::is_same_v<T, Real<T>>;
+
+// Rows of one step that go through the cell together, from the first of a block on.
+template <class T>
+struct CellRows {
+  const Real<T>* h_prev;  // null: zeros
+  int64_t h_prev_ld;
+  Real<T>* cell_state;
+  int64_t cell_state_ld;
+  Real<T>* saved;  // null: nothing is saved
+  int64_t saved_ld;
+  T* h;
+  int64_t h_ld;
+  Real<T>* unrounded_h;  // where kUnroundedHidden
+  int64_t unrounded_h_ld;
+};
+
+// The cell on `rows` rows of finished sums, for the units from `unit` on. Not inlined and not specialised by the number
+// of rows, so that a row's result does not depend on the rows beside it.
+template <class T, class Cell>
+FASTRNN_NOINLINE void apply_cell(const Real<T>* sums, int rows, int vectors, int64_t unit, int64_t H,
+                                 const CellRows<T>& at) {
+  constexpr int kSums = Cell::Gates::kSums;
+  for (int r = 0; r < rows; ++r) {
+    for (int u = 0; u < vectors; ++u) {
+      const int64_t column = unit + u * kLanes<T>;
+      const int n = valid_lanes<T>(column, H);
+      Vec<T> sum[kSums], saved[kRoomForSaved<Cell>], h_prev{}, cell_state{};
+      FASTRNN_UNROLL
+      for (int a = 0; a < kSums; ++a) sum[a] = load(sums + ((r * kSums + a) * vectors + u) * kLanes<T>);
+      if (Cell::kReadsHidden && at.h_prev) h_prev = load(at.h_prev + r * at.h_prev_ld + column, n);
+      if (Cell::kCellState >= 0) cell_state = load(at.cell_state + r * at.cell_state_ld + column, n);
+      const Vec<T> h = Cell::template forward<Real<T>>(sum, h_prev, cell_state, saved);
+      if (Cell::kCellState >= 0) store(at.cell_state + r * at.cell_state_ld + column, cell_state, n);
+      if (at.saved) {
+        FASTRNN_UNROLL
+        for (int i = 0; i < Cell::kSaved; ++i) store(at.saved + r * at.saved_ld + i * H + column, saved[i], n);
+      }
+      store(at.h + r * at.h_ld + column, h, n);
+      if constexpr (kUnroundedHidden<T, Cell>) store(at.unrounded_h + r * at.unrounded_h_ld + column, h, n);
+    }
+  }
+}
+
+template <class T, class Cell>
+class LayerForward {
+  using Gates = typename Cell::Gates;
+  using Groups = ColumnGroups<T, Cell::kUnitVectors>;
+  using Outputs = ColumnGroups<T, kTileCols>;
+  // Rows whose input product is hoisted at once: enough to fill tiles, few enough to stay in L2.
+  static constexpr int64_t kHoistRows = 8 * kTileRows;
+
+ public:
+  LayerForward(const ForwardArgs<T>& args, const Plan& plan, Team team, char* workspace)
+      : a_(args), n_(args.sizes), plan_(plan), team_(team), share_(plan, args.sizes, team), arena_{workspace} {
+    for (int64_t d = 0; d < n_.D; ++d) {
+      Panels& p = panels_[d];
+      p.bias = take<Real<T>>(groups_.padded() * Gates::kSums);
+      if (args.weights[d].w_hr) p.projection = take<T>(outputs_.padded() * whole_pairs<T>(n_.H));
+      if (plan.direct_forward) continue;
+      p.x = take<T>(groups_.padded() * Gates::kGates * whole_pairs<T>(n_.I));
+      p.h = take<T>(groups_.padded() * Gates::kGates * whole_pairs<T>(n_.P));
+    }
+    if (args.weights[0].w_hr) {
+      const int64_t part_rows = divide_up(n_.B, plan.row_parts);
+      unprojected_ = take_for_each(plan.directions_at_once * plan.row_parts, share_.rows_owner,
+                                   [&] { return take<T>(part_rows * n_.H); });
+    }
+    if (kUnroundedHidden<T, Cell>) unrounded_h_ = take<Real<T>>(n_.D * n_.B * n_.H);
+    if (plan.hoist) {
+      hoisted_ = take_for_each(plan.threads, team.rank, [&] {
+        Hoisted h;
+        h.gx = take<Real<T>>(kHoistRows * groups_.padded() * Gates::kSums);
+        h.x = take<T>(kHoistRows * n_.I);
+        return h;
+      });
+    }
+  }
+
+  int64_t workspace() const { return arena_.used; }
+
+  void run() {
+    pack();
+    wait(team_.barriers, team_.size, team_.place);
+    for (int64_t d = share_.directions.begin; d < share_.directions.end; ++d) run_direction(d);
+  }
+
+ private:
+  struct Panels {
+    Real<T>* bias = nullptr;
+    T *x = nullptr, *h = nullptr, *projection = nullptr;
+  };
+
+  // Inputs of some steps side by side, and their products.
+  struct Hoisted {
+    Real<T>* gx = nullptr;
+    T* x = nullptr;
+  };
+
+  template <class U>
+  U* take(int64_t elements) {
+    return arena_.template take<U>(elements);
+  }
+
+  // Every thread of the team packs its share of all directions.
+  void pack() {
+    const int64_t count = groups_.count();
+    const Range mine = share({0, n_.D * count}, team_.rank, team_.size);
+    for (int64_t i = mine.begin; i < mine.end; ++i) pack_group(i / count, i % count);
+    if (a_.weights[0].w_hr) pack_projections();
+  }
+
+  void pack_group(int64_t d, int64_t q) {
+    const Weights<T>& w = a_.weights[d];
+    const int64_t unit = q * Groups::kWidth;
+    const int vectors = groups_.vectors(q);
+    Real<T>* bias = bias_of(d, q);
+    for (int i = 0; i < Gates::kSums * vectors; ++i) store(bias + i * kLanes<T>, Vec<T>{});
+    for (int g = 0; g < Gates::kGates; ++g) {
+      for (int u = 0; u < vectors && w.b_ih; ++u) {
+        const int64_t column = unit + u * kLanes<T>;
+        const int lanes = valid_lanes<T>(column, n_.H);
+        Real<T>* x_bias = bias + (Gates::x_sum(g) * vectors + u) * kLanes<T>;
+        store(x_bias, load(x_bias) + load(w.b_ih + g * n_.H + column, lanes));
+        Real<T>* h_bias = bias + (Gates::h_sum(g) * vectors + u) * kLanes<T>;
+        store(h_bias, load(h_bias) + load(w.b_hh + g * n_.H + column, lanes));
+      }
+    }
+    if (plan_.direct_forward) return;
+    pack_gates<T>(x_panel(d, q), w.w_ih, Gates::kGates, n_.H, n_.I, unit, vectors);
+    pack_gates<T>(h_panel(d, q), w.w_hh, Gates::kGates, n_.H, n_.P, unit, vectors);
+  }
+
+  void pack_projections() {
+    const int64_t count = outputs_.count();
+    const Range mine = share({0, n_.D * count}, team_.rank, team_.size);
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      const int64_t d = i / count, q = i % count;
+      pack_gates<T>(panels_[d].projection + q * Outputs::kWidth * whole_pairs<T>(n_.H), a_.weights[d].w_hr, 1, n_.P,
+                    n_.H, q * Outputs::kWidth, outputs_.vectors(q));
+    }
+  }
+
+  Real<T>* bias_of(int64_t d, int64_t q) const { return panels_[d].bias + q * Groups::kWidth * Gates::kSums; }
+  T* x_panel(int64_t d, int64_t q) const {
+    return panels_[d].x + q * Groups::kWidth * Gates::kGates * whole_pairs<T>(n_.I);
+  }
+  T* h_panel(int64_t d, int64_t q) const {
+    return panels_[d].h + q * Groups::kWidth * Gates::kGates * whole_pairs<T>(n_.P);
+  }
+
+  void run_direction(int64_t d) {
+    const Steps steps{a_.rows, n_.T, share_.row_part, plan_.row_parts, d == 1};
+    const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
+    if (kUnroundedHidden<T, Cell>) widen_initial(d, groups);
+    int64_t hoisted_end = 0, hoisted_row = 0;
+    for (int64_t s = 0; s < n_.T; ++s) {
+      if (plan_.hoist && s == hoisted_end) {
+        hoisted_end = hoist(d, steps, groups, s);
+        hoisted_row = 0;
+      }
+      step(d, steps, groups, s, hoisted_row);
+      hoisted_row += steps.active(s);
+    }
+  }
+
+  // h_0 as the thread's own rows and units go on from it.
+  void widen_initial(int64_t d, Range groups) {
+    for (int64_t row = d * n_.B + share_.row_part; row < (d + 1) * n_.B; row += plan_.row_parts) {
+      for (int64_t column = groups.begin * Groups::kWidth; column < smaller(groups.end * Groups::kWidth, n_.H);
+           column += kLanes<T>) {
+        const int n = valid_lanes<T>(column, n_.H);
+        store(unrounded_h_ + row * n_.H + column, a_.h_0 ? load(a_.h_0 + row * n_.H + column, n) : Vec<T>{}, n);
+      }
+    }
+  }
+
+  // x W_ih^T + bias for the rows of the steps from s on, for the thread's own units. Returns the step after the last.
+  int64_t hoist(int64_t d, const Steps& steps, Range groups, int64_t s) {
+    int64_t rows = 0;
+    do {
+      for (int64_t j = 0; j < steps.active(s); ++j, ++rows)
+        __builtin_memcpy(hoisted_.x + rows * n_.I, a_.x + steps.row(s, j) * n_.I, n_.I * sizeof(T));
+      ++s;
+    } while (s < n_.T && rows + steps.active(s) <= kHoistRows);
+    gx_rows_ = rows;
+    for (int64_t q = groups.begin; q < groups.end; ++q) {
+      for_row_blocks<kBlockRows>({0, rows}, [&](int64_t row, int count) {
+        gate_sums<T, Gates, Cell::kUnitVectors>(gx_of(q, row), count, groups_.vectors(q), bias_of(d, q), 0,
+                                                {hoisted_.x + row * n_.I, n_.I, x_panel(d, q), n_.I},
+                                                {nullptr, 0, nullptr, 0});
+      });
+    }
+    return s;
+  }
+
+  Real<T>* gx_of(int64_t q, int64_t row) const {
+    return hoisted_.gx + Gates::kSums * (q * Groups::kWidth * gx_rows_ + row * groups_.vectors(q) * kLanes<T>);
+  }
+
+  void step(int64_t d, const Steps& steps, Range groups, int64_t s, int64_t hoisted_row) {
+    const int64_t active = steps.active(s), begun = steps.begun(s);
+    const int64_t y_ld = n_.D * n_.P;
+    T* const y = a_.y + d * n_.P;
+    if (begun > 0)
+      advance(d, steps, groups, s, {0, begun}, y + steps.first(s - 1) * y_ld, steps.stride() * y_ld, hoisted_row);
+    if (begun < active) {
+      const T* h_0 = a_.h_0 ? a_.h_0 + (d * n_.B + steps.part) * n_.P : nullptr;
+      advance(d, steps, groups, s, {begun, active}, h_0, steps.parts * n_.P, hoisted_row);
+    }
+    if (a_.weights[d].w_hr) project(d, steps, s);
+    wait(share_.group, plan_.unit_parts, share_.place);
+    // Rows that end here leave their last output as the final state.
+    if (share_.unit_part != 0 || !a_.h_T) return;
+    for (int64_t j = steps.followed(s); j < active; ++j)
+      __builtin_memcpy(a_.h_T + (d * n_.B + steps.part + j * steps.parts) * n_.P, y + steps.row(s, j) * y_ld,
+                       n_.P * sizeof(T));
+  }
+
+  // Rows whose previous hidden state is h[row * h_ld], null for zeros.
+  void advance(int64_t d, const Steps& steps, Range groups, int64_t s, Range rows, const T* h, int64_t h_ld,
+               int64_t hoisted_row) {
+    const T* x = a_.x + steps.first(s) * n_.I;
+    const int64_t x_ld = steps.stride() * n_.I;
+    for (int64_t q = groups.begin; q < groups.end; ++q) {
+      const int vectors = groups_.vectors(q);
+      for_row_blocks<kBlockRows>(rows, [&](int64_t row, int count) {
+        alignas(64) Real<T> sums[kBlockRows * Gates::kSums * Cell::kUnitVectors * kLanes<T>];
+        const T* h_rows = h ? h + row * h_ld : nullptr;
+        if (plan_.direct_forward)
+          direct_sums(sums, d, q, count, x + row * x_ld, x_ld, h_rows, h_ld);
+        else if (plan_.hoist)
+          gate_sums<T, Gates, Cell::kUnitVectors>(sums, count, vectors, gx_of(q, hoisted_row + row),
+                                                  Gates::kSums * vectors * kLanes<T>, {nullptr, 0, nullptr, n_.I},
+                                                  {h_rows, h_ld, h_panel(d, q), n_.P});
+        else
+          gate_sums<T, Gates, Cell::kUnitVectors>(sums, count, vectors, bias_of(d, q), 0,
+                                                  {x + row * x_ld, x_ld, x_panel(d, q), n_.I},
+                                                  {h_rows, h_ld, h_panel(d, q), n_.P});
+        apply_cell<T, Cell>(sums, count, vectors, q * Groups::kWidth, n_.H, cell_rows(d, steps, s, row, h_rows, h_ld));
+      });
+    }
+  }
+
+  void direct_sums(Real<T>* sums, int64_t d, int64_t q, int rows, const T* x, int64_t x_ld, const T* h, int64_t h_ld) {
+    const Weights<T>& w = a_.weights[d];
+    const int vectors = groups_.vectors(q);
+    const int64_t unit = q * Groups::kWidth, width = Gates::kSums * vectors * kLanes<T>;
+    for (int r = 0; r < rows; ++r) __builtin_memcpy(sums + r * width, bias_of(d, q), width * sizeof(Real<T>));
+    const DirectOperand<T> with_x{x, x_ld, w.w_ih, n_.I}, with_h{h, h_ld, w.w_hh, n_.P};
+    // Without the code for what is left over, the sums stay in registers.
+    constexpr int64_t kDepth = kPair<T> * kLanes<T>;
+    const bool whole = n_.I % kDepth == 0 && n_.P % kDepth == 0 && n_.H % kLanes<T> == 0;
+    const auto run = whole ? direct_tile<T, Gates, true> : direct_tile<T, Gates, false>;
+    run(sums, rows, vectors, with_x, with_h, n_.H, unit);
+  }
+
+  CellRows<T> cell_rows(int64_t d, const Steps& steps, int64_t s, int64_t row, const T* h_prev, int64_t h_ld) const {
+    const int64_t number = steps.row(s, row), of_batch = d * n_.B + steps.part + row * steps.parts;
+    CellRows<T> at{};
+    if constexpr (kUnroundedHidden<T, Cell>) {
+      at.unrounded_h = unrounded_h_ + of_batch * n_.H, at.unrounded_h_ld = steps.parts * n_.H;
+      at.h_prev = at.unrounded_h, at.h_prev_ld = at.unrounded_h_ld;
+    } else if constexpr (Cell::kReadsHidden) {
+      at.h_prev = h_prev, at.h_prev_ld = h_ld;
+    }
+    at.cell_state = a_.cell_state ? a_.cell_state + of_batch * n_.H : nullptr, at.cell_state_ld = steps.parts * n_.H;
+    at.saved = a_.saved ? a_.saved + (d * n_.N + number) * Cell::kSaved * n_.H : nullptr;
+    at.saved_ld = steps.stride() * Cell::kSaved * n_.H;
+    if (unprojected_) {
+      at.h = unprojected_ + row * n_.H, at.h_ld = n_.H;
+    } else {
+      at.h = a_.y + number * n_.D * n_.P + d * n_.P, at.h_ld = steps.stride() * n_.D * n_.P;
+    }
+    return at;
+  }
+
+  // y = h W_hr^T for the rows of step s, h being what the cell gave.
+  void project(int64_t d, const Steps& steps, int64_t s) {
+    wait(share_.group, plan_.unit_parts, share_.place);
+    const Range groups = share({0, outputs_.count()}, share_.unit_part, plan_.unit_parts);
+    const int64_t start = 0;
+    for (int64_t q = groups.begin; q < groups.end; ++q) {
+      for_row_blocks({0, steps.active(s)}, [&](int64_t row, int count) {
+        alignas(64) Real<T> out[kTileRows * kTileCols * kLanes<T>];
+        const int cols = outputs_.vectors(q);
+        product<T>(out, count, cols, {unprojected_ + row * n_.H, n_.H, &start, 1},
+                   {panels_[d].projection + q * Outputs::kWidth * whole_pairs<T>(n_.H), cols * kLanes<T>}, n_.H);
+        for (int r = 0; r < count; ++r) {
+          T* y = a_.y + steps.row(s, row + r) * n_.D * n_.P + d * n_.P;
+          for (int c = 0; c < cols; ++c) {
+            const int64_t column = q * Outputs::kWidth + c * kLanes<T>;
+            store(y + column, load(out + (r * cols + c) * kLanes<T>), valid_lanes<T>(column, n_.P));
+          }
+        }
+      });
+    }
+  }
+
+  const ForwardArgs<T>& a_;
+  const Sizes n_;
+  const Plan plan_;
+  const Team team_;
+  const Share share_;
+  Arena arena_;
+  const Groups groups_{n_.H};
+  const Outputs outputs_{n_.P};
+  Panels panels_[2];
+  T* unprojected_ = nullptr;
+  Real<T>* unrounded_h_ = nullptr;
+  Hoisted hoisted_;
+  int64_t gx_rows_ = 0;
+};
+
+}  // namespace
+}  // namespace fastrnn

@@ -1,0 +1,198 @@
+// What is formed from the gate gradients of a chunk of rows at once: weight, bias and input gradients.
+#pragma once
+
+#include "kernels/arguments.h"
+#include "kernels/share-inl.h"
+
+namespace fastrnn {
+namespace {
+
+// A weight [rows, columns] as the right operand of plain products: packed by groups of columns, or read as it lies.
+template <class T>
+struct RightWeight {
+  using Groups = ColumnGroups<T, kTileCols>;
+
+  const T* weight = nullptr;
+  int segments = 0;  // of its rows, each packed by whole pairs: the gates
+  int64_t rows = 0;  // of a segment
+  Groups groups{0};
+  bool direct = false;
+  T* packed = nullptr;
+
+  RightWeight() = default;
+  RightWeight(const T* weight_, int segments_, int64_t rows_, int64_t columns, bool direct_, Arena& arena)
+      : weight(weight_), segments(segments_), rows(rows_), groups{columns}, direct(direct_) {
+    packed = arena.take<T>(groups.padded() * packed_rows());
+  }
+
+  int64_t packed_rows() const { return segments * whole_pairs<T>(rows); }
+
+  // Where nothing need be packed, a group of whole vectors stays; only a narrower last one is copied.
+  bool in_place(int64_t q) const {
+    return direct && q * Groups::kWidth + groups.vectors(q) * kLanes<T> <= groups.columns;
+  }
+
+  // The team member's share.
+  void pack(Team team) const {
+    const Range mine = share({0, groups.count()}, team.rank, team.size);
+    for (int64_t q = mine.begin; q < mine.end; ++q) {
+      if (in_place(q)) continue;
+      const int cols = groups.vectors(q);
+      T* to = packed + q * Groups::kWidth * packed_rows();
+      for (int s = 0; s < segments; ++s, to += whole_pairs<T>(rows) * cols * kLanes<T>) {
+        const auto row = [&](int64_t k) { return weight + (s * rows + k) * groups.columns; };
+        pack_rows(to, row, rows, q * Groups::kWidth, cols, groups.columns);
+      }
+    }
+  }
+
+  Panel<T> panel(int64_t q) const {
+    if (in_place(q)) return {weight + q * Groups::kWidth, groups.columns};
+    return {packed + q * Groups::kWidth * packed_rows(), groups.vectors(q) * kLanes<T>};
+  }
+};
+
+// Rows whose gate gradients are ready. What follows from their steps is listed per row.
+template <class T>
+struct Chunk {
+  int64_t rows;
+  bool first;      // overwrite the gradients instead of adding to them
+  const T* dsums;  // [rows, dsums_ld]
+  int64_t dsums_ld;
+  const T *dh, *h;           // with a projection: gradient of the outputs [rows, P], and what was projected [rows, H]
+  const int64_t* numbers;    // of each row in the sequence tensors
+  const T* const* previous;  // the hidden state before each row, null for zeros
+};
+
+// One thread's part: the gradients of some units' rows of every gate, and of the inputs of some rows of the chunk.
+template <class T, class Gates>
+class ChunkGradients {
+  using Groups = ColumnGroups<T, kTileCols>;
+
+ public:
+  ChunkGradients() = default;
+  ChunkGradients(const Sizes& sizes, int64_t part, int64_t parts) : n_(sizes), part_(part), parts_(parts) {}
+
+  // Room for the packed operands of a weight gradient over at most `rows` rows.
+  void take_buffers(int64_t rows, Arena& arena) {
+    const int64_t tiles = divide_up(divide_up(larger(n_.H, n_.P), kTileRows), parts_);
+    left_ = arena.take<T>(whole_pairs<T>(rows) * Gates::kSums * tiles * kTileRows);
+    right_ = arena.take<T>(whole_pairs<T>(rows) * Groups::kWidth);
+  }
+
+  void add_weights(const Chunk<T>& chunk, const T* x, const WeightGradients<Real<T>>& w) const {
+    const Range units = own_rows(n_.H);
+    if (w.b_ih) add_bias(chunk, w.b_ih, Gates::x_sum, units);
+    if (w.b_hh) add_bias(chunk, w.b_hh, Gates::h_sum, units);
+    const auto input = [&](int64_t k) { return x + chunk.numbers[k] * n_.I; };
+    const auto previous = [&](int64_t k) { return chunk.previous[k]; };
+    if (w.w_ih || w.w_hh) pack_left<Gates::kSums>(chunk.dsums, chunk.dsums_ld, n_.H, chunk.rows, units);
+    if (w.w_ih) add_outer(chunk, w.w_ih, n_.I, input, n_.H, Gates::kGates, Gates::x_sum, units);
+    if (w.w_hh) add_outer(chunk, w.w_hh, n_.P, previous, n_.H, Gates::kGates, Gates::h_sum, units);
+    if (w.w_hr) {
+      const auto projected = [&](int64_t k) { return chunk.h + k * n_.H; };
+      const Range outputs = own_rows(n_.P);
+      pack_left<1>(chunk.dh, n_.P, n_.P, chunk.rows, outputs);
+      add_outer(chunk, w.w_hr, n_.H, projected, n_.P, 1, [](int) { return 0; }, outputs);
+    }
+  }
+
+  // dx = dgx W_ih.
+  void write_inputs(const Chunk<T>& chunk, const RightWeight<T>& w_ih, Real<T>* dx) const {
+    int64_t segment[Gates::kGates];
+    for (int g = 0; g < Gates::kGates; ++g) segment[g] = Gates::x_sum(g) * n_.H;
+    for (int64_t q = 0; q < w_ih.groups.count(); ++q) {
+      for_row_blocks(share({0, chunk.rows}, part_, parts_), [&](int64_t row, int count) {
+        alignas(64) Real<T> out[kTileRows * kTileCols * kLanes<T>];
+        const int cols = w_ih.groups.vectors(q);
+        product(out, count, cols, {chunk.dsums + row * chunk.dsums_ld, chunk.dsums_ld, segment, Gates::kGates},
+                w_ih.panel(q), n_.H);
+        for (int r = 0; r < count; ++r)
+          store_tile(dx + chunk.numbers[row + r] * n_.I, out + r * cols * kLanes<T>, 1, q, cols, w_ih.groups, true);
+      });
+    }
+  }
+
+ private:
+  // The thread's share of the `height` rows of each gate of a weight, in whole tiles.
+  Range own_rows(int64_t height) const {
+    const Range tiles = share({0, divide_up(height, kTileRows)}, part_, parts_);
+    return {smaller(tiles.begin * kTileRows, height), smaller(tiles.end * kTileRows, height)};
+  }
+
+  static int64_t left_size(Range columns, int64_t rows) {
+    return divide_up(columns.size(), kTileRows) * kTileRows * whole_pairs<T>(rows);
+  }
+
+  template <int kSums>
+  void pack_left(const T* src, int64_t ld, int64_t width, int64_t rows, Range columns) const {
+    for (int a = 0; a < kSums; ++a)
+      pack_columns(left_ + a * left_size(columns, rows), src + a * width, ld, rows, columns);
+  }
+
+  // w[gate * height + columns] (+)= left^T right, where right(k) is the k-th row of the chunk, null for zeros.
+  template <class Row, class SumOf>
+  void add_outer(const Chunk<T>& chunk, Real<T>* w, int64_t width, Row right, int64_t height, int gates, SumOf sum_of,
+                 Range columns) const {
+    const Groups groups{width};
+    const int64_t start = 0;
+    for (int64_t q = 0; q < groups.count(); ++q) {
+      const int cols = groups.vectors(q);
+      pack_rows(right_, right, chunk.rows, q * Groups::kWidth, cols, width);
+      for (int gate = 0; gate < gates; ++gate) {
+        const T* left = left_ + sum_of(gate) * left_size(columns, chunk.rows);
+        for (int64_t m = columns.begin; m < columns.end;
+             m += kTileRows, left += kTileRows * whole_pairs<T>(chunk.rows)) {
+          alignas(64) Real<T> out[kTileRows * kTileCols * kLanes<T>];
+          with_constant<kTileCols>(cols, [&]<int kCols>() {
+            product_tile<T, kCols, kTileRows, kTileRows>(out, {left, kPair<T>, &start, 1}, {right_, cols * kLanes<T>},
+                                                         chunk.rows);
+          });
+          const int valid = int(smaller(kTileRows, columns.end - m));
+          store_tile(w + (gate * height + m) * width, out, valid, q, cols, groups, chunk.first);
+        }
+      }
+    }
+  }
+
+  static void store_tile(Real<T>* w, const Real<T>* tile, int rows, int64_t q, int cols, const Groups& groups,
+                         bool overwrite) {
+    for (int r = 0; r < rows; ++r) {
+      for (int c = 0; c < cols; ++c) {
+        const int64_t column = q * Groups::kWidth + c * kLanes<T>;
+        const int n = valid_lanes<T>(column, groups.columns);
+        Real<T>* at = w + r * groups.columns + column;
+        const Vec<T> v = load(tile + (r * cols + c) * kLanes<T>);
+        store(at, overwrite ? v : load(at, n) + v, n);
+      }
+    }
+  }
+
+  template <class SumOf>
+  void add_bias(const Chunk<T>& chunk, Real<T>* b, SumOf sum_of, Range columns) const {
+    for (int gate = 0; gate < Gates::kGates; ++gate) {
+      for (int64_t c = columns.begin; c < columns.end; c += kLanes<T>) {
+        const int n = valid_lanes<T>(c, columns.end);
+        const T* src = chunk.dsums + sum_of(gate) * n_.H + c;
+        // Several short sums are more accurate than a long one, and faster.
+        constexpr int parts = 8;
+        Vec<T> v[parts] = {};
+        for (int64_t k = 0; k < chunk.rows; k += parts) {
+          FASTRNN_UNROLL
+          for (int i = 0; i < parts; ++i)
+            if (k + i < chunk.rows) v[i] += load(src + (k + i) * chunk.dsums_ld, n);
+        }
+        const Vec<T> sum = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+        Real<T>* at = b + gate * n_.H + c;
+        store(at, chunk.first ? sum : load(at, n) + sum, n);
+      }
+    }
+  }
+
+  Sizes n_{};
+  int64_t part_ = 0, parts_ = 1;
+  T *left_ = nullptr, *right_ = nullptr;
+};
+
+}  // namespace
+}  // namespace fastrnn

@@ -1,0 +1,82 @@
+// Which part of a layer a thread works on, in which order, and where in the workspace.
+#pragma once
+
+#include "kernels/arguments.h"
+#include "kernels/tiles-inl.h"
+
+namespace fastrnn {
+namespace {
+
+// A thread's directions, its part of their rows and its part of their units.
+struct Share {
+  Range directions{0, 0};
+  int64_t slot = 0;  // which of the directions that run at once
+  int64_t row_part = 0, unit_part = 0;
+  int64_t rows_owner = -1;   // the threads that share these rows, by number
+  Barrier* group = nullptr;  // theirs
+  Place* place = nullptr;
+
+  Share(const Plan& plan, const Sizes& sizes, Team team) {
+    const int per_direction = plan.row_parts * plan.unit_parts;
+    slot = team.rank / per_direction;
+    place = team.place;
+    if (slot >= plan.directions_at_once) return;
+    directions = plan.directions_at_once == 1 ? Range{0, sizes.D} : Range{slot, slot + 1};
+    row_part = team.rank % per_direction / plan.unit_parts;
+    unit_part = team.rank % plan.unit_parts;
+    rows_owner = team.rank / plan.unit_parts;
+    if (team.barriers) group = team.barriers + 1 + rows_owner;
+  }
+};
+
+// The rows part, part + parts, part + 2 parts ... of a batch, seen by one direction: step s is the s-th one in its own
+// forward order. Taking every parts-th row balances ragged batches, which come sorted by length.
+struct Steps {
+  const Rows& rows;
+  int64_t T, part, parts;
+  bool reverse;
+
+  int64_t time(int64_t s) const { return reverse ? T - 1 - s : s; }
+  int64_t active(int64_t s) const {
+    return s < 0 || s >= T ? 0 : divide_up(larger(0, rows.active[time(s)] - part), parts);
+  }
+  int64_t first(int64_t s) const { return rows.first[time(s)] + part * rows.stride; }
+  int64_t stride() const { return parts * rows.stride; }
+  int64_t row(int64_t s, int64_t j) const { return first(s) + j * stride(); }
+  // Rows 0 .. begun(s) - 1 of step s also took part in step s - 1, rows 0 .. followed(s) - 1 do in step s + 1.
+  int64_t begun(int64_t s) const { return smaller(active(s), active(s - 1)); }
+  int64_t followed(int64_t s) const { return smaller(active(s), active(s + 1)); }
+};
+
+// Hands out 64-byte aligned pieces of one allocation; with a null base it only counts.
+//
+// A layer's threads share one workspace, and nobody hands its pieces to them: each walks through the whole layout,
+// takes all that there is for anyone, in the same order, and holds on to what is its own. So the layout stands in one
+// place, the constructor, where a single walk also measures it.
+struct Arena {
+  char* base;
+  int64_t used = 0;  // bytes
+
+  template <class T>
+  T* take(int64_t elements) {
+    constexpr int64_t line = 64;
+    char* piece = base ? base + used : nullptr;
+    used += divide_up(elements * int64_t(sizeof(T)), line) * line;
+    return reinterpret_cast<T*>(piece);
+  }
+};
+
+// Pieces that `owners` threads or groups of them take one after another, by take(); those of owner `mine`, if it is
+// one. Not inlined: a constructor with its loops unrolled and unswitched is three times as large.
+template <class F>
+FASTRNN_NOINLINE auto take_for_each(int64_t owners, int64_t mine, F&& take) {
+  decltype(take()) own{};
+  for (int64_t i = 0; i < owners; ++i) {
+    const auto pieces = take();
+    if (i == mine) own = pieces;
+  }
+  return own;
+}
+
+}  // namespace
+}  // namespace fastrnn

@@ -1,0 +1,83 @@
+// The table of kernels of one instruction set; included last by each isa_*.cpp.
+#pragma once
+
+#include "kernels/backward-inl.h"
+#include "kernels/facts-inl.h"
+#include "kernels/forward-inl.h"
+#include "kernels/frozen-inl.h"
+#include "kernels/probe-inl.h"
+
+namespace fastrnn {
+namespace {
+
+template <class T>
+int64_t forward_workspace(CellKind kind, const ForwardArgs<T>& args, const Plan& plan) {
+  return with_cell(kind, [&]<class Cell>() {
+    return LayerForward<T, Cell>(args, plan, Team{0, plan.threads, nullptr, nullptr}, nullptr).workspace();
+  });
+}
+
+template <class T>
+void forward(CellKind kind, const ForwardArgs<T>& args, const Plan& plan, Team team, char* workspace) {
+  with_cell(kind, [&]<class Cell>() { LayerForward<T, Cell>(args, plan, team, workspace).run(); });
+}
+
+template <class T>
+int64_t backward_workspace(CellKind kind, const BackwardArgs<T>& args, const Plan& plan) {
+  return with_cell(kind, [&]<class Cell>() {
+    return LayerBackward<T, Cell>(args, plan, Team{0, plan.threads, nullptr, nullptr}, nullptr).workspace();
+  });
+}
+
+template <class T>
+void backward(CellKind kind, const BackwardArgs<T>& args, const Plan& plan, Team team, char* workspace) {
+  with_cell(kind, [&]<class Cell>() { LayerBackward<T, Cell>(args, plan, team, workspace).run(); });
+}
+
+template <class T>
+constexpr Kernels<T> kernels() {
+  return {forward_workspace<T>, forward<T>, backward_workspace<T>, backward<T>, multiply_adds<T>};
+}
+
+template <class Format>
+int64_t panel_bytes(CellKind kind, const Sizes& sizes) {
+  return with_cell(kind, [&]<class Cell>() { return FrozenPanels<Cell, Format>(sizes, nullptr).bytes(); });
+}
+
+template <class Format>
+void pack_frozen(CellKind kind, const Sizes& sizes, const FrozenWeights<typename Format::Stored>* weights,
+                 char* panels) {
+  with_cell(kind, [&]<class Cell>() { FrozenPanels<Cell, Format>(sizes, panels).pack(weights); });
+}
+
+template <class Format>
+int64_t frozen_workspace(CellKind kind, const FrozenArgs& args, const Plan& plan) {
+  return with_cell(kind, [&]<class Cell>() {
+    return FrozenForward<Cell, Format>(args, plan, Team{0, plan.threads, nullptr, nullptr}, nullptr).workspace();
+  });
+}
+
+template <class Format>
+void frozen_forward(CellKind kind, const FrozenArgs& args, const Plan& plan, Team team, char* workspace) {
+  with_cell(kind, [&]<class Cell>() { FrozenForward<Cell, Format>(args, plan, team, workspace).run(); });
+}
+
+template <class Format>
+constexpr FrozenKernels<typename Format::Stored> frozen_kernels() {
+  return {panel_bytes<Format>, pack_frozen<Format>, frozen_workspace<Format>, frozen_forward<Format>};
+}
+
+[[maybe_unused]] constexpr InstructionSet instruction_set(const char* name) {
+  return {name,
+          FASTRNN_VECTOR_BYTES,
+          CellTable::of,
+          CellTable::count,
+          kernels<float>(),
+          kernels<double>(),
+          stream<float>,
+          frozen_kernels<Widened<BFloat16>>(),
+          frozen_kernels<Widened<int8_t>>()};
+}
+
+}  // namespace
+}  // namespace fastrnn

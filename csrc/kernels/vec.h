@@ -1,0 +1,340 @@
+// SIMD vectors of FASTRNN_VECTOR_BYTES, and exp-based activations on them.
+//
+// Included once by each isa_*.cpp, after its target pragma; everything lives in an anonymous namespace, so that the
+// linker cannot merge code compiled for different instruction sets. GCC vector extensions carry the arithmetic;
+// intrinsics appear only for what they cannot say: masked loads and stores, and scaling by a power of two.
+#pragma once
+
+#include <stdint.h>
+
+#include "kernels/arguments.h"
+
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
+#error "fastrnn needs GCC 12 or newer, for __builtin_shufflevector"
+#endif
+
+#if defined(FASTRNN_AVX512)
+#include <immintrin.h>
+#endif
+
+#define FASTRNN_INLINE inline __attribute__((always_inline))
+#define FASTRNN_NOINLINE __attribute__((noinline))
+#define FASTRNN_UNROLL _Pragma("GCC unroll 32")
+
+namespace fastrnn {
+namespace {
+
+template <class T>
+struct Simd;
+
+template <>
+struct Simd<float> {
+  typedef float Type __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
+  typedef int32_t Bits __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
+};
+
+template <>
+struct Simd<double> {
+  typedef double Type __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
+  typedef int64_t Bits __attribute__((vector_size(FASTRNN_VECTOR_BYTES)));
+};
+
+// Vec<T> is what values of T are computed in, Real<T> its lanes. Loading and storing convert.
+template <>
+struct Simd<BFloat16> : Simd<float> {};
+
+template <class T>
+using Vec = typename Simd<T>::Type;
+template <class T>
+using Bits = typename Simd<T>::Bits;
+
+template <class T>
+constexpr int kLanes = FASTRNN_VECTOR_BYTES / sizeof(Real<T>);
+
+template <class T>
+FASTRNN_INLINE Vec<T> broadcast(T x) {
+  return x - Vec<T>{};  // not x + 0, which would lose the sign of -0
+}
+
+template <class T>
+FASTRNN_INLINE Vec<T> load(const T* p) {
+  Vec<T> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class T>
+FASTRNN_INLINE void store(T* p, Vec<T> v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+#if defined(FASTRNN_AVX512)
+
+FASTRNN_INLINE Vec<float> load_first(const float* p, int n) {
+  return (Vec<float>)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+FASTRNN_INLINE Vec<double> load_first(const double* p, int n) {
+  return (Vec<double>)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
+}
+FASTRNN_INLINE void store_first(float* p, Vec<float> v, int n) {
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+}
+FASTRNN_INLINE void store_first(double* p, Vec<double> v, int n) {
+  _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
+}
+
+#else
+
+template <class T>
+FASTRNN_INLINE Vec<T> load_first(const T* p, int n) {
+  Vec<T> v{};
+  for (int i = 0; i < n; ++i) v[i] = p[i];
+  return v;
+}
+template <class T>
+FASTRNN_INLINE void store_first(T* p, Vec<T> v, int n) {
+  for (int i = 0; i < n; ++i) p[i] = v[i];
+}
+
+#endif
+
+// Values of T that one lane of a product's operand holds, and that it multiplies and adds at once: two of bfloat16.
+template <class T>
+constexpr int kPair = sizeof(Real<T>) / sizeof(T);
+template <class T>
+constexpr int64_t whole_pairs(int64_t n) {
+  return (n + kPair<T> - 1) / kPair<T> * kPair<T>;
+}
+
+template <class T>
+FASTRNN_INLINE Vec<T> load_pairs(const T* p) {
+  return load(p);
+}
+template <class T>
+FASTRNN_INLINE Vec<T> load_pairs(const T* p, int n) {
+  return load_first(p, n);
+}
+template <class T>
+FASTRNN_INLINE void store_pairs(T* p, Vec<T> v) {
+  store(p, v);
+}
+template <class T>
+FASTRNN_INLINE Vec<T> broadcast_pair(const T* p) {
+  return broadcast<T>(*p);
+}
+template <class T>
+FASTRNN_INLINE Vec<T> broadcast_last(const T* p) {
+  return broadcast<T>(*p);
+}
+template <class T>
+FASTRNN_INLINE void multiply_add(Vec<T>& sum, Vec<T> a, Vec<T> b) {
+  sum += a * b;
+}
+
+#if defined(FASTRNN_BFLOAT16)
+#include "kernels/bfloat16-inl.h"
+#endif
+
+// The first n lanes, 0 <= n <= kLanes; the others read as zero and are not written. The branch is for speed: whole
+// vectors are the rule, and masked stores are slow on some processors.
+template <class T>
+FASTRNN_INLINE Vec<T> load(const T* p, int n) {
+  return n == kLanes<T> ? load(p) : load_first(p, n);
+}
+template <class T>
+FASTRNN_INLINE void store(T* p, Vec<T> v, int n) {
+  if (n == kLanes<T>)
+    store(p, v);
+  else
+    store_first(p, v, n);
+}
+
+// Interleaves the halves of a and b named by kHalf: a0 b0 a1 b1 ...
+template <class T, int kHalf, int... kLane>
+FASTRNN_INLINE Vec<T> zip(Vec<T> a, Vec<T> b, std::integer_sequence<int, kLane...>) {
+  constexpr int n = sizeof...(kLane);
+  return __builtin_shufflevector(a, b, (kHalf * n / 2 + kLane / 2 + (kLane % 2) * n)...);
+}
+template <class T, int kHalf>
+FASTRNN_INLINE Vec<T> zip(Vec<T> a, Vec<T> b) {
+  return zip<T, kHalf>(a, b, std::make_integer_sequence<int, kLanes<T>>());
+}
+
+// Transposes kLanes x kLanes values: log2(kLanes) perfect shuffles of all rows.
+template <class T>
+FASTRNN_INLINE void transpose(Vec<T> (&v)[kLanes<T>]) {
+  constexpr int n = kLanes<T>;
+  FASTRNN_UNROLL
+  for (int done = 1; done < n; done *= 2) {
+    Vec<T> w[n];
+    FASTRNN_UNROLL
+    for (int i = 0; i < n / 2; ++i) {
+      w[2 * i] = zip<T, 0>(v[i], v[i + n / 2]);
+      w[2 * i + 1] = zip<T, 1>(v[i], v[i + n / 2]);
+    }
+    FASTRNN_UNROLL
+    for (int i = 0; i < n; ++i) v[i] = w[i];
+  }
+}
+
+// Sums of each of n vectors over its lanes, as far as they meet: lane j * n + i is the j-th part of the sum of v[i]. A
+// transposition whose shuffles are added as they meet.
+template <class T, int n>
+FASTRNN_INLINE Vec<T> sum_each(Vec<T> (&v)[n]) {
+  FASTRNN_UNROLL
+  for (int half = n / 2; half >= 1; half /= 2) {
+    FASTRNN_UNROLL
+    for (int i = 0; i < half; ++i) v[i] = zip<T, 0>(v[i], v[i + half]) + zip<T, 1>(v[i], v[i + half]);
+  }
+  return v[0];
+}
+
+// Adds neighbouring blocks of kBlock lanes, those of a and then those of b.
+template <class T, int kBlock, int... kLane>
+FASTRNN_INLINE Vec<T> add_blocks(Vec<T> a, Vec<T> b, std::integer_sequence<int, kLane...>) {
+  return __builtin_shufflevector(a, b, (kLane / kBlock * 2 * kBlock + kLane % kBlock)...) +
+         __builtin_shufflevector(a, b, (kLane / kBlock * 2 * kBlock + kLane % kBlock + kBlock)...);
+}
+
+// The whole sums of kLanes vectors, from what sum_each gave for each group of them.
+template <class T, int kBlock = kLanes<T> / 2, int kGroups>
+FASTRNN_INLINE Vec<T> join(const Vec<T> (&group)[kGroups]) {
+  if constexpr (kGroups == 1) {
+    return group[0];
+  } else {
+    constexpr auto lanes = std::make_integer_sequence<int, kLanes<T>>();
+    Vec<T> pair[kGroups / 2];
+    FASTRNN_UNROLL
+    for (int i = 0; i < kGroups / 2; ++i) pair[i] = add_blocks<T, kBlock>(group[2 * i], group[2 * i + 1], lanes);
+    return join<T, kBlock / 2>(pair);
+  }
+}
+
+// expm1(r) = r + r^2 q(r) on |r| <= ln(2)/2; q is the weighted minimax polynomial, found by iteratively reweighted
+// least squares in 50 digits. Relative error of expm1: 1.4e-8 in float, 1.8e-17 in double.
+template <class T>
+struct ExpConstants;
+
+template <>
+struct ExpConstants<float> {
+  static constexpr float q[] = {0.5f, 0x1.5554bp-3f, 0x1.555486p-5f, 0x1.1228p-7f, 0x1.6d98fap-10f};
+  static constexpr float log2e = 0x1.715476p+0f;
+  // ln(2) in two parts: n * ln2_high is exact for |n| <= 2^9.
+  static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
+  // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the mantissa.
+  static constexpr float round = 0x1.8p23f;
+  static constexpr int mantissa_bits = 23, exponent_bias = 127;
+  // Below: exp is 0; 1 + expm1 is 0 to working precision.
+  static constexpr float exp_zero = -104.0f, expm1_minus_one = -20.0f;
+};
+
+template <>
+struct ExpConstants<double> {
+  static constexpr double q[] = {0x1.0000000000005p-1,  0x1.555555555555bp-3,  0x1.55555555520c2p-5,
+                                 0x1.111111110ead6p-7,  0x1.6c16c17f40d31p-10, 0x1.a01a01b476d07p-13,
+                                 0x1.a019a66f3914cp-16, 0x1.71dded23febefp-19, 0x1.28a2be71a93a0p-22,
+                                 0x1.af71b1b652896p-26};
+  static constexpr double log2e = 0x1.71547652b82fep+0;
+  static constexpr double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
+  static constexpr double round = 0x1.8p52;
+  static constexpr int mantissa_bits = 52, exponent_bias = 1023;
+  static constexpr double exp_zero = -746.0, expm1_minus_one = -42.0;
+};
+
+// y = n ln(2) + r with |r| <= ln(2)/2, and p = expm1(r); so exp(y) = 2^n (1 + p). NaN passes into p.
+template <class T>
+struct Reduced {
+  Vec<T> p, n;
+  Bits<T> exponent;
+};
+
+template <class T>
+FASTRNN_INLINE Reduced<T> reduce(Vec<T> y) {
+  using E = ExpConstants<T>;
+  constexpr int degree = sizeof(E::q) / sizeof(T) - 1;
+  const Vec<T> shifted = y * E::log2e + E::round;
+  const Vec<T> n = shifted - E::round;
+  const Vec<T> r = (y - n * E::ln2_high) - n * E::ln2_low;
+  Vec<T> q = broadcast<T>(E::q[degree]);
+  FASTRNN_UNROLL
+  for (int i = degree - 1; i >= 0; --i) q = q * r + E::q[i];
+  return {r * r * q + r, n, (Bits<T>)shifted - (Bits<T>)broadcast<T>(E::round)};
+}
+
+// 2^n for a normal result.
+template <class T>
+FASTRNN_INLINE Vec<T> power_of_two(Bits<T> n) {
+  using E = ExpConstants<T>;
+  return (Vec<T>)((n + E::exponent_bias) << E::mantissa_bits);
+}
+
+// x * 2^n, with the right result where it is denormal.
+template <class T>
+FASTRNN_INLINE Vec<T> scale(Vec<T> x, const Reduced<T>& by) {
+#if defined(FASTRNN_AVX512)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_maskz_scalef_ps((__mmask16)-1, (__m512)x, (__m512)by.n);
+  else
+    return (Vec<T>)_mm512_maskz_scalef_pd((__mmask8)-1, (__m512d)x, (__m512d)by.n);
+#else
+  const Bits<T> half = by.exponent >> 1;
+  return x * power_of_two<T>(half) * power_of_two<T>(by.exponent - half);
+#endif
+}
+
+template <class T>
+FASTRNN_INLINE Bits<T> sign_bit() {
+  return (Bits<T>)broadcast<T>(T(-0.0));
+}
+
+template <class T>
+FASTRNN_INLINE Vec<T> minus_abs(Vec<T> x) {
+  return (Vec<T>)((Bits<T>)x | sign_bit<T>());
+}
+
+// 1 / (1 + exp(-x)) through exp(-|x|), which neither overflows nor loses the tail below zero.
+template <class T>
+FASTRNN_INLINE Vec<T> sigmoid(Vec<T> x) {
+  const Vec<T> lowest = broadcast<T>(ExpConstants<T>::exp_zero);
+  Vec<T> y = minus_abs<T>(x);
+  y = y < lowest ? lowest : y;
+  const Reduced<T> s = reduce<T>(y);
+  const Vec<T> e = scale<T>(1 + s.p, s);
+  const Vec<T> one = broadcast<T>(1);
+  return (x < 0 ? e : one) / (1 + e);
+}
+
+// -expm1(-2|x|) / (2 + expm1(-2|x|)) with the sign of x: no cancellation near zero, no overflow.
+template <class T>
+FASTRNN_INLINE Vec<T> tanh(Vec<T> x) {
+  const Vec<T> lowest = broadcast<T>(ExpConstants<T>::expm1_minus_one);
+  Vec<T> y = 2 * minus_abs<T>(x);
+  y = y < lowest ? lowest : y;
+  const Reduced<T> s = reduce<T>(y);
+  const Vec<T> unit = power_of_two<T>(s.exponent);
+  const Vec<T> expm1 = unit * s.p + (unit - 1);
+  const Vec<T> t = expm1 / (2 + expm1);
+  return (Vec<T>)(((Bits<T>)t & ~sign_bit<T>()) | ((Bits<T>)x & sign_bit<T>()));
+}
+
+template <class T>
+FASTRNN_INLINE Vec<T> relu(Vec<T> x) {
+  return x < 0 ? Vec<T>{} : x;  // NaN stays NaN, as in torch.relu
+}
+
+// Derivatives by the output.
+template <class T>
+FASTRNN_INLINE Vec<T> d_sigmoid(Vec<T> y) {
+  return y * (1 - y);
+}
+template <class T>
+FASTRNN_INLINE Vec<T> d_tanh(Vec<T> y) {
+  return 1 - y * y;
+}
+template <class T>
+FASTRNN_INLINE Vec<T> d_relu(Vec<T> y) {
+  return y > 0 ? broadcast<T>(1) : Vec<T>{};
+}
+
+}  // namespace
+}  // namespace fastrnn

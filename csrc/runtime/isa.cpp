@@ -1,0 +1,94 @@
+#include "runtime/isa.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace fastrnn {
+
+extern const InstructionSet kBaseline;
+#if defined(__x86_64__)
+extern const InstructionSet kAvx2, kAvx512;
+extern const Kernels<BFloat16> kAvx512Bf16;
+extern const FrozenKernels<BFloat16> kFrozenBf16;
+extern const FrozenKernels<int8_t> kFrozenInt8;
+#endif
+
+namespace {
+
+std::vector<const InstructionSet*> runnable() {
+  std::vector<const InstructionSet*> sets = {&kBaseline};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    sets.push_back(&kAvx2);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) {
+      sets.push_back(&kAvx512);
+      static const InstructionSet with_bfloat16 = [] {
+        InstructionSet set = kAvx512;
+        set.name = "avx512bf16";
+        set.bf16 = &kAvx512Bf16;
+        set.frozen_bf16 = kFrozenBf16;
+        set.frozen_int8 = kFrozenInt8;
+        return set;
+      }();
+      if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) sets.push_back(&with_bfloat16);
+    }
+  }
+#endif
+  return sets;
+}
+
+const InstructionSet* find_isa(const std::string& name) {
+  std::string known;
+  for (const InstructionSet* set : runnable()) {
+    if (name == set->name) return set;
+    known += known.empty() ? set->name : std::string(", ") + set->name;
+  }
+  throw std::invalid_argument("fastrnn: instruction set '" + name + "' was asked for, this build and processor run " +
+                              known);
+}
+
+const InstructionSet*& current() {
+  static const InstructionSet* set = [] {
+    const char* forced = std::getenv("FASTRNN_CPU_ISA");
+    return forced && *forced ? find_isa(forced) : runnable().back();
+  }();
+  return set;
+}
+
+}  // namespace
+
+const InstructionSet& instruction_set() { return *current(); }
+
+std::vector<std::string> runnable_isas() {
+  std::vector<std::string> names;
+  for (const InstructionSet* set : runnable()) names.push_back(set->name);
+  return names;
+}
+
+void force_isa(const std::string& name) { current() = find_isa(name); }
+
+template <>
+const Kernels<float>& kernels() {
+  return instruction_set().f32;
+}
+template <>
+const Kernels<double>& kernels() {
+  return instruction_set().f64;
+}
+template <>
+const Kernels<BFloat16>& kernels() {
+  return *instruction_set().bf16;
+}
+
+template <>
+const FrozenKernels<BFloat16>& frozen_kernels() {
+  return instruction_set().frozen_bf16;
+}
+template <>
+const FrozenKernels<int8_t>& frozen_kernels() {
+  return instruction_set().frozen_int8;
+}
+
+}  // namespace fastrnn

@@ -1,0 +1,80 @@
+#include "runtime/layer.h"
+
+#include "runtime/isa.h"
+
+namespace fastrnn {
+
+std::vector<std::string> cell_names() {
+  const InstructionSet& set = instruction_set();
+  std::vector<std::string> names;
+  for (int i = 0; i < set.cell_count; ++i) names.emplace_back(set.cells[i].name);
+  return names;
+}
+
+std::optional<CellKind> find_cell(std::string_view name) {
+  const InstructionSet& set = instruction_set();
+  for (int i = 0; i < set.cell_count; ++i)
+    if (name == set.cells[i].name) return CellKind(i);
+  return std::nullopt;
+}
+
+const CellFacts& cell_facts(CellKind kind) { return instruction_set().cells[int(kind)]; }
+
+LayerOptions layer_options(CellKind cell, Form form, int64_t directions, bool has_bias, int64_t weights) {
+  LayerOptions options{cell, form, directions, has_bias, false};
+  options.projected = weights > directions * options.plain_weights();
+  return options;
+}
+
+Shapes<5> weight_shapes(const LayerOptions& options, const Sizes& n) {
+  const int64_t gates = cell_facts(options.cell).gates * n.H;
+  Shapes<5> out{{{"weight_ih", 2, {gates, n.I}}, {"weight_hh", 2, {gates, n.P}}}, 2};
+  if (options.has_bias) {
+    out.shapes[out.count++] = {"bias_ih", 1, {gates}};
+    out.shapes[out.count++] = {"bias_hh", 1, {gates}};
+  }
+  if (options.projected) out.shapes[out.count++] = {"weight_hr", 2, {n.P, n.H}};
+  return out;
+}
+
+Shapes<2> state_shapes(const LayerOptions& options, const Sizes& n) {
+  const int count = cell_facts(options.cell).states;
+  if (options.one_step()) return {{{"h_0", 2, {n.B, n.P}}, {"c_0", 2, {n.B, n.H}}}, count};
+  return {{{"h_0", 3, {n.D, n.B, n.P}}, {"c_0", 3, {n.D, n.B, n.H}}}, count};
+}
+
+void BatchRows::resize(int64_t T) {
+  T_ = T;
+  long_.reset(T > kShort ? new int64_t[2 * T] : nullptr);
+}
+
+void BatchRows::set_dense(Form form, int64_t T, int64_t B) {
+  resize(T);
+  const bool batch_first = form == Form::kBatchFirst;
+  stride_ = batch_first ? T : 1;
+  int64_t *first_of = first(), *active = first_of + T;
+  for (int64_t t = 0; t < T; ++t) first_of[t] = batch_first ? t : t * B, active[t] = B;
+}
+
+std::string BatchRows::set_packed(const int64_t* batch_sizes, int64_t T, int64_t B, int64_t N) {
+  using std::to_string;
+  if (T < 1) return "fastrnn: expected batch_sizes of a step at least, got none";
+  resize(T);
+  stride_ = 1;
+  int64_t *first_of = first(), *active = first_of + T;
+  int64_t rows = 0;
+  for (int64_t t = 0; t < T; ++t) {
+    if (batch_sizes[t] <= 0 || batch_sizes[t] > (t > 0 ? active[t - 1] : B))
+      return "fastrnn: expected batch_sizes that do not increase, from " + to_string(B) + " to no less than 1, got " +
+             to_string(batch_sizes[t]) + " at step " + to_string(t);
+    first_of[t] = rows;
+    active[t] = batch_sizes[t];
+    rows += batch_sizes[t];
+  }
+  if (active[0] != B || rows != N)
+    return "fastrnn: batch_sizes begin with " + to_string(active[0]) + " and add up to " + to_string(rows) +
+           ", expected " + to_string(B) + " and " + to_string(N);
+  return {};
+}
+
+}  // namespace fastrnn

@@ -1,0 +1,80 @@
+// A layer's options, the shapes of its weights and states, and where the rows of its batch lie.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/arguments.h"
+
+namespace fastrnn {
+
+// The cells that are compiled in, by the names of fastrnn/spec.py.
+std::vector<std::string> cell_names();
+std::optional<CellKind> find_cell(std::string_view name);
+const CellFacts& cell_facts(CellKind kind);
+
+// How the rows of a layer lie in x: [T, B, I], [B, T, I], packed [N, I], or one step [B, I] with states [B, P], [B, H].
+enum class Form { kTimeFirst, kBatchFirst, kPacked, kOneStep };
+
+struct LayerOptions {
+  CellKind cell;
+  Form form;
+  int64_t directions;
+  bool has_bias, projected;
+
+  bool one_step() const { return form == Form::kOneStep; }
+  // Weights of a direction, with and without that of a projection.
+  int64_t plain_weights() const { return has_bias ? 4 : 2; }
+  int64_t weights() const { return plain_weights() + projected; }
+};
+
+// Those of a layer that has `weights` for all its directions: projected if there are more than it needs without.
+LayerOptions layer_options(CellKind cell, Form form, int64_t directions, bool has_bias, int64_t weights);
+
+struct Shape {
+  const char* name;
+  int dims;
+  int64_t size[3];
+};
+
+template <int kMost>
+struct Shapes {
+  Shape shapes[kMost];
+  int count;
+
+  const Shape& operator[](int i) const { return shapes[i]; }
+  const Shape* begin() const { return shapes; }
+  const Shape* end() const { return shapes + count; }
+};
+
+// Of one direction, in the order of Weights. Of the sizes, I, H and P count.
+Shapes<5> weight_shapes(const LayerOptions& options, const Sizes& n);
+// h and, for a cell with a state of its own, that. Of the sizes, D, B, H and P count.
+Shapes<2> state_shapes(const LayerOptions& options, const Sizes& n);
+
+// Owns what Rows points to; on the heap from some steps on only, which a single step would notice.
+class BatchRows {
+ public:
+  // T steps of B rows, of any form but a packed one.
+  void set_dense(Form form, int64_t T, int64_t B);
+  // N rows in steps of batch_sizes[T], of a batch of B. Gives what is wrong with them, or nothing.
+  std::string set_packed(const int64_t* batch_sizes, int64_t T, int64_t B, int64_t N);
+
+  Rows rows() const { return {first(), first() + T_, stride_}; }
+
+ private:
+  static constexpr int64_t kShort = 16;
+
+  int64_t* first() { return long_ ? long_.get() : short_; }
+  const int64_t* first() const { return long_ ? long_.get() : short_; }
+  void resize(int64_t T);
+
+  int64_t T_ = 0, stride_ = 1;
+  int64_t short_[2 * kShort];  // first [T], then active [T]
+  std::unique_ptr<int64_t[]> long_;
+};
+
+}  // namespace fastrnn

@@ -1,0 +1,91 @@
+// The Python module fastrnn._C.
+#include <ATen/ATen.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "runtime/isa.h"
+#include "runtime/peak.h"
+#include "runtime/plan.h"
+#include "runtime/threads.h"
+#include "torch/checked_layer.h"
+#include "torch/infer.h"
+
+namespace fastrnn {
+namespace {
+
+pybind11::dict plan_of(const std::string& cell, const Sizes& sizes, int element_bytes, int threads) {
+  const Plan plan = make_plan(instruction_set(), cell_kind(cell), sizes, element_bytes, threads);
+  pybind11::dict out;
+  out["threads"] = plan.threads;
+  out["directions_at_once"] = plan.directions_at_once;
+  out["row_parts"] = plan.row_parts;
+  out["unit_parts"] = plan.unit_parts;
+  out["products"] = plan.direct_forward ? "direct" : plan.hoist ? "hoisted" : "fused";
+  out["backward_products"] = plan.direct_backward ? "direct" : "fused";
+  return out;
+}
+
+pybind11::dict facts_of(const std::string& cell) {
+  const CellFacts& facts = cell_facts(cell_kind(cell));
+  pybind11::list apart;
+  for (int gate = 0; gate < facts.gates; ++gate)
+    if (facts.apart >> gate & 1) apart.append(gate);
+  pybind11::dict out;
+  out["gates"] = facts.gates;
+  out["sums"] = facts.sums;
+  out["apart"] = apart;
+  out["saved"] = facts.saved;
+  out["states"] = facts.states;
+  out["projectable"] = facts.projectable;
+  return out;
+}
+
+}  // namespace
+}  // namespace fastrnn
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.doc() = "Compiled CPU kernels of fastrnn.";
+  m.def("isa", [] { return std::string(fastrnn::instruction_set().name); });
+  m.def("multiplies_bfloat16", [] { return fastrnn::instruction_set().bf16 != nullptr; });
+  m.def("cells", &fastrnn::cell_names);
+  m.def("cell_facts", &fastrnn::facts_of, pybind11::arg("name"));
+  m.def("runnable_isas", &fastrnn::runnable_isas);
+  m.def("force_isa", &fastrnn::force_isa, pybind11::arg("name"));
+  m.def("built_with_openmp", &fastrnn::built_with_openmp);
+  // Python passes options and sizes one by one; here they become values.
+  m.def(
+      "plan",
+      [](const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t H, int64_t P, int64_t D, int64_t rows,
+         int element_bytes,
+         int threads) { return fastrnn::plan_of(cell, {T, B, I, H, P, D, rows}, element_bytes, threads); },
+      pybind11::arg("cell"), pybind11::arg("T"), pybind11::arg("B"), pybind11::arg("I"), pybind11::arg("H"),
+      pybind11::arg("P"), pybind11::arg("D"), pybind11::arg("rows"), pybind11::arg("element_bytes"),
+      pybind11::arg("threads"));
+  m.def("infer", [](const pybind11::dict& parameters, const pybind11::list& names, const pybind11::object& input,
+                    const pybind11::object& hx, std::string_view cell, int64_t layers, bool bidirectional,
+                    bool has_bias, bool batch_first) {
+    const fastrnn::Form form = batch_first ? fastrnn::Form::kBatchFirst : fastrnn::Form::kTimeFirst;
+    return fastrnn::infer(
+        parameters, names, input, hx,
+        fastrnn::stack_of(cell, form, layers, bidirectional ? 2 : 1, has_bias, int64_t(names.size())));
+  });
+  m.def("infer_step", [](const pybind11::dict& parameters, const pybind11::list& names, const pybind11::object& input,
+                         const pybind11::object& hx, std::string_view cell, bool has_bias) {
+    return fastrnn::infer_step(parameters, names, input, hx,
+                               fastrnn::stack_of(cell, fastrnn::Form::kOneStep, 1, 1, has_bias, int64_t(names.size())));
+  });
+  m.def(
+      "peak_flops",
+      [](const std::string& dtype, int threads) {
+        // What is not multiplied as it is, is in float32.
+        if (dtype == "bfloat16" && fastrnn::instruction_set().bf16)
+          return fastrnn::peak_flops<fastrnn::BFloat16>(threads);
+        if (dtype == "float64") return fastrnn::peak_flops<double>(threads);
+        TORCH_CHECK_VALUE(dtype == "float32" || dtype == "bfloat16" || dtype == "float16",
+                          "expected float32, float64, bfloat16 or float16, got ", dtype);
+        return fastrnn::peak_flops<float>(threads);
+      },
+      pybind11::arg("dtype"), pybind11::arg("threads"), pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("read_bandwidth", &fastrnn::read_bandwidth, pybind11::arg("bytes"), pybind11::arg("threads"),
+        pybind11::call_guard<pybind11::gil_scoped_release>());
+}

@@ -1,0 +1,101 @@
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <algorithm>
+
+#include "runtime/isa.h"
+#include "runtime/run.h"
+#include "torch/checked_layer.h"
+#include "torch/operators.h"
+#include "torch/panels.h"
+#include "torch/tensors.h"
+
+namespace fastrnn {
+namespace {
+
+using at::Tensor;
+using Tensors = std::vector<Tensor>;
+
+// The panels of a frozen layer, packed by the kernels of the instruction set in use. `weights` are as in Layer,
+// `scales` [w_ih, w_hh] of each direction, or none.
+template <class S>
+Tensor pack_panels(const Layer& layer, const Tensors& weights, const Tensors& scales) {
+  Tensors prepared, prepared_scales;
+  for (const Tensor& t : weights) prepared.push_back(t.contiguous());
+  for (const Tensor& t : scales) prepared_scales.push_back(t.contiguous());
+  std::vector<FrozenWeights<S>> pointers;
+  for (int64_t d = 0; d < layer.n.D; ++d) {
+    const Tensor* w = prepared.data() + d * layer.options.weights();
+    const Tensor* scale = prepared_scales.data() + 2 * d;
+    pointers.push_back({const_pointer<S>(w[0]), const_pointer<S>(w[1]),
+                        layer.options.has_bias ? const_pointer<float>(w[2]) : nullptr,
+                        layer.options.has_bias ? const_pointer<float>(w[3]) : nullptr,
+                        scales.empty() ? nullptr : const_pointer<float>(scale[0]),
+                        scales.empty() ? nullptr : const_pointer<float>(scale[1])});
+  }
+  const FrozenKernels<S>& kernels = frozen_kernels<S>();
+  Tensor panels = at::empty({kernels.panel_bytes(layer.options.cell, layer.n)}, at::kByte);
+  kernels.pack(layer.options.cell, layer.n, pointers.data(), static_cast<char*>(panels.mutable_data_ptr()));
+  return panels;
+}
+
+template <class S>
+void run_as(const Layer& layer, const Tensor& x, const ReadyList& initial, at::TensorList given, const Tensors& weights,
+            const Tensors& scales, Output& out) {
+  const Tensor panels = remembered_panels(given, &frozen_kernels<S>(), layer.options.cell, layer.n.D,
+                                          [&] { return pack_panels<S>(layer, weights, scales); });
+  FrozenArgs args;
+  args.sizes = layer.n;
+  args.rows = layer.batch.rows();
+  args.x = const_pointer<float>(x);
+  args.h_0 = initial.empty() ? nullptr : const_pointer<float>(*initial[0]);
+  args.panels = static_cast<const char*>(panels.const_data_ptr());
+  args.y = pointer<float>(out.y);
+  args.h_T = pointer<float>(out.final_state[0]);
+  args.cell_state = layer.facts.states > 1 ? pointer<float>(out.final_state[1]) : nullptr;
+  run_frozen<S>(layer.options.cell, args, at::get_num_threads());
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, at::TensorList state, at::TensorList weights,
+                                           const std::optional<Tensor>& batch_sizes, std::string_view cell,
+                                           int64_t directions, bool has_bias, bool batch_first) {
+  TORCH_CHECK(x.scalar_type() == at::kFloat, "fastrnn: expected a float32 input, got ", x.scalar_type());
+  TORCH_CHECK(!weights.empty(), "fastrnn: expected weights, got none");
+  const at::ScalarType stored = weights[0].scalar_type();
+  TORCH_CHECK(stored == at::kBFloat16 || stored == at::kChar, "fastrnn: expected weights in bfloat16 or int8, got ",
+              stored);
+  const size_t plain = has_bias ? 4 : 2, per_direction = plain + (stored == at::kChar ? 2 : 0);
+  TORCH_CHECK(weights.size() == directions * per_direction, "fastrnn: expected ", per_direction,
+              " weights per direction, got ", weights.size(), " for ", directions);
+  Tensors matrices, scales;
+  for (size_t i = 0; i < weights.size(); ++i) (i % per_direction < plain ? matrices : scales).push_back(weights[i]);
+
+  const LayerOptions options =
+      layer_options(cell_kind(cell), form_of(batch_sizes, batch_first), directions, has_bias, matrices.size());
+  const Layer layer(x, state, matrices, options, batch_sizes, stored);
+  const int64_t rows = layer.facts.gates * layer.n.H;
+  for (const Tensor& t : scales)
+    TORCH_CHECK(t.sizes() == at::IntArrayRef({rows}) && t.scalar_type() == at::kFloat && t.is_cpu(),
+                "fastrnn: expected scales float32 [", rows, "] on the CPU, got ", t.scalar_type(), " ", t.sizes(),
+                " on ", t.device());
+  constexpr int64_t most = 65536;  // products that are summed in 32 bits
+  TORCH_CHECK(stored == at::kBFloat16 || std::max(layer.n.I, layer.n.H) <= most, "fastrnn: expected at most ", most,
+              " inputs and units with int8 weights, got ", layer.n.I, " and ", layer.n.H);
+
+  const ReadyList initial = prepare(state, at::kFloat);
+  Output out = allocate_output(layer, initial, at::kFloat, at::kFloat);
+  if (!layer.empty()) {
+    const Ready input = prepare(x, at::kFloat);
+    if (stored == at::kChar)
+      run_as<int8_t>(layer, *input, initial, weights, matrices, scales, out);
+    else
+      run_as<BFloat16>(layer, *input, initial, weights, matrices, scales, out);
+  }
+  return {std::move(out.y), Tensors(out.final_state.begin(), out.final_state.end())};
+}
+
+}  // namespace fastrnn
+
+TORCH_LIBRARY_IMPL(fastrnn, CPU, m) { m.impl("frozen_forward", fastrnn::frozen_forward); }
