@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>  // here, before any target pragma, for the headers of the kernels
 
+#include "kernels/fence.h"
 #include "kernels/team.h"
 
 namespace fastrnn {

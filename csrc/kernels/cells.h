@@ -33,11 +33,12 @@ struct AddedGates {
   static constexpr int h_sum(int gate) { return gate; }
 };
 
-// r, z, n: n needs its two products apart, so there are sums r, z, gx_n, gh_n.
-struct GruGates {
-  static constexpr int kGates = 3, kSums = 4;
+// Gates of which the last needs its two products apart: a GRU's sums are r, z, gx_n, gh_n.
+template <int kGates_>
+struct LastGateApart {
+  static constexpr int kGates = kGates_, kSums = kGates_ + 1;
   static constexpr int x_sum(int gate) { return gate; }
-  static constexpr int h_sum(int gate) { return gate == 2 ? 3 : gate; }
+  static constexpr int h_sum(int gate) { return gate == kGates - 1 ? kGates : gate; }
 };
 
 template <class Cell>
@@ -105,7 +106,7 @@ struct Lstm {
 };
 
 struct Gru {
-  using Gates = GruGates;
+  using Gates = LastGateApart<3>;
   static constexpr const char* kName = "gru";
   static constexpr int kSaved = 4, kCellState = -1, kUnitVectors = 1;
   static constexpr bool kReadsHidden = true, kReadsOutput = false, kProjectable = false;
@@ -133,11 +134,45 @@ struct Gru {
   }
 };
 
+struct Cifg {
+  using Gates = AddedGates<3>;
+  static constexpr const char* kName = "cifg";
+  static constexpr int kSaved = 4, kCellState = 3, kUnitVectors = 1;
+  static constexpr bool kReadsHidden = false, kReadsOutput = false, kProjectable = true;
+  static constexpr Carry kCarry = Carry::kCellState;
+
+  template <class T>
+  static FASTRNN_INLINE Vec<T> forward(const Vec<T>* sum, Vec<T>, Vec<T>& c, Vec<T>* saved) {
+    const Vec<T> f = sigmoid<T>(sum[0]);
+    const Vec<T> g = tanh<T>(sum[1]);
+    const Vec<T> o = sigmoid<T>(sum[2]);
+    c = f * c + (1 - f) * g;
+    saved[0] = f, saved[1] = g, saved[2] = o, saved[3] = c;
+    return o * tanh<T>(c);
+  }
+
+  template <class T>
+  static FASTRNN_INLINE Vec<T> hidden(const Vec<T>* saved) {
+    return saved[2] * tanh<T>(saved[3]);
+  }
+
+  template <class T>
+  static FASTRNN_INLINE void backward(const StepValues<T, Cifg>& at, Vec<T>& dc, Vec<T>* dsum) {
+    const Vec<T> f = at.saved[0], g = at.saved[1], o = at.saved[2];
+    const Vec<T> tanh_c = tanh<T>(at.saved[3]);
+    dc = dc + at.dh * o * d_tanh<T>(tanh_c);
+    dsum[0] = dc * (at.cell_state_prev - g) * d_sigmoid<T>(f);
+    dsum[1] = dc * (1 - f) * d_tanh<T>(g);
+    dsum[2] = at.dh * tanh_c * d_sigmoid<T>(o);
+    dc = dc * f;
+  }
+};
+
 template <class...>
 struct TypeList {};
 
 // Every cell; its position here is its CellKind.
-using Cells = TypeList<Rnn<true>, Rnn<false>, Lstm, Gru>;
+using Cells = TypeList<Rnn<true>, Rnn<false>, Lstm, Gru, Cifg>;
 
 }  // namespace
 }  // namespace fastrnn

@@ -28,7 +28,6 @@ class FrozenPanels {
   int64_t bytes() const { return arena_.used; }
 
   void pack(const FrozenWeights<Stored>* weights) {
-    __builtin_memset(arena_.base, 0, bytes());
     for (int64_t d = 0; d < n_.D; ++d) {
       const FrozenWeights<Stored>& w = weights[d];
       for (int64_t q = 0; q < groups_.count(); ++q) {

@@ -61,7 +61,9 @@ struct Arena {
   T* take(int64_t elements) {
     constexpr int64_t line = 64;
     char* piece = base ? base + used : nullptr;
-    used += divide_up(elements * int64_t(sizeof(T)), line) * line;
+    const int64_t bytes = elements * int64_t(sizeof(T));
+    used += divide_up(bytes, line) * line + kFence;
+    if (base) close_to_all(piece + bytes, base + used - (piece + bytes));
     return reinterpret_cast<T*>(piece);
   }
 };

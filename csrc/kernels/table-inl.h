@@ -47,6 +47,7 @@ int64_t panel_bytes(CellKind kind, const Sizes& sizes) {
 template <class Format>
 void pack_frozen(CellKind kind, const Sizes& sizes, const FrozenWeights<typename Format::Stored>* weights,
                  char* panels) {
+  __builtin_memset(panels, 0, panel_bytes<Format>(kind, sizes));
   with_cell(kind, [&]<class Cell>() { FrozenPanels<Cell, Format>(sizes, panels).pack(weights); });
 }
 

@@ -28,8 +28,10 @@ bool built_with_openmp() {
 }
 
 int usable_threads(int threads) {
-#ifdef _OPENMP
+#if defined(_OPENMP)
   return omp_in_parallel() ? 1 : std::max(threads, 1);
+#elif defined(FASTRNN_STD_THREADS)
+  return std::max(threads, 1);
 #else
   (void)threads;
   return 1;

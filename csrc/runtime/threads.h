@@ -1,8 +1,14 @@
 // The threads of OpenMP's run-time, which torch has started already, or the caller's alone.
+//
+// With FASTRNN_STD_THREADS, where OpenMP is off, they are new ones of the C++ library at every call. ThreadSanitizer
+// understands these; of OpenMP's run-time it would not see how its threads wait for one another.
 #pragma once
 
-#ifdef _OPENMP
+#if defined(_OPENMP)
 #include <omp.h>
+#elif defined(FASTRNN_STD_THREADS)
+#include <thread>
+#include <vector>
 #endif
 
 namespace fastrnn {
@@ -20,7 +26,7 @@ bool run_together(int threads, F&& body) {
     return true;
   }
   bool complete = false;
-#ifdef _OPENMP
+#if defined(_OPENMP)
 #pragma omp parallel num_threads(threads)
   {
     if (omp_get_num_threads() == threads) {
@@ -28,6 +34,12 @@ bool run_together(int threads, F&& body) {
       if (omp_get_thread_num() == 0) complete = true;
     }
   }
+#elif defined(FASTRNN_STD_THREADS)
+  std::vector<std::thread> others;
+  for (int rank = 1; rank < threads; ++rank) others.emplace_back(body, rank);
+  body(0);
+  for (std::thread& other : others) other.join();
+  complete = true;
 #endif
   return complete;
 }

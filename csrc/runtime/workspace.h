@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <new>
 
+#include "kernels/fence.h"
 #include "runtime/pages.h"
 
 namespace fastrnn {
@@ -18,6 +19,7 @@ class Workspace {
       size_ = bytes;
       prefer_large_pages(data_, bytes);
     }
+    open_to_all(data_, size_);
     return data_;
   }
   void give_back_large() {
