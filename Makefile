@@ -19,7 +19,7 @@ EXTENSION := $(VENV)/.extension
 
 CXX_SOURCES := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/*.cpp)
 
-.PHONY: help demo compare test core arm bench gpu lint format clean
+.PHONY: help demo compare test core sanitize arm bench gpu lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make compare RNN, GRU, LSTM and a Transformer on the same tasks: size, time, memory, quality, gradients"
 	@echo "make test    run the tests (ARGS='-k lstm' passes options to pytest)"
 	@echo "make core    the CPU kernels as a library without torch and Python, build/core/libfastrnn_core.a"
+	@echo "make sanitize  run these kernels on random layers under sanitizers, of memory and of threads (ARGS='--seconds 60')"
 	@echo "make arm     compile the CPU kernels for 64-bit Arm and test them in an emulator (ARGS as above)"
 	@echo "make bench   run the benchmarks (ARGS as above)"
 	@echo "make gpu     on a machine with a GPU: check the results, time barriers and layers (ARGS='--part checks --only gru')"
@@ -45,6 +46,9 @@ test: $(EXTENSION)
 
 core:
 	$(MAKE) -f csrc/core.mk
+
+sanitize:
+	$(MAKE) --no-print-directory -f tests/sanitize.mk ARGS="$(ARGS)"
 
 arm: $(EXTENSION)
 	@for tool in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool >/dev/null || { \

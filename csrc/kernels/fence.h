@@ -1,5 +1,5 @@
-// Fences between the pieces of one allocation, which AddressSanitizer then guards like allocations of their own. Without
-// it they take no room and no time.
+// Fences between the pieces of one allocation, which AddressSanitizer then guards like allocations of their own.
+// Without it they take no room and no time.
 #pragma once
 
 #include <cstddef>

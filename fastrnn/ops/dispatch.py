@@ -55,6 +55,6 @@ def _nothing(*arguments: object) -> None:
 
 
 # What a module's forward returns where no gradient is needed, by a shorter way than the operators, or None where there
-# is none: csrc/infer.h. It saves 9 us a call, several times what a short step takes.
+# is none: csrc/torch/infer.h. It saves 9 us a call, several times what a short step takes.
 infer: Callable[..., Any] = cpu.extension.infer if cpu.extension else _nothing
 infer_step: Callable[..., Any] = cpu.extension.infer_step if cpu.extension else _nothing

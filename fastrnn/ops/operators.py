@@ -1,6 +1,6 @@
 """The registered operators: one layer forward, one layer backward, one frozen layer forward, opaque to the compiler.
 
-Schemas and fake implementations stand here, CPU implementations in ``csrc/operators.cpp``. The schemas need no compiled
+Schemas and fake implementations stand here, CPU implementations in ``csrc/torch/operators.cpp``. The schemas need no compiled
 extension. ``torch.library.Library`` rather than the ``custom_op`` decorator: it saves about 10 us a call.
 
 ``x`` is [T, B, I], [B, T, I] if ``batch_first``, or packed [N, I] if ``batch_sizes`` (int64 [T], on the CPU) is
