@@ -17,7 +17,6 @@ Steps ``first_step`` to ``last_step`` in the order of computation are done, from
 import triton
 import triton.language as tl
 
-from . import cells
 from .barrier import LINE, arrive, wait
 from .tiles import (
     first_row,
@@ -138,7 +137,7 @@ def forward(
                 h_k = tl.load(h[:, None] + k[None, :], mask=h_mask, other=0, cache_modifier=".cg")
                 acc = tl.dot(h_k, w[chunk], acc, input_precision=PRECISION)
 
-        new, kept = cells.forward(CELL, gates_x, split_planes(acc, PLANES), state)
+        new, kept = CELL(gates_x, split_planes(acc, PLANES), state)
         store(y + (row * directions + direction)[:, None] * HIDDEN + unit[None, :], new[0], mask)
         if PROGRAMS > 1 and BARRIER:
             arrive(counters + group * LINE)
@@ -254,7 +253,7 @@ def backward(
             dh += tl.sum(acc, 0)
         dstate = (dh,) + dstate[1:]
 
-        dgates_x, dgates_h, dold = cells.backward(CELL, kept, new, old, (dh + dy_t,) + dstate[1:])
+        dgates_x, dgates_h, dold = CELL(kept, new, old, (dh + dy_t,) + dstate[1:])
         mask = active[:, None] & (unit < HIDDEN)[None, :]
         row = first_row(t, row_t, offsets, RAGGED) + b * row_b
         at_gates = (row * directions + direction)[:, None] * (GATES * HIDDEN) + unit[None, :]

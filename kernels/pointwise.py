@@ -9,7 +9,6 @@ that were captured in a graph move on when ``base`` does.
 import triton
 import triton.language as tl
 
-from . import cells
 from .tiles import first_row, load_each, load_planes, recorded, store, store_each, store_planes, store_recorded
 
 SIZES = ["batch", "rows", "steps", "row_t", "row_b", "directions", "step"]
@@ -65,7 +64,7 @@ def forward(
 
     gates_x = load_planes(gx + at_gates, mask, HIDDEN, GATES)
     gates_h = load_planes(gh + (direction * batch + b)[:, None] * (GATES * HIDDEN) + unit[None, :], mask, HIDDEN, GATES)
-    new, kept = cells.forward(CELL, gates_x, gates_h, load_each(carried, at_state, mask))
+    new, kept = CELL(gates_x, gates_h, load_each(carried, at_state, mask))
     store_each(final, at_state, new, mask)
     if not PROJECTED:
         store(y + (row * directions + direction)[:, None] * HIDDEN + unit[None, :], new[0], mask)
@@ -122,7 +121,7 @@ def backward(
     at_state = state_row[:, None] * HIDDEN + unit[None, :]
     dstate = load_each(carried, at_state, mask)
 
-    dgates_x, dgates_h, dold = cells.backward(CELL, kept, new, old, (dstate[0] + dy_t,) + dstate[1:])
+    dgates_x, dgates_h, dold = CELL(kept, new, old, (dstate[0] + dy_t,) + dstate[1:])
     row = first_row(t, row_t, offsets, RAGGED) + b * row_b
     at_gates = (row * directions + direction)[:, None] * (GATES * HIDDEN) + unit[None, :]
     store_planes(dgx + at_gates, dgates_x, mask, HIDDEN)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fastrnn.backends.triton.plans import Plan
+from fastrnn.kernels import CELLS
 
 __all__ = ["MANIFEST", "NAME", "missing", "plan", "reasons_against"]
 
@@ -23,6 +24,8 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 def reasons_against(cell: str, device: torch.device, dtype: torch.dtype) -> list[str]:
     """Why the Triton kernels cannot take a cell on tensors of this device and dtype; empty if they can."""
     reasons = [missing] if missing else []
+    if cell not in CELLS:
+        reasons.append(f"it has the cells {', '.join(CELLS)}, not {cell}")
     if device.type != "cuda":
         reasons.append(f"it runs on a GPU, the input is on {device}")
     if dtype not in _DTYPES:

@@ -14,7 +14,7 @@ from triton.compiler import ASTSource
 
 from fastrnn import kernels
 from fastrnn.backends.triton.plans import Device
-from fastrnn.kernels import persistent, pointwise
+from fastrnn.kernels import cells, persistent, pointwise
 
 __all__ = ["Kernel", "sources_fingerprint", "target"]
 
@@ -38,7 +38,7 @@ class Kernel:
         name: key of the table of kernels.
         dtype: of every floating tensor, but for the states of the stepwise regime.
         states: how many the cell has.
-        constants: values of the kernel's constexpr parameters.
+        constants: values of the kernel's constexpr parameters; of ``CELL``, a function, the name of the cell.
         cooperative: all programs of a launch must be resident at once.
     """
 
@@ -72,7 +72,7 @@ class Kernel:
 
     def source(self) -> ASTSource:
         """Pointers are multiples of 16 bytes; integers are taken as they come."""
-        constants = dict(self.constants)
+        constants = self._values()
         signature: dict[str, Any] = {}
         attributes: dict[tuple[int, ...], list[list[Any]]] = {}
         for i, name in enumerate(self.function.arg_names):
@@ -100,8 +100,16 @@ class Kernel:
 
     def arguments(self, given: Mapping[str, Any]) -> list[Any]:
         """All arguments in order, the constants among them."""
-        values = {**given, **dict(self.constants)}
+        values = {**given, **self._values()}
         return [values[name] for name in self.function.arg_names]
+
+    def _values(self) -> dict[str, Any]:
+        """Those of the constexpr parameters themselves."""
+        constants = dict(self.constants)
+        functions = cells.FORWARD if self.name.endswith("forward") else cells.BACKWARD
+        if constants["CELL"] not in functions:
+            raise ValueError(f"there are kernels for the cells {', '.join(functions)}, not {constants['CELL']}")
+        return {**constants, "CELL": functions[constants["CELL"]]}
 
 
 def target(device: Device) -> GPUTarget:
