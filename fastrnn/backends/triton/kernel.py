@@ -15,6 +15,8 @@ from triton.compiler import ASTSource
 from fastrnn import kernels
 from fastrnn.backends.triton.plans import Device
 from fastrnn.kernels import cells, persistent, pointwise
+from fastrnn.kernels.persistent import Launch
+from fastrnn.kernels.tiles import Geometry
 
 __all__ = ["Kernel", "sources_fingerprint", "target"]
 
@@ -25,9 +27,15 @@ _FUNCTIONS = {
     "pointwise_backward": pointwise.backward,
 }
 _NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-_INTEGERS = {"counters": "*i32", "base": "*i32", "offsets": "*i64", "lengths": "*i32"}
-_INTEGERS |= {"rows": "i64", "row_t": "i64", "row_b": "i64"}
-_TUPLES = ("initial", "carried", "final")
+_STATES = ("initial", "carried", "final")
+_OTHERS: dict[str, Any] = {
+    "geometry": Geometry(
+        batch="i32", rows="i64", steps="i32", row_t="i64", row_b="i64", directions="i32", offsets="*i64", lengths="*i32"
+    ),
+    "launch": Launch(counters="*i32", first_group="i32", first_step="i32", last_step="i32"),
+    "base": "*i32",
+    "step": "i32",
+}
 _ALIGNMENT = 16
 
 
@@ -76,27 +84,21 @@ class Kernel:
         signature: dict[str, Any] = {}
         attributes: dict[tuple[int, ...], list[list[Any]]] = {}
         for i, name in enumerate(self.function.arg_names):
+            kind = signature[name] = "constexpr" if name in constants else self._type(name)
+            leaves = {(i, j): leaf for j, leaf in enumerate(kind)} if isinstance(kind, tuple) else {(i,): kind}
             aligned = [["tt.divisibility", _ALIGNMENT]]
-            if name in constants:
-                signature[name] = "constexpr"
-            elif name in _TUPLES:
-                signature[name] = tuple(self._state_types(name))
-                attributes |= {(i, j): aligned for j in range(self.states)}
-            else:
-                signature[name] = _INTEGERS.get(name, "i32" if name in self._sizes() else "*" + _NAMES[self.dtype])
-                if signature[name].startswith("*"):
-                    attributes[(i,)] = aligned
+            attributes |= {path: aligned for path, leaf in leaves.items() if leaf.startswith("*")}
         return ASTSource(self.function, signature, constants, attributes)
 
-    def _sizes(self) -> list[str]:
-        return (persistent if self.name.startswith("persistent") else pointwise).SIZES
-
-    def _state_types(self, name: str) -> list[str]:
-        # The stepwise regime carries all states but h in the type of computation, from step to step in memory.
+    def _type(self, name: str) -> Any:
+        """A type, or a tuple of types."""
         own = "*" + _NAMES[self.dtype]
+        if name not in _STATES:
+            return _OTHERS.get(name, own)
+        # The stepwise regime carries all states but h in the type of computation, from step to step in memory.
         wide = "*fp64" if self.dtype == torch.float64 else "*fp32"
         others = wide if self.name.startswith("pointwise") and name != "initial" else own
-        return [own] + [others] * (self.states - 1)
+        return (own, *[others] * (self.states - 1))
 
     def arguments(self, given: Mapping[str, Any]) -> list[Any]:
         """All arguments in order, the constants among them."""

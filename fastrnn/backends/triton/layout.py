@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from fastrnn.kernels.tiles import Geometry
 
 __all__ = ["Layout"]
 
@@ -64,18 +65,10 @@ class Layout:
     def ragged(self) -> bool:
         return self.offsets is not None
 
-    def arguments(self) -> dict[str, Any]:
-        """By the names that kernels give them."""
-        return {
-            "batch": self.batch,
-            "rows": self.rows,
-            "steps": self.steps,
-            "row_t": self.row_t,
-            "row_b": self.row_b,
-            "directions": self.directions,
-            "offsets": self.offsets,
-            "lengths": self.lengths,
-        }
+    @property
+    def geometry(self) -> Geometry:
+        """What kernels are told of it."""
+        return Geometry(**{name: getattr(self, name) for name in Geometry._fields})
 
     def time(self, direction: int, step: int) -> int:
         return step if direction == 0 else self.steps - 1 - step

@@ -10,6 +10,7 @@ from fastrnn.backends.triton.launch import interpreted, launch
 from fastrnn.backends.triton.layout import Layout
 from fastrnn.backends.triton.plans import Plan, Tile
 from fastrnn.kernels.barrier import LINE
+from fastrnn.kernels.persistent import Launch
 from fastrnn.spec import CELLS
 
 __all__ = ["backward", "backward_kernel", "forward", "forward_kernel"]
@@ -106,20 +107,11 @@ def _run(
     groups = layout.directions * -(-layout.batch // tile.rows)
     # The barrier's counters, one a group, are zeroed here once: every group runs in one launch only.
     counters = torch.zeros(groups * LINE.value, dtype=torch.int32, device=carried[0].device)
-    given = {**given, **layout.arguments(), "counters": counters, "final": final}
+    given = {**given, "geometry": layout.geometry, "final": final}
     turns = [(s, s + 1) for s in range(steps)] if interpreted and tile.programs > 1 else [(0, steps)]
     for first_group in range(0, groups, tile.at_once):
         grid = (min(tile.at_once, groups - first_group) * tile.programs, 1)
         for first, last in turns:
-            launch(
-                kernel,
-                grid,
-                {
-                    **given,
-                    "first_group": first_group,
-                    "first_step": first,
-                    "last_step": last,
-                    "carried": carried if first == 0 else final,
-                },
-                carried[0].device,
-            )
+            part = Launch(counters, first_group, first, last)
+            states = carried if first == 0 else final
+            launch(kernel, grid, {**given, "launch": part, "carried": states}, counters.device)

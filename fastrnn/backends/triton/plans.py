@@ -127,7 +127,7 @@ def make_plan(
     """
     precision = "tf32" if tf32 and dtype == torch.float32 else "ieee"
     against = []
-    reason = _reason_against_persistent(hidden, outputs, dtype, tf32, device)
+    reason = _reason_against_persistent(cell, hidden, outputs, dtype, tf32, device)
     for regime, tiles in (("resident", _resident), ("cooperative", _cooperative)):
         if reason:
             against.append((regime, reason))
@@ -140,7 +140,11 @@ def make_plan(
     return Plan("stepwise", device, precision, against=tuple(against))
 
 
-def _reason_against_persistent(hidden: int, outputs: int, dtype: torch.dtype, tf32: bool, device: Device) -> str | None:
+def _reason_against_persistent(
+    cell: str, hidden: int, outputs: int, dtype: torch.dtype, tf32: bool, device: Device
+) -> str | None:
+    if _planes(cell) > 4:
+        return f"one product takes at most 4 gates, {cell} has {len(CELLS[cell].gates)}"
     if outputs != hidden:
         return "a projection is a second product in each step"
     if dtype == torch.float64:
@@ -154,7 +158,7 @@ def _reason_against_persistent(hidden: int, outputs: int, dtype: torch.dtype, tf
 
 def _planes(cell: str) -> int:
     """Gates in the product of forward: a power of two."""
-    return 1 if len(CELLS[cell].gates) == 1 else 4
+    return 1 << (len(CELLS[cell].gates) - 1).bit_length()
 
 
 def _resident(cell: str, batch: int, hidden: int, directions: int, item: int, device: Device, kind: str) -> Tile | str:

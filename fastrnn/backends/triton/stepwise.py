@@ -76,7 +76,9 @@ def forward(
     gh = gx.new_empty(layout.directions, layout.batch, w_hh.shape[1])
     states = (cell_h, *others)
     grid = _grid(kernel, layout)
-    given = {"gx": gx, "gh": gh, "carried": states, "final": states, "y": y, "saved": saved, **layout.arguments()}
+    given = {
+        "gx": gx, "gh": gh, "carried": states, "final": states, "y": y, "saved": saved, "geometry": layout.geometry,
+    }  # fmt: skip
 
     def one_step(position: dict[str, Any], actives: list[int]) -> None:
         n = max(actives)
@@ -117,7 +119,7 @@ def backward(
     grid = _grid(kernel, layout)
     given = {
         "dy": dy, "y": y, "saved": saved, "initial": initial, "carried": dstates, "final": dstates,
-        "dgx": dgx, "dgh": dgh, "dgh_step": dgh_step, **layout.arguments(),
+        "dgx": dgx, "dgh": dgh, "dgh_step": dgh_step, "geometry": layout.geometry,
     }  # fmt: skip
 
     def one_step(position: dict[str, Any], actives: list[int]) -> None:
