@@ -29,11 +29,16 @@ TASKS: dict[str, type[Task]] = {
     "forecast": Forecast,
     "translate": Translate,
 }
-LAYERS = {"torch": torch.nn, "fastrnn": fastrnn}
+BACKENDS = {"torch": torch.nn, "fastrnn": fastrnn}
 
 
 def layer_class(options: Options) -> type[nn.Module]:
-    return getattr(LAYERS[options.backend], options.rnn.upper())
+    """Raises Refused if the backend has no such layer."""
+    name = options.rnn.upper()
+    found = getattr(BACKENDS[options.backend], name, None)
+    if found is None:
+        raise Refused(f"--backend {options.backend}: expected a layer of torch.nn, which has no {name}")
+    return found
 
 
 def save(folder: Path, task: Task, state: dict[str, Any]) -> None:

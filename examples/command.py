@@ -4,7 +4,7 @@ import argparse
 import math
 import shlex
 import sys
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -88,12 +88,15 @@ def _add_task(tasks: "argparse._SubParsersAction[argparse.ArgumentParser]", name
     task.add_argument("--resume", type=Path, metavar="DIR", help="go on where the training in that folder stopped")
     hints = get_type_hints(kind.Settings)
     for option in fields(kind.Settings):
-        _add_option(task, option.name, hints[option.name], option.default)
+        _add_option(task, option, hints[option.name])
 
 
-def _add_option(task: argparse.ArgumentParser, name: str, hint: Any, default: Any) -> None:
+def _add_option(task: argparse.ArgumentParser, option: Field, hint: Any) -> None:
+    name, default = option.name, option.default
     how: dict[str, Any]
-    if get_origin(hint) is Literal:
+    if option.metadata:
+        how = dict(option.metadata)
+    elif get_origin(hint) is Literal:
         how = {"choices": get_args(hint)}
     elif hint is bool:
         how = {"action": argparse.BooleanOptionalAction}

@@ -15,7 +15,7 @@ from pathlib import Path
 from matplotlib.figure import Figure, SubFigure
 
 from .arguments import picture, positive, reporting, seed
-from .checkpoint import LAYERS, TASKS
+from .checkpoint import BACKENDS, TASKS
 from .files import Refused
 from .race import Trained, train
 from .recall import FLOW_LENGTH, LENGTHS, LONGEST, Recall, Recalled, flow, recalled
@@ -98,7 +98,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--hidden", type=positive(int), default=128, help="width of all (default %(default)s)")
     parser.add_argument("--layers", type=positive(int), default=1, help="of all (default %(default)s)")
     parser.add_argument("--epochs", type=positive(int), default=0, help="default: as many as train takes at most")
-    parser.add_argument("--backend", choices=LAYERS, default="fastrnn", help="whose recurrent layers")
+    parser.add_argument("--backend", choices=BACKENDS, default="fastrnn", help="whose recurrent layers")
     parser.add_argument("--seed", type=seed, default=0, help="of weights and dropout (default %(default)s)")
     parser.add_argument(
         "--output", type=picture, default=Path("examples/out/compare.png"), help="where the picture goes"
@@ -121,7 +121,7 @@ def main() -> None:
     if unused := files.keys() - set(args.tasks):
         raise Refused(f"--data: expected files for {', '.join(args.tasks)}, got one for {', '.join(unused)}")
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    layers = {name: getattr(LAYERS[args.backend], name) for name in ("RNN", "GRU", "LSTM")}
+    layers = {name: getattr(BACKENDS[args.backend], name) for name in ("RNN", "GRU", "LSTM")}
     layers["Transformer"] = Transformer
     results = {}
     for name in args.tasks:

@@ -3,12 +3,14 @@
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+import fastrnn
 
 from .files import Malformed, Refused
 from .text import Vocabulary, bucket
@@ -16,13 +18,15 @@ from .text import Vocabulary, bucket
 Model = TypeVar("Model", bound=nn.Module)
 LONGEST = 2000  # symbols; whoever wants more knows why
 HELD_OUT = 1000  # examples; more of them take time in every epoch and tell little more
+# Kinds of layers, by which ``--rnn`` names them. ``torch.nn`` may lack one.
+LAYERS = [name.lower() for name, it in vars(fastrnn).items() if isinstance(it, type) and issubclass(it, nn.RNNBase)]
 
 
 @dataclass(frozen=True)
 class Options:
     """What a training depends on besides its data. Every field is an option of the command line."""
 
-    rnn: Literal["rnn", "lstm", "gru"] = "lstm"
+    rnn: str = field(default="lstm", metadata={"choices": LAYERS})
     backend: Literal["torch", "fastrnn"] = "fastrnn"
     layers: int = 1
     hidden: int = 128

@@ -1,15 +1,27 @@
 """fastrnn: torch.nn's recurrent layers on fused kernels."""
 
 from fastrnn import functional
-from fastrnn.explain import explain
-from fastrnn.frozen import freeze
-from fastrnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-from fastrnn.replace import accelerate, restore
+from fastrnn.modules import (
+    CIFG,
+    GRU,
+    LSTM,
+    RNN,
+    CIFGCell,
+    GRUCell,
+    LSTMCell,
+    RNNCell,
+    accelerate,
+    explain,
+    freeze,
+    restore,
+)
 
 __all__ = [
+    "CIFG",
     "GRU",
     "LSTM",
     "RNN",
+    "CIFGCell",
     "GRUCell",
     "LSTMCell",
     "RNNCell",

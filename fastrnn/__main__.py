@@ -14,8 +14,8 @@ import torch
 from fastrnn.backends import cpu
 from fastrnn.backends import triton as triton_backend
 from fastrnn.backends.triton.plans import DEVICES
-from fastrnn.dispatch import BACKENDS
 from fastrnn.examples import command as examples
+from fastrnn.ops.dispatch import BACKENDS
 from fastrnn.spec import CELLS
 
 _DTYPES = ("bfloat16", "float16", "float32", "float64")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 
-from fastrnn.function import layer
-from fastrnn.spec import CELLS
+from fastrnn.ops.function import layer
+from fastrnn.spec import CELLS, LayerSpec
 
 __all__ = ["rnn"]
 
@@ -33,7 +33,7 @@ def rnn(
     With L layers, D directions, G gates, state size H and output size P (H unless the weights hold a projection):
 
     Args:
-        cell: ``"lstm"``, ``"gru"``, ``"rnn_tanh"`` or ``"rnn_relu"``.
+        cell: a key of ``fastrnn.spec.CELLS``, such as ``"lstm"``, ``"gru"``, ``"rnn_tanh"`` or ``"rnn_relu"``.
         x: [T, B, I]; [B, T, I] if ``batch_first``; [sum of batch_sizes, I] if ``batch_sizes`` is given.
         state: initial ``h`` [L*D, B, P] and for an LSTM ``c`` [L*D, B, H], layer-major. Empty for zeros.
         weights: in the order of ``torch.nn.RNNBase.all_weights``, flat: for each layer and direction
@@ -51,75 +51,44 @@ def rnn(
     Raises:
         ValueError: where the number, shapes or dtypes of the arguments do not fit one another.
     """
-    directions = 2 if bidirectional else 1
-    _check_arguments(cell, x, state, weights, num_layers, directions, has_bias, batch_first, batch_sizes)
-    return stack(
-        cell,
-        x,
-        tuple(state),
-        weights,
-        num_layers=num_layers,
-        directions=directions,
-        has_bias=has_bias,
-        dropout=dropout if training else 0.0,
-        batch_first=batch_first,
-        batch_sizes=batch_sizes,
-    )
+    spec = _spec(cell, 2 if bidirectional else 1, has_bias, batch_first, num_layers, weights)
+    _check_arguments(spec, num_layers, x, state, weights, batch_sizes)
+    return stack(spec, x, tuple(state), weights, batch_sizes, num_layers=num_layers, dropout=dropout * training)
 
 
 def stack(
-    cell: str,
+    spec: LayerSpec,
     x: Tensor,
     state: State,
     weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
     *,
     num_layers: int,
-    directions: int,
-    has_bias: bool,
     dropout: float,
-    batch_first: bool,
-    batch_sizes: Tensor | None,
 ) -> tuple[Tensor, State]:
     """``rnn`` for callers that have checked their arguments. ``dropout`` is applied whenever it is not zero."""
     if autocast_enabled(x):
         x, state, weights = _autocast(x, state, weights)
     if not state and batch_sizes is not None:
-        state = zero_state(cell, x, weights[1], num_layers * directions, int(batch_sizes[0]))
+        state = zero_state(spec, x, weights[1], num_layers, int(batch_sizes[0]))
     if num_layers == 1:
-        return layer(
-            cell,
-            x,
-            state,
-            weights,
-            directions=directions,
-            has_bias=has_bias,
-            batch_first=batch_first,
-            batch_sizes=batch_sizes,
-        )
+        return layer(spec, x, state, weights, batch_sizes)
     per_layer = len(weights) // num_layers
     finals = []
     for i in range(num_layers):
         if i > 0 and dropout > 0:
-            x = _dropout(x, dropout, transposed=batch_first and batch_sizes is None)
-        x, final = layer(
-            cell,
-            x,
-            tuple([s[i * directions : (i + 1) * directions] for s in state]),
-            weights[i * per_layer : (i + 1) * per_layer],
-            directions=directions,
-            has_bias=has_bias,
-            batch_first=batch_first,
-            batch_sizes=batch_sizes,
-        )
+            x = _dropout(x, dropout, transposed=spec.batch_first and batch_sizes is None)
+        of_layer = tuple([s[i * spec.directions : (i + 1) * spec.directions] for s in state])
+        x, final = layer(spec, x, of_layer, weights[i * per_layer : (i + 1) * per_layer], batch_sizes)
         finals.append(final)
     return x, tuple([torch.cat(s) for s in zip(*finals, strict=True)])
 
 
-def step(cell: str, x: Tensor, state: State, weights: Sequence[Tensor], *, has_bias: bool) -> State:
+def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor]) -> State:
     """One step of one layer, the arguments checked by the caller: ``x`` [B, I], ``state`` [B, H] each or empty."""
     if autocast_enabled(x):
         x, state, weights = _autocast(x, state, weights)
-    _, final = layer(cell, x.unsqueeze(0), tuple([s.unsqueeze(0) for s in state]), weights, has_bias=has_bias)
+    _, final = layer(spec, x.unsqueeze(0), tuple([s.unsqueeze(0) for s in state]), weights)
     return tuple([s.squeeze(0) for s in final])
 
 
@@ -140,8 +109,10 @@ def _autocast(x: Tensor, state: State, weights: Sequence[Tensor]) -> tuple[Tenso
     return cast(x), tuple([cast(s) for s in state]), [cast(w) for w in weights]
 
 
-def zero_state(cell: str, x: Tensor, w_hh: Tensor, rows: int, batch: int) -> State:
-    return tuple([x.new_zeros(rows, batch, width) for width in CELLS[cell].state_widths(*w_hh.shape)])
+def zero_state(spec: LayerSpec, x: Tensor, w_hh: Tensor, num_layers: int, batch: int) -> State:
+    """Initial states of a stack, ``w_hh`` being that of any of its layers."""
+    widths = spec.state_widths(*spec.hidden_and_outputs(w_hh)).values()
+    return tuple([x.new_zeros(num_layers * spec.directions, batch, width) for width in widths])
 
 
 def _dropout(x: Tensor, p: float, transposed: bool) -> Tensor:
@@ -151,53 +122,59 @@ def _dropout(x: Tensor, p: float, transposed: bool) -> Tensor:
     return apply_dropout(x, p)
 
 
+def _spec(
+    cell: str, directions: int, has_bias: bool, batch_first: bool, num_layers: int, weights: Sequence[Tensor]
+) -> LayerSpec:
+    if cell not in CELLS:
+        raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
+    rows = num_layers * directions
+    spec = LayerSpec(cell, directions, has_bias, batch_first)
+    plain = len(spec.weight_names)
+    if len(weights) == rows * plain:
+        return spec
+    if len(weights) == rows * (plain + 1) and spec.facts.projectable:
+        return spec._replace(projected=True)
+    projected = f" or {rows * (plain + 1)} with projections" if spec.facts.projectable else ""
+    raise ValueError(
+        f"weights: expected {rows * plain} tensors ({plain} for each of {num_layers} layers and {directions} "
+        f"directions){projected}, got {len(weights)}"
+    )
+
+
 def _check_arguments(
-    cell: str,
+    spec: LayerSpec,
+    num_layers: int,
     x: Tensor,
     state: Sequence[Tensor],
     weights: Sequence[Tensor],
-    num_layers: int,
-    directions: int,
-    has_bias: bool,
-    batch_first: bool,
     batch_sizes: Tensor | None,
 ) -> None:
-    if cell not in CELLS:
-        raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
-    spec = CELLS[cell]
     if batch_sizes is not None and (not isinstance(batch_sizes, Tensor) or batch_sizes.dtype != torch.int64):
         raise ValueError(f"batch_sizes: expected an int64 tensor [T] on the CPU, got {batch_sizes!r}")
     expected_dim = 3 if batch_sizes is None else 2
     if x.dim() != expected_dim:
         raise ValueError(f"x: expected {expected_dim} dimensions, got {x.dim()}")
-    if batch_sizes is None and x.size(1 if batch_first else 0) == 0:
+    if batch_sizes is None and x.size(1 if spec.batch_first else 0) == 0:
         raise ValueError("x: expected at least one time step, got none")
+    names = spec.facts.states
+    if len(state) not in (0, len(names)):
+        raise ValueError(f"state: expected {len(names)} tensors ({', '.join(names)}), got {len(state)}")
 
-    plain = 4 if has_bias else 2
-    rows = num_layers * directions
-    if len(weights) not in (rows * plain, rows * (plain + 1)):
-        raise ValueError(
-            f"weights: expected {rows * plain} tensors ({plain} for each of {num_layers} layers and {directions} "
-            f"directions) or {rows * (plain + 1)} with projections, got {len(weights)}"
-        )
-    if len(state) not in (0, len(spec.states)):
-        raise ValueError(f"state: expected {len(spec.states)} tensors ({', '.join(spec.states)}), got {len(state)}")
-
-    projected = len(weights) == rows * (plain + 1)
-    hidden_size = weights[plain].size(1) if projected else weights[1].size(1)
-    output_size = weights[plain].size(0) if projected else hidden_size
-    gates_size = len(spec.gates) * hidden_size
+    # weight_hr, or else weight_hh, whose columns are believed and whose rows are then checked.
+    last = weights[len(spec.weight_names) - 1 if spec.projected else 1]
+    if last.dim() != 2:
+        raise ValueError(f"weights: expected matrices for weight_hh and weight_hr, got shape {tuple(last.shape)}")
+    outputs, hidden = last.shape if spec.projected else (last.size(1), last.size(1))
     shapes: list[tuple[int, ...]] = []
     for i in range(num_layers):
-        input_size = x.size(-1) if i == 0 else directions * output_size
-        of_direction: list[tuple[int, ...]] = [(gates_size, input_size), (gates_size, output_size)]
-        of_direction += [(gates_size,)] * (plain - 2) + [(output_size, hidden_size)] * projected
-        shapes += of_direction * directions
+        inputs = x.size(-1) if i == 0 else spec.directions * outputs
+        shapes += [*spec.weight_shapes(inputs, hidden, outputs).values()] * spec.directions
     _check_tensors("weights", weights, shapes, x)
 
-    batch = int(batch_sizes[0]) if batch_sizes is not None else x.size(0 if batch_first else 1)
-    widths = spec.state_widths(gates_size, output_size)
-    _check_tensors("state", state, [(rows, batch, width) for width in widths[: len(state)]], x)
+    batch = int(batch_sizes[0]) if batch_sizes is not None else x.size(0 if spec.batch_first else 1)
+    widths = spec.state_widths(hidden, outputs).values()
+    expected = [(num_layers * spec.directions, batch, width) for width in widths]
+    _check_tensors("state", state, expected[: len(state)], x)
 
 
 def _check_tensors(name: str, tensors: Sequence[Tensor], shapes: Sequence[tuple[int, ...]], x: Tensor) -> None:

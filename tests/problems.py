@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastrnn import _C, ops, reference
-from fastrnn.spec import CELLS
+from fastrnn import _C, ops
+from fastrnn.spec import CELLS, LayerSpec, reference
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
 every_isa = pytest.mark.parametrize("isa", _C.runnable_isas(), indirect=True)
@@ -115,14 +115,9 @@ class Problem:
     dstate: list[Tensor]
 
     @property
-    def options(self) -> dict:
+    def spec(self) -> LayerSpec:
         case = self.case
-        return {
-            "directions": case.directions,
-            "has_bias": case.bias,
-            "batch_first": case.batch_first,
-            "batch_sizes": case.batch_sizes,
-        }
+        return LayerSpec(self.cell, case.directions, case.bias, case.batch_first, case.P is not None)
 
     def to(self, dtype: torch.dtype) -> "Problem":
         def cast(tensors: list[Tensor]) -> list[Tensor]:
@@ -192,14 +187,11 @@ def fused(p: Problem, operators: Any = ops) -> dict[str, Tensor]:
 
 
 def forward(p: Problem, save: bool, operators: Any = ops) -> tuple[Tensor, list[Tensor], Tensor]:
-    case = p.case
-    options = (case.batch_sizes, p.cell, case.directions, case.bias, case.batch_first)
-    return operators.layer_forward(p.x, p.state, p.weights, *options, save)
+    return operators.layer_forward(p.x, p.state, p.weights, p.case.batch_sizes, *p.spec.arguments, save)
 
 
 def backward(p: Problem, y: Tensor, saved: Tensor, needed: list[bool], operators: Any = ops) -> list[Tensor]:
-    case = p.case
-    options = (case.batch_sizes, p.cell, case.directions, case.bias, case.batch_first)
+    options = (p.case.batch_sizes, *p.spec.arguments)
     return operators.layer_backward(p.dy, p.dstate, p.x, p.state, p.weights, y, saved, *options, needed)
 
 
@@ -217,7 +209,7 @@ def oracle(cell: str, case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
     """In float64, on inputs rounded to ``dtype``."""
     p = problem(cell, case).to(dtype).to(torch.float64)
     torch.set_num_threads(1)
-    return differentiated(p, lambda x, state, weights: reference.layer(cell, x, state, weights, **p.options))
+    return differentiated(p, lambda x, state, weights: reference.layer(p.spec, x, state, weights, case.batch_sizes))
 
 
 @lru_cache

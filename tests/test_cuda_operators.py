@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 import fastrnn
-from fastrnn import dispatch, explain, ops
+from fastrnn import explain, ops
 from fastrnn.backends import cpu
+from fastrnn.ops import dispatch
 
 pytest.importorskip("triton")
 
@@ -105,7 +106,9 @@ def interpreted() -> Iterator[Any]:
     for name in ("layer_forward", "layer_backward"):
         library.define(str(getattr(ops, name)._schema).removeprefix("fastrnn::"))
         library.impl(name, getattr(operators, name), "CPU")
-        torch.library.register_fake(f"fastrnn_interpreted::{name}", getattr(ops, f"_{name}_fake"), lib=library)
+        torch.library.register_fake(
+            f"fastrnn_interpreted::{name}", getattr(ops.operators, f"_{name}_fake"), lib=library
+        )
     yield torch.ops.fastrnn_interpreted
     library._destroy()
 

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastrnn
 from fastrnn.diagnose import bytes_kept, gradient_flow
-from fastrnn.stepped import run_stepped
+from fastrnn.diagnose.stepped import run_stepped
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 

@@ -268,7 +268,7 @@ def test_compiled_model_trains_and_infers_at_any_length():
 
 def test_the_first_use_of_all_compiles_once(monkeypatch):
     """Nothing that a traced call changes may be guarded, or the second call compiles again."""
-    monkeypatch.setattr("fastrnn.dispatch._answers", {}, raising=False)
+    monkeypatch.setattr("fastrnn.ops.dispatch._answers", {}, raising=False)
     torch._dynamo.reset()
     compiled = torch.compile(fastrnn.GRU(4, 5), fullgraph=True, backend="eager")
     before = counters["stats"]["unique_graphs"]

@@ -8,8 +8,7 @@ from comparison import LAYERS, assert_same, inputs, leaves, pair, results, state
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from fastrnn import reference
-from fastrnn.spec import CELLS
+from fastrnn.spec import CELLS, LayerSpec, reference
 
 pytestmark = [
     pytest.mark.usefixtures("single_thread"),
@@ -39,19 +38,13 @@ dense_and_ragged = pytest.mark.parametrize("ragged", [False, True], ids=["dense"
 def oracle_of(module: nn.RNNBase) -> nn.RNNBase:
     """A copy of a torch.nn layer that computes by the oracle."""
     oracle = copy.deepcopy(module)
+    directions = 2 if module.bidirectional else 1
+    spec = LayerSpec(module.mode.lower(), directions, module.bias, module.batch_first, module.proj_size > 0)
 
     def forward(x: Tensor | PackedSequence, hx: Tensor | tuple[Tensor, ...] | None = None):
         packed = isinstance(x, PackedSequence)
-        y, final = reference.layer(
-            module.mode.lower(),
-            x.data if packed else x,
-            tuple(tensors(hx)),
-            list(tensors(oracle.all_weights)),
-            directions=2 if module.bidirectional else 1,
-            has_bias=module.bias,
-            batch_first=module.batch_first,
-            batch_sizes=x.batch_sizes if packed else None,
-        )
+        weights, state = list(tensors(oracle.all_weights)), tuple(tensors(hx))
+        y, final = reference.layer(spec, x.data if packed else x, state, weights, x.batch_sizes if packed else None)
         return x._replace(data=y) if packed else y, final
 
     oracle.forward = forward
@@ -107,6 +100,6 @@ def test_step_is_one_step_of_the_layer(kind):
     state = tuple(s[0] for s in tensors(hx))
     weights = list(tensors(module.all_weights))
     for t in range(len(x)):
-        state = reference.step(kind, x[t], state, weights, has_bias=True)
-    final = reference.layer(kind, x, tuple(tensors(hx)), weights)[1]
+        state = reference.step(LayerSpec(kind), x[t], state, weights)
+    final = reference.layer(LayerSpec(kind), x, tuple(tensors(hx)), weights)[1]
     assert_same({str(i): s for i, s in enumerate(state)}, {str(i): s[0] for i, s in enumerate(final)})

@@ -21,7 +21,7 @@ from problems import (
 from torch import Tensor
 
 from fastrnn import _C
-from fastrnn.function import layer
+from fastrnn.ops.function import layer
 from fastrnn.spec import CELLS
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
@@ -98,7 +98,7 @@ def test_inference_gives_the_same_bits(cell, case, dtype, isa):
         y, final, saved = forward(p, save=False)
         assert_identical(dict(enumerate((y, *final))), expected)
         assert saved.numel() == 0
-        y, final = layer(cell, p.x, p.state, p.weights, **p.options)
+        y, final = layer(p.spec, p.x, p.state, p.weights, case.batch_sizes)
         assert_identical(dict(enumerate((y, *final))), expected)
 
 

@@ -3,15 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from benches.gpu.precision import PRECISIONS
-from fastrnn import reference
 from fastrnn.backends.triton import operators
-from fastrnn.spec import CELLS
+from fastrnn.spec import CELLS, LayerSpec, reference
 
 __all__ = ["Layer", "Values", "by_kernels", "by_oracle", "by_torch_nn", "make_values"]
 
@@ -54,13 +52,8 @@ class Layer:
         return torch.tensor([sum(length > t for length in lengths) for t in range(self.T)])
 
     @property
-    def options(self) -> dict[str, Any]:
-        return {
-            "directions": self.directions,
-            "has_bias": self.bias,
-            "batch_first": self.batch_first,
-            "batch_sizes": self.batch_sizes,
-        }
+    def spec(self) -> LayerSpec:
+        return LayerSpec(self.cell, self.directions, self.bias, self.batch_first, self.P > 0)
 
 
 @dataclass(frozen=True)
@@ -100,7 +93,7 @@ def make_values(layer: Layer, device: str) -> Values:
     leading = (int(sizes.sum()),) if sizes is not None else (B, T) if layer.batch_first else (T, B)
     shapes = [(G * H, layer.I), (G * H, P)] + [(G * H,)] * (2 * layer.bias) + [(P, H)] * bool(layer.P)
     uniform = [2 * torch.rand(s, generator=generator, device=device) - 1 for s in shapes * D]
-    widths = CELLS[layer.cell].state_widths(G * H, P)
+    widths = layer.spec.state_widths(H, P).values()
     return Values(
         layer,
         x=normal(*leading, layer.I),
@@ -114,8 +107,7 @@ def make_values(layer: Layer, device: str) -> Values:
 
 def by_kernels(values: Values, poisoned: bool) -> dict[str, Tensor]:
     """By the operators; ``poisoned``, in memory full of NaN, so that a result nobody has written is seen."""
-    layer, o = values.layer, values.layer.options
-    options = (o["batch_sizes"], layer.cell, layer.directions, layer.bias, layer.batch_first)
+    options = (values.layer.batch_sizes, *values.layer.spec.arguments)
     inputs = (values.x, values.state, values.weights)
     needed = [True] * (1 + len(values.state) + len(values.weights))
     with _poison(poisoned):
@@ -129,7 +121,7 @@ def by_oracle(values: Values) -> dict[str, Tensor]:
     layer = values.layer
 
     def compute(x: Tensor, state: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-        return reference.layer(layer.cell, x, state, weights, **layer.options)
+        return reference.layer(layer.spec, x, state, weights, layer.batch_sizes)
 
     return _differentiated(values.double(), compute)
 

@@ -10,7 +10,7 @@ import fastrnn
 from benches.gpu.checks import Check
 from benches.gpu.precision import PRECISIONS
 from benches.verify import compare
-from fastrnn.dispatch import BACKENDS, reasons_against
+from fastrnn.ops.dispatch import BACKENDS, reasons_against
 
 __all__ = ["CHECKS", "check"]
 

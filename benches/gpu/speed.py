@@ -20,7 +20,7 @@ from benches.timing import Quartiles
 from benches.verify import Comparison, compare, results
 from benches.workload import Workload, build, lengths_of, make_workload, to_float64
 from fastrnn.backends.triton.plans import Device
-from fastrnn.dispatch import BACKENDS, reasons_against
+from fastrnn.ops.dispatch import BACKENDS, reasons_against
 
 __all__ = ["Measured", "measure", "verify"]
 

@@ -8,6 +8,8 @@ from types import ModuleType
 
 import torch
 
+from fastrnn.spec import LayerSpec, Sizes
+
 extension: ModuleType | None = None
 missing: str | None = None
 try:
@@ -75,27 +77,16 @@ _PRODUCTS = {
 }
 
 
-def plan(
-    cell: str,
-    steps: int,
-    batch: int,
-    rows: int,
-    inputs: int,
-    hidden: int,
-    outputs: int,
-    directions: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Plan:
-    """What the kernels would do with one layer of these sizes, on the current number of threads.
-
-    ``rows`` counts them over all steps: ``steps * batch`` unless the batch is packed.
-    """
+def plan(spec: LayerSpec, sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Plan:
+    """What the kernels would do with one layer of these sizes, on the current number of threads."""
     assert extension is not None
     native = dtype == torch.bfloat16 and extension.multiplies_bfloat16()
     element_bytes = 8 if dtype == torch.float64 else 2 if native else 4
     threads = torch.get_num_threads() if extension.built_with_openmp() else 1
-    chosen = extension.plan(cell, steps, batch, inputs, hidden, outputs, directions, rows, element_bytes, threads)
+    n = sizes
+    chosen = extension.plan(
+        spec.cell, n.steps, n.batch, n.inputs, n.hidden, n.outputs, spec.directions, n.rows, element_bytes, threads
+    )
     return Plan(isa=extension.isa(), dtype=dtype, multiplies_bfloat16=native, **chosen)
 
 

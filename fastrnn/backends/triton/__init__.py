@@ -11,6 +11,7 @@ import torch
 
 from fastrnn.backends.triton.plans import Plan
 from fastrnn.kernels import CELLS
+from fastrnn.spec import LayerSpec, Sizes
 
 __all__ = ["MANIFEST", "NAME", "missing", "plan", "reasons_against"]
 
@@ -33,20 +34,9 @@ def reasons_against(cell: str, device: torch.device, dtype: torch.dtype) -> list
     return reasons
 
 
-def plan(
-    cell: str,
-    steps: int,
-    batch: int,
-    rows: int,
-    inputs: int,
-    hidden: int,
-    outputs: int,
-    directions: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Plan:
+def plan(spec: LayerSpec, sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Plan:
     """What the kernels would do with one layer of these sizes on ``device``."""
-    return _operators().plan_for(cell, batch, hidden, outputs, directions, dtype, device)
+    return _operators().plan_for(spec.cell, sizes.batch, sizes.hidden, sizes.outputs, spec.directions, dtype, device)
 
 
 def _operators() -> ModuleType:

@@ -10,7 +10,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from fastrnn.spec import CELLS
+from fastrnn.spec import CELLS, LayerSpec
 
 __all__ = ["check_backward", "check_layer"]
 
@@ -37,21 +37,11 @@ def check_layer(
     batch_first: bool,
 ) -> int:
     """What forward and backward have in common. Returns the size of the batch."""
-    if cell not in CELLS:
-        _refuse(f"unknown cell '{cell}', expected one of {' '.join(CELLS)}")
-    if directions not in (1, 2):
-        _refuse(f"expected 1 or 2 directions, got {directions}")
-    spec = CELLS[cell]
-    plain = 4 if has_bias else 2
-    per_direction = len(weights) // directions
-    projected = per_direction == plain + 1
-    if len(weights) != directions * per_direction or not (projected or per_direction == plain):
-        _refuse(
-            f"expected {plain} weights ({plain + 1} with a projection) per direction, got {len(weights)} "
-            f"for {directions}"
-        )
-    if projected and cell != "lstm":
-        _refuse(f"expected no projection for cell {cell}, got one")
+    try:
+        layer = LayerSpec.of_weights(cell, directions, has_bias, batch_first, weights)
+    except ValueError as error:
+        _refuse(str(error))
+    spec, projected, per_direction = layer.facts, layer.projected, len(layer.weight_names)
     gates = len(spec.gates)
     if weights[1].dim() != 2 or weights[1].shape[0] % gates:
         _refuse(f"expected weight_hh [{gates} * hidden_size, outputs], got {list(weights[1].shape)}")
@@ -62,11 +52,7 @@ def check_layer(
         _refuse(f"expected {'3' if dimensions == 3 else 'a packed input of 2'} dimensions, got {x.dim()}")
     batch = _batch(x, state, batch_sizes, batch_first)
 
-    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (gate_rows, x.shape[-1]), "weight_hh": (gate_rows, outputs)}
-    if has_bias:
-        shapes |= {"bias_ih": (gate_rows,), "bias_hh": (gate_rows,)}
-    if projected:
-        shapes["weight_hr"] = (outputs, hidden)
+    shapes = layer.weight_shapes(x.shape[-1], hidden, outputs)
     for d in range(directions):
         for weight, (name, shape) in zip(weights[d * per_direction :], shapes.items(), strict=False):
             _check_like(x, weight, shape, name)
@@ -74,7 +60,7 @@ def check_layer(
         _refuse(f"expected weight_hh with {hidden} columns, got {outputs}")
     if state and len(state) != len(spec.states):
         _refuse(f"expected {len(spec.states)} initial states or none, got {len(state)}")
-    for s, name, width in zip(state, spec.states, spec.state_widths(gate_rows, outputs), strict=False):
+    for s, (name, width) in zip(state, layer.state_widths(hidden, outputs).items(), strict=False):
         _check_like(x, s, (directions, batch, width), f"{name}_0")
     if x.dtype not in _FLOATING:
         _refuse(f"expected float32, float64, bfloat16 or float16, got {_name(x)}")
@@ -112,7 +98,7 @@ def check_backward(
             f"expected y and saved of this layer's forward, got {list(y.shape)} and {_name(saved)} {list(saved.shape)}"
         )
     shapes: dict[str, tuple[int, ...]] = {"dy": y_shape}
-    for name, width in zip(spec.states, spec.state_widths(gate_rows, outputs), strict=True):
+    for name, width in LayerSpec(cell).state_widths(gate_rows // len(spec.gates), outputs).items():
         shapes[f"d{name}_T"] = (directions, batch, width)
     for gradient, (name, shape) in zip((dy, *dstate), shapes.items(), strict=True):
         if gradient is not None and (gradient.shape != shape or gradient.device != x.device):

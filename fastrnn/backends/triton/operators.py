@@ -12,7 +12,7 @@ from fastrnn.backends.triton.checks import check_backward, check_layer
 from fastrnn.backends.triton.launch import current_device
 from fastrnn.backends.triton.layout import Layout
 from fastrnn.backends.triton.plans import Plan, make_plan
-from fastrnn.spec import CELLS
+from fastrnn.spec import CELLS, LayerSpec
 
 __all__ = ["layer_backward", "layer_forward", "plan_for"]
 
@@ -155,7 +155,7 @@ def layer_backward(
             case "b_ih":
                 return sums(False)[of_gates].clone()
             case "b_hh":
-                return sums(CELLS[cell].apart)[of_gates].clone()
+                return sums(bool(CELLS[cell].apart))[of_gates].clone()
             case _:
                 assert dprojected is not None
                 return dprojected[:, of_outputs].t() @ _hidden(saved[direction], w.hidden)
@@ -172,7 +172,7 @@ def layer_backward(
 def _initial(cell: str, state: Sequence[Tensor], w: _Weights, layout: Layout) -> tuple[Tensor, ...]:
     if state:
         return tuple([_aligned(s) for s in state])
-    widths = CELLS[cell].state_widths(w.w_hh.shape[1], w.outputs)
+    widths = LayerSpec(cell).state_widths(w.hidden, w.outputs).values()
     return tuple([w.w_hh.new_zeros(layout.directions, layout.batch, width) for width in widths])
 
 

@@ -25,7 +25,7 @@ def forward_kernel(cell: str, plan: Plan, hidden: int, dtype: torch.dtype, ragge
 def backward_kernel(cell: str, plan: Plan, hidden: int, dtype: torch.dtype, ragged: bool) -> Kernel:
     assert plan.backward is not None
     constants = _constants(cell, plan.backward, plan, hidden, ragged)
-    more = {"SPLIT": plan.backward.split, "APART": CELLS[cell].apart}
+    more = {"SPLIT": plan.backward.split, "APART": bool(CELLS[cell].apart)}
     return _kernel("persistent_backward", cell, plan.backward, dtype, {**constants, **more})
 
 
@@ -34,7 +34,7 @@ def _constants(cell: str, tile: Tile, plan: Plan, hidden: int, ragged: bool) -> 
     return {
         "CELL": cell,
         "GATES": len(spec.gates),
-        "KEPT": spec.kept,
+        "KEPT": len(spec.kept),
         "HIDDEN": hidden,
         "ROWS": tile.rows,
         "UNITS": tile.units,

@@ -27,7 +27,7 @@ def forward_kernel(cell: str, hidden: int, dtype: torch.dtype, ragged: bool, sav
 
 
 def backward_kernel(cell: str, hidden: int, dtype: torch.dtype, ragged: bool, projected: bool) -> Kernel:
-    apart = CELLS[cell].apart
+    apart = bool(CELLS[cell].apart)
     return _kernel("pointwise_backward", cell, hidden, dtype, RAGGED=ragged, APART=apart, PROJECTED=projected)
 
 
@@ -37,7 +37,7 @@ def _kernel(name: str, cell: str, hidden: int, dtype: torch.dtype, **constants: 
     constants = {
         "CELL": cell,
         "GATES": len(spec.gates),
-        "KEPT": spec.kept,
+        "KEPT": len(spec.kept),
         "HIDDEN": hidden,
         "ROWS": _TILE // units,
         "UNITS": units,

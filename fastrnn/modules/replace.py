@@ -13,19 +13,18 @@ import torch
 from torch.nn import Module, RNNBase
 from torch.nn.utils import parametrize
 
-from fastrnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from fastrnn.modules.cells import Cell
+from fastrnn.modules.layers import Layers
+from fastrnn.spec import CELLS, CellSpec
 
 __all__ = ["accelerate", "restore"]
 
 M = TypeVar("M", bound=Module)
 
+# Every class of fastrnn, and those of torch.nn by the same names. A cell that torch.nn lacks has no counterpart.
+FASTRNN: tuple[type[Module], ...] = (*Layers.__subclasses__(), *Cell.__subclasses__())
 FAST: dict[type[Module], type[Module]] = {
-    torch.nn.RNN: RNN,
-    torch.nn.LSTM: LSTM,
-    torch.nn.GRU: GRU,
-    torch.nn.RNNCell: RNNCell,
-    torch.nn.LSTMCell: LSTMCell,
-    torch.nn.GRUCell: GRUCell,
+    getattr(torch.nn, cls.__name__): cls for cls in FASTRNN if hasattr(torch.nn, cls.__name__)
 }
 PLAIN = {fast: plain for plain, fast in FAST.items()}
 _NAMES = {cls.__name__ for cls in FAST}
@@ -50,7 +49,8 @@ def accelerate(model: M) -> M:
 def restore(model: M) -> M:
     """Swaps every fastrnn module in ``model`` for its ``torch.nn`` counterpart, in place: ``accelerate`` undone.
 
-    Modules that were built as fastrnn's become ``torch.nn``'s as well. What cannot be swapped is named in one warning.
+    Modules that were built as fastrnn's become ``torch.nn``'s as well. What cannot be swapped, such as a cell that
+    ``torch.nn`` lacks, is named in one warning.
 
     Returns:
         ``model``.
@@ -93,12 +93,30 @@ def reason_to_keep(module: Module, cls: type[Module], counterparts: Mapping[type
         return "its forward is set on the instance" if "forward" in vars(module) else None
     if isinstance(module, tuple(counterparts)) and cls not in counterparts.values():
         return f"it is of {cls.__qualname__}, a subclass"
+    if counterparts is PLAIN and is_fast(module):
+        return f"torch.nn has no {cls.__qualname__}"
     if counterparts is not PLAIN:
         if isinstance(module, torch.jit.ScriptModule) and getattr(module, "original_name", None) in _NAMES:
             return "it is scripted"
         if cls.__module__.startswith("torch.ao.nn.quant") and cls.__name__ in _NAMES:
             return "it is quantized"
     return None
+
+
+def is_fast(module: Module) -> bool:
+    """Whether it is fastrnn's own, for whatever cell, frozen or not."""
+    return isinstance(module, (Layers, Cell))
+
+
+def cell_of(module: Module) -> CellSpec | None:
+    """The cell of a layer or cell of fastrnn or ``torch.nn``, or of a subclass; None of any other module."""
+    mode = getattr(module, "mode", None)
+    if mode is None:  # torch.nn's cells do not name theirs
+        fast = next((fast for plain, fast in FAST.items() if isinstance(module, plain)), None)
+        mode = getattr(fast, "mode", None)
+        if isinstance(mode, property) and mode.fget:  # it depends on the instance
+            mode = mode.fget(module)
+    return CELLS.get(mode.lower()) if isinstance(mode, str) else None
 
 
 def become(module: Module, cls: type[Module]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from fastrnn.functional import step
-from fastrnn.spec import CELLS
+from fastrnn.spec import LayerSpec
 
 __all__ = ["Reading", "State", "parts_of", "run_stepped"]
 
@@ -42,7 +42,7 @@ def run_stepped(module: Any, input: Tensor | PackedSequence, hx: Any = None) -> 
     ``module`` is an RNN, LSTM or GRU of ``torch.nn`` or fastrnn. The next step and the output are computed from the
     very tensors in the ``Reading``, h [B, P] and an LSTM's c [B, H], so that derivatives by them are total ones.
     """
-    cell = CELLS[module.mode.lower()]
+    spec = LayerSpec(module.mode.lower(), has_bias=module.bias, projected=module.proj_size > 0)
     x, lengths = _time_major(module, input)
     backwards = _backwards(len(x), lengths)
     real = [t < lengths for t in range(len(x))]
@@ -54,11 +54,11 @@ def run_stepped(module: Any, input: Tensor | PackedSequence, hx: Any = None) -> 
         layer, reverse = divmod(k, 2) if module.bidirectional else (k, 0)
         if not reverse:
             x, outputs = torch.cat(outputs, 2), []
-        widths = cell.state_widths(*weights[1].shape)
         state = [s[k].unsqueeze(0) if unbatched else s[k] for s in given]
+        widths = spec.state_widths(*spec.hidden_and_outputs(weights[1])).values()
         state = state or [x.new_zeros(x.size(1), width) for width in widths]
         source = _reordered(x, backwards) if reverse else x
-        states = _run(cell.name, source, real, state, weights, module.bias)
+        states = _run(spec, source, real, state, weights)
         y = torch.stack([h for h, *_ in states])
         outputs.append(_reordered(y, backwards) if reverse else y)
         readings.append(Reading(layer, bool(reverse), states, real))
@@ -95,13 +95,13 @@ def _reordered(x: Tensor, places: Tensor) -> Tensor:
 
 
 def _run(
-    cell: str, x: Tensor, real: list[Tensor], initial: Sequence[Tensor], weights: Sequence[Tensor], has_bias: bool
+    spec: LayerSpec, x: Tensor, real: list[Tensor], initial: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> list[State]:
     # A state that requires grad makes all that follow do so, even if no weight does.
     state = tuple(s if s.requires_grad else s.detach().requires_grad_() for s in initial)
     states = []
     for row, alive in zip(x, real, strict=True):
-        new = step(cell, row, state, weights, has_bias=has_bias)
+        new = step(spec, row, state, weights)
         state = tuple(torch.where(alive[:, None], n, s) for n, s in zip(new, state, strict=True))
         states.append(state)
     return states

@@ -10,13 +10,15 @@ class CellSpec:
     """One recurrent cell.
 
     Attributes:
-        name: key in ``CELLS``; the lower-case ``mode`` of ``torch.nn.RNNBase``.
+        name: key in ``CELLS``; the lower-case ``mode`` of its modules.
         gates: in PyTorch's order, as stacked in ``weight_ih`` and ``weight_hh``.
-        states: the hidden state ``h`` first, then what only the cell itself sees.
+        states: the hidden state ``h`` first, then what only the cell sees, such as an LSTM's ``c``.
         saved: per row and step, the values of size ``hidden_size`` that a fused forward keeps for backward.
             Outputs are kept besides, so a cell whose derivative follows from its output saves nothing.
             States other than ``h`` come last.
-        apart: the gradients of a gate's two products differ, so that a fused backward forms both.
+        apart: gates whose products with x and with h are not just added, so that a fused backward forms the
+            gradients of both.
+        projectable: ``weight_hr`` may follow, so the cell's own ``h`` is formed again from the saved values.
         equation: for documentation and ``explain``.
     """
 
@@ -24,39 +26,44 @@ class CellSpec:
     gates: tuple[str, ...]
     states: tuple[str, ...]
     saved: tuple[str, ...]
-    apart: bool
     equation: str
+    apart: tuple[str, ...] = ()
+    projectable: bool = False
 
     @property
-    def kept(self) -> int:
-        """How many of the saved values are not states."""
-        return len(self.saved) - (len(self.states) - 1)
-
-    def state_widths(self, gate_rows: int, outputs: int) -> list[int]:
-        """Last sizes of the states, given those of ``weight_hh`` [G*H, P]: P for ``h``, H for the others."""
-        return [outputs if name == "h" else gate_rows // len(self.gates) for name in self.states]
+    def kept(self) -> tuple[str, ...]:
+        """The saved values that are not states."""
+        return self.saved[: len(self.saved) - (len(self.states) - 1)]
 
 
 CELLS: dict[str, CellSpec] = {
     spec.name: spec
     for spec in (
-        CellSpec("rnn_tanh", ("h",), ("h",), (), False, "h' = tanh(gx + gh)"),
-        CellSpec("rnn_relu", ("h",), ("h",), (), False, "h' = relu(gx + gh)"),
+        CellSpec("rnn_tanh", ("h",), ("h",), (), "h' = tanh(gx + gh)"),
+        CellSpec("rnn_relu", ("h",), ("h",), (), "h' = relu(gx + gh)"),
         CellSpec(
             "lstm",
             ("i", "f", "g", "o"),
             ("h", "c"),
             ("i", "f", "g", "o", "c"),
-            False,
             "c' = sigmoid(f) c + sigmoid(i) tanh(g); h' = sigmoid(o) tanh(c')",
+            projectable=True,
         ),
         CellSpec(
             "gru",
             ("r", "z", "n"),
             ("h",),
             ("r", "z", "n", "gh_n"),
-            True,
             "n = tanh(gx_n + sigmoid(r) gh_n); h' = (1 - sigmoid(z)) n + sigmoid(z) h",
+            apart=("n",),
+        ),
+        CellSpec(
+            "cifg",
+            ("f", "g", "o"),
+            ("h", "c"),
+            ("f", "g", "o", "c"),
+            "c' = sigmoid(f) c + (1 - sigmoid(f)) tanh(g); h' = sigmoid(o) tanh(c')",
+            projectable=True,
         ),
     )
 }

@@ -1,10 +1,7 @@
-"""``gradient_flow``: whether gradients vanish or explode on their way back through the steps of recurrent layers.
-
-``bytes_kept``: the memory that lies between forward and backward.
-"""
+"""``gradient_flow``: whether gradients vanish or explode on their way back through the steps of recurrent layers."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,15 +12,14 @@ from torch import Tensor
 from torch.nn import Module, RNNBase
 from torch.nn.modules.rnn import RNNCellBase
 
-from fastrnn.replace import FAST, PLAIN
-from fastrnn.spec import CELLS
-from fastrnn.stepped import Reading, State, parts_of, run_stepped
+from fastrnn.diagnose.stepped import Reading, State, parts_of, run_stepped
+from fastrnn.modules.replace import FAST, FASTRNN, cell_of
 
-__all__ = ["GradientFlow", "LayerFlow", "bytes_kept", "gradient_flow"]
+__all__ = ["GradientFlow", "LayerFlow", "gradient_flow"]
 
 VANISHING, EXPLODING = 0.1, 10.0
 
-_FORWARDS = {cls.forward for cls in (*FAST, *PLAIN)}
+_FORWARDS = {cls.forward for cls in (*FAST, *FASTRNN)}
 
 
 @dataclass(frozen=True)
@@ -261,29 +257,10 @@ def _radii(module: Any, reading: Reading) -> dict[str, float]:
     suffix = f"_l{reading.layer}" + "_reverse" * reading.reverse if isinstance(module, RNNBase) else ""
     w_hh, w_hr = getattr(module, f"weight_hh{suffix}"), getattr(module, f"weight_hr{suffix}", None)
     number = len(w_hh) // module.hidden_size
-    gates = tuple(map(str, range(number)))
-    if isinstance(module, (RNNBase, *FAST, *PLAIN)):
-        gates = next(cell.gates for cell in CELLS.values() if len(cell.gates) == number)
+    cell = cell_of(module)
+    gates = cell.gates if cell else tuple(map(str, range(number)))
     found = {}
     for gate, block in zip(gates, w_hh.detach().double().chunk(number), strict=True):
         matrix = block if w_hr is None else block @ w_hr.detach().double()
         found[gate] = float(torch.linalg.eigvals(matrix).abs().max())
     return found
-
-
-def bytes_kept(forward: Callable[[], Any], owned: Iterable[Tensor]) -> int:
-    """How many bytes ``forward()`` keeps for backward.
-
-    They are those of the distinct storages that autograd is given to save, without the storages of the ``owned``
-    tensors, such as parameters and inputs, which are there anyway.
-    """
-    saved: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved.append(tensor)  # held, or another tensor might take its address
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        forward()
-    kept, free = ({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in ts} for ts in (saved, owned))
-    return sum(size for address, size in kept.items() if address not in free)

@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastrnn.spec import CELLS
+from fastrnn.spec import LayerSpec
 
 __all__ = ["frozen_forward", "layer_backward", "layer_forward"]
 
@@ -43,14 +43,13 @@ layer_backward = torch.ops.fastrnn.layer_backward.default
 frozen_forward = torch.ops.fastrnn.frozen_forward.default
 
 
-def _outputs(
-    x: Tensor, state: list[Tensor], weights: list[Tensor], cell: str, directions: int, batch_first: bool
-) -> tuple[Tensor, list[Tensor]]:
+def _outputs(spec: LayerSpec, x: Tensor, state: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     _check_devices(x, state, weights)
-    batch = state[0].shape[1] if state else x.shape[0 if batch_first else 1]
-    y = x.new_empty((*x.shape[:-1], directions * weights[1].shape[1]))
-    widths = CELLS[cell].state_widths(*weights[1].shape)
-    return y, [x.new_empty((directions, batch, width)) for width in widths]
+    batch = state[0].shape[1] if state else x.shape[0 if spec.batch_first else 1]
+    hidden, outputs = spec.hidden_and_outputs(weights[1])
+    y = x.new_empty((*x.shape[:-1], spec.directions * outputs))
+    widths = spec.state_widths(hidden, outputs).values()
+    return y, [x.new_empty((spec.directions, batch, width)) for width in widths]
 
 
 def _check_devices(x: Tensor, state: list[Tensor], weights: list[Tensor]) -> None:
@@ -72,10 +71,10 @@ def _layer_forward_fake(
     batch_first: bool,
     save: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    y, final_state = _outputs(x, state, weights, cell, directions, batch_first)
-    spec = CELLS[cell]
+    spec = LayerSpec(cell, directions, has_bias, batch_first)
+    y, final_state = _outputs(spec, x, state, weights)
     rows = math.prod(x.shape[:-1])  # Size.numel() would fix a symbolic length
-    width = len(spec.saved) * (weights[1].shape[0] // len(spec.gates))
+    width = len(spec.facts.saved) * spec.hidden_and_outputs(weights[1])[0]
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     dtype = x.dtype if x.is_cuda else wide
     saved = x.new_empty((directions, rows if save else 0, width), dtype=dtype)
@@ -93,7 +92,7 @@ def _frozen_forward_fake(
     has_bias: bool,
     batch_first: bool,
 ) -> tuple[Tensor, list[Tensor]]:
-    return _outputs(x, state, weights, cell, directions, batch_first)
+    return _outputs(LayerSpec(cell, directions, has_bias, batch_first), x, state, weights)
 
 
 @torch.library.register_fake("fastrnn::layer_backward", lib=_library)

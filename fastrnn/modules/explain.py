@@ -2,19 +2,19 @@
 
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Module, RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import replace
 from fastrnn.backends import cpu
-from fastrnn.dispatch import BACKENDS, reasons_against
-from fastrnn.frozen import Frozen
 from fastrnn.functional import autocast_enabled
-from fastrnn.spec import CELLS
+from fastrnn.modules import replace
+from fastrnn.modules.frozen import Frozen
+from fastrnn.ops.dispatch import BACKENDS, reasons_against
+from fastrnn.spec import LayerSpec, Sizes
 
 __all__ = ["explain"]
 
@@ -51,24 +51,22 @@ def explain(module: Module, x: Tensor | PackedSequence | None = None, hx: Any = 
     return "\n".join(f"{name}: " + "\n".join(_recurrent(m, None, None)) for name, m in found.items())
 
 
-def _is_fast(module: Module) -> bool:
-    return isinstance(module, tuple(replace.PLAIN))
-
-
 def _is_recurrent(module: Module) -> bool:
     cls = replace.written_class(module)
-    return _is_fast(module) or cls in replace.FAST or replace.reason_to_keep(module, cls, replace.FAST) is not None
+    if replace.is_fast(module) or cls in replace.FAST:
+        return True
+    return replace.reason_to_keep(module, cls, replace.FAST) is not None
 
 
 def _class_name(module: Module) -> str:
     cls = replace.written_class(module)
-    package = "fastrnn" if cls in replace.PLAIN else "torch.nn" if cls in replace.FAST else cls.__module__
+    package = "fastrnn" if cls in replace.FASTRNN else "torch.nn" if cls in replace.FAST else cls.__module__
     return f"{package}.{cls.__qualname__}"
 
 
 def _recurrent(module: Any, x: Tensor | PackedSequence | None, hx: Any) -> Iterator[str]:
     title = f"{_class_name(module)}({module.extra_repr()})"
-    if not _is_fast(module):
+    if not replace.is_fast(module):
         reason = replace.reason_to_keep(module, replace.written_class(module), replace.FAST)
         yield title
         yield "  runs on torch's own kernels"
@@ -84,25 +82,30 @@ def _recurrent(module: Any, x: Tensor | PackedSequence | None, hx: Any) -> Itera
         weight = _weights(module)[0]
         dtype = _compute_dtype(weight)
         yield f"{title}, {dtype} on {weight.device}"
-        yield from _backend(module.mode.lower(), weight.device, dtype)
+        yield from _backend(module.layer_spec, weight.device, dtype)
 
 
 def _call(title: str, module: Any, x: Tensor | PackedSequence, hx: Any) -> Iterator[str]:
     weights = _weights(module)
-    sizes = _Sizes.of(module, x)
+    steps, batch, rows = _rows(module, x)
     data = x.data if isinstance(x, PackedSequence) else x
     _check_input(module, data, weights[0])
     dtype = _compute_dtype(data)
-    yield f"{title}, {sizes}, {dtype} on {data.device}"
+    ragged = f", {rows} rows in all" if rows != steps * batch else ""
+    yield f"{title}, T={steps}, B={batch}{ragged}, {dtype} on {data.device}"
 
-    layers = module.num_layers if isinstance(module, RNNBase) else 1
-    per_layer = len(weights) // layers
+    spec: LayerSpec = module.layer_spec
+    per_layer = spec.directions * len(spec.weight_names)
+    layers = len(weights) // per_layer
+    outputs = getattr(module, "proj_size", 0) or module.hidden_size
     differentiable = any(t.requires_grad for t in (data, *_states(module, hx)))
     blocks = []
     for i in range(layers):
         # The output of a layer requires grad, and so does the input of the next, where anything that entered it does.
         differentiable |= any(w.requires_grad for w in weights[i * per_layer : (i + 1) * per_layer])
-        blocks.append(list(_layer(module, i, sizes, data.device, dtype, differentiable)))
+        inputs = module.input_size if i == 0 else spec.directions * outputs
+        sizes = Sizes(steps, batch, rows, inputs, module.hidden_size, outputs)
+        blocks.append(list(_layer(spec, sizes, data.device, dtype, differentiable)))
     for _, group in groupby(range(layers), key=blocks.__getitem__):
         first, *others = group
         indent = ""
@@ -112,30 +115,21 @@ def _call(title: str, module: Any, x: Tensor | PackedSequence, hx: Any) -> Itera
         yield from (indent + line for line in blocks[first])
 
 
-class _Sizes(NamedTuple):
-    steps: int
-    batch: int
-    rows: int  # over all steps
-
-    def __str__(self) -> str:
-        ragged = self.rows != self.steps * self.batch
-        return f"T={self.steps}, B={self.batch}" + f", {self.rows} rows in all" * ragged
-
-    @staticmethod
-    def of(module: Any, x: Tensor | PackedSequence) -> "_Sizes":
-        layer = isinstance(module, RNNBase)
-        if isinstance(x, PackedSequence) and layer:
-            return _Sizes(len(x.batch_sizes), int(x.batch_sizes[0]), len(x.data))
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x: expected a Tensor{' or a PackedSequence' * layer}, got {type(x).__name__}")
-        unbatched = 2 if layer else 1
-        if x.dim() not in (unbatched, unbatched + 1):
-            raise ValueError(f"x: expected {unbatched} or {unbatched + 1} dimensions, got {x.dim()}")
-        batch = x.size(0 if not layer or module.batch_first else 1) if x.dim() > unbatched else 1
-        steps = x.size(1 if module.batch_first and x.dim() == 3 else 0) if layer else 1
-        if steps == 0:
-            raise ValueError("x: expected at least one time step, got none")
-        return _Sizes(steps, batch, steps * batch)
+def _rows(module: Any, x: Tensor | PackedSequence) -> tuple[int, int, int]:
+    """T, B and the number of rows over all steps."""
+    layer = isinstance(module, RNNBase)
+    if isinstance(x, PackedSequence) and layer:
+        return len(x.batch_sizes), int(x.batch_sizes[0]), len(x.data)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a Tensor{' or a PackedSequence' * layer}, got {type(x).__name__}")
+    unbatched = 2 if layer else 1
+    if x.dim() not in (unbatched, unbatched + 1):
+        raise ValueError(f"x: expected {unbatched} or {unbatched + 1} dimensions, got {x.dim()}")
+    batch = x.size(0 if not layer or module.batch_first else 1) if x.dim() > unbatched else 1
+    steps = x.size(1 if module.batch_first and x.dim() == 3 else 0) if layer else 1
+    if steps == 0:
+        raise ValueError("x: expected at least one time step, got none")
+    return steps, batch, steps * batch
 
 
 def _check_input(module: Any, data: Tensor, weight: Tensor) -> None:
@@ -148,7 +142,7 @@ def _check_input(module: Any, data: Tensor, weight: Tensor) -> None:
 
 
 def _states(module: Any, hx: Any) -> tuple[Tensor, ...]:
-    names = CELLS[module.mode.lower()].states
+    names = module.cell_spec.states
     states = () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
     if states and len(states) != len(names) or not all(isinstance(s, Tensor) for s in states):
         raise TypeError(f"hx: expected {' and '.join(names)}, {len(names)} tensors, got {type(hx).__name__}")
@@ -158,8 +152,7 @@ def _states(module: Any, hx: Any) -> tuple[Tensor, ...]:
 def _weights(module: Any) -> list[Tensor]:
     if isinstance(module, RNNBase):
         return [w for w in module._flat_weights if w is not None]
-    names = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * module.bias
-    return [getattr(module, name) for name in names]
+    return [getattr(module, name) for name in module.layer_spec.weight_names]
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
@@ -167,44 +160,38 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def _layer(
-    module: Any, i: int, sizes: _Sizes, device: torch.device, dtype: torch.dtype, differentiable: bool
+    spec: LayerSpec, sizes: Sizes, device: torch.device, dtype: torch.dtype, differentiable: bool
 ) -> Iterator[str]:
-    """The i-th layer of a stack, or a cell."""
-    spec = CELLS[module.mode.lower()]
-    stacked = isinstance(module, RNNBase)
-    directions = 2 if stacked and module.bidirectional else 1
-    hidden = module.hidden_size
-    outputs = stacked and module.proj_size or hidden
-    inputs = module.input_size if i == 0 else directions * outputs
-    backend = _chosen(spec.name, device, dtype)
-
-    yield from _backend(spec.name, device, dtype)
+    """One layer of a stack, or a cell."""
+    backend = _chosen(spec, device, dtype)
+    yield from _backend(spec, device, dtype)
     if backend and sizes.rows:
-        yield f"  plan: {backend.plan(spec.name, *sizes, inputs, hidden, outputs, directions, dtype, device)}"
+        yield f"  plan: {backend.plan(spec, sizes, dtype, device)}"
+    saved = spec.facts.saved
     if not torch.is_grad_enabled():
-        kept = "nothing, gradients are disabled"
+        said = "nothing, gradients are disabled"
     elif not differentiable:
-        kept = "nothing, no input or parameter requires grad"
+        said = "nothing, no input or parameter requires grad"
     elif not backend:
-        kept = "whatever autograd keeps of each operation"
-    elif not spec.saved:
-        kept = "nothing besides input and output"
+        said = "whatever autograd keeps of each operation"
+    elif not saved:
+        said = "nothing besides input and output"
     else:
-        values = directions * sizes.rows * len(spec.saved) * hidden
+        values = spec.directions * sizes.rows * len(saved) * sizes.hidden
         # On a GPU of the dtype of x, else of that of the computation, as the fake of layer_forward says.
         size = values * (dtype.itemsize if device.type == "cuda" else max(dtype.itemsize, 4))
-        kept = f"{size:,} bytes ({', '.join(spec.saved)} of every row) besides input and output"
-    yield f"  saved for backward: {kept}"
+        said = f"{size:,} bytes ({', '.join(saved)} of every row) besides input and output"
+    yield f"  saved for backward: {said}"
 
 
-def _chosen(cell: str, device: torch.device, dtype: torch.dtype) -> Any:
-    against = reasons_against(cell, device, dtype)
+def _chosen(spec: LayerSpec, device: torch.device, dtype: torch.dtype) -> Any:
+    against = reasons_against(spec.cell, device, dtype)
     return next((backend for backend in BACKENDS if not against[backend.NAME]), None)
 
 
-def _backend(cell: str, device: torch.device, dtype: torch.dtype) -> Iterator[str]:
-    backend = _chosen(cell, device, dtype)
+def _backend(spec: LayerSpec, device: torch.device, dtype: torch.dtype) -> Iterator[str]:
+    backend = _chosen(spec, device, dtype)
     yield f"  backend: {backend.NAME if backend else 'none, so the reference in plain PyTorch'}"
-    for name, reasons in reasons_against(cell, device, dtype).items():
+    for name, reasons in reasons_against(spec.cell, device, dtype).items():
         if reasons:
             yield f"  not {name}: {'; '.join(reasons)}"

@@ -15,11 +15,12 @@ from torch.nn import Module, RNNBase
 from torch.nn.utils import parametrize, prune
 
 from fastrnn.backends import cpu
-from fastrnn.function import needs_gradient
 from fastrnn.functional import zero_state
-from fastrnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from fastrnn.modules.layers import Layers
+from fastrnn.modules.replace import FASTRNN, PLAIN, become, swappable
 from fastrnn.ops import frozen_forward
-from fastrnn.replace import PLAIN, become, swappable
+from fastrnn.ops.function import needs_gradient
+from fastrnn.spec import LayerSpec
 
 __all__ = ["Frozen", "freeze"]
 
@@ -222,21 +223,14 @@ class Frozen(Module):
         if needs_gradient((x, *state)) or forward_ad._current_level >= 0:
             self._refuse("it is for inference only, so call it in torch.no_grad() or on tensors that need no gradient")
 
-    def _stack(self, x: Tensor, state: State, directions: int, batch_first: bool, batch_sizes: Any) -> Any:
+    def _stack(self, spec: LayerSpec, x: Tensor, state: State, batch_sizes: Tensor | None) -> tuple[Tensor, State]:
         """All layers on arguments that were checked, as ``functional.stack``."""
         finals = []
         layers = len(self._order)
         for i, names in enumerate(self._order):
-            x, final = frozen_forward(
-                x,
-                list(state) if layers == 1 else [s[i * directions : (i + 1) * directions] for s in state],
-                [self._buffers[name] for name in names],
-                batch_sizes,
-                self.mode.lower(),
-                directions,
-                self.bias,
-                batch_first,
-            )
+            of_layer = state if layers == 1 else [s[i * spec.directions : (i + 1) * spec.directions] for s in state]
+            weights = [self._buffers[name] for name in names]
+            x, final = frozen_forward(x, list(of_layer), weights, batch_sizes, *spec.arguments)
             finals.append(final)
         if layers == 1:
             return x, tuple(finals[0])
@@ -248,61 +242,29 @@ class _FrozenLayers(Frozen):
         self._check(x, state)
         if x.size(-1) != self.input_size:
             self.check_input(x, batch_sizes)
-        directions = 2 if self.bidirectional else 1
+        spec = self.layer_spec
         if state:
             self._check_state(x, state, batch_sizes)
         elif batch_sizes is not None:
-            w_hh = self._buffers[self._order[0][1]]
-            state = zero_state(self.mode.lower(), x, w_hh, self.num_layers * directions, int(batch_sizes[0]))
-        return self._stack(x, state, directions, self.batch_first, batch_sizes)
+            state = zero_state(spec, x, self._buffers[self._order[0][1]], self.num_layers, int(batch_sizes[0]))
+        return self._stack(spec, x, state, batch_sizes)
 
 
 class _FrozenCell(Frozen):
     def _run(self: Any, x: Tensor, state: State) -> State:
         self._check(x, state)
-        if x.size(1) != self.input_size:
-            raise RuntimeError(f"input has inconsistent input_size: got {x.size(1)} expected {self.input_size}")
-        for k, s in enumerate(state):
-            if s.shape != (x.size(0), self.hidden_size):
-                self._refuse_state(x, k, s)
-            if s.dtype != x.dtype:
-                raise RuntimeError(f"Expected hx of the input's dtype {x.dtype}, got {s.dtype}")
-        _, final = self._stack(x.unsqueeze(0), tuple([s.unsqueeze(0) for s in state]), 1, False, None)
+        self._check_input(x, state)
+        _, final = self._stack(self.layer_spec, x.unsqueeze(0), tuple([s.unsqueeze(0) for s in state]), None)
         return tuple([s.squeeze(0) for s in final])
 
 
-class FrozenRNN(_FrozenLayers, RNN):
-    """``RNN`` after ``freeze``."""
+def _frozen_class(cls: type[Module]) -> type[Module]:
+    bases = (_FrozenLayers if issubclass(cls, Layers) else _FrozenCell, cls)
+    doc = f"``{cls.__name__}`` after ``freeze``."
+    return type(f"Frozen{cls.__name__}", bases, {"__module__": __name__, "__doc__": doc})
 
 
-class FrozenLSTM(_FrozenLayers, LSTM):
-    """``LSTM`` after ``freeze``."""
-
-
-class FrozenGRU(_FrozenLayers, GRU):
-    """``GRU`` after ``freeze``."""
-
-
-class FrozenRNNCell(_FrozenCell, RNNCell):
-    """``RNNCell`` after ``freeze``."""
-
-
-class FrozenLSTMCell(_FrozenCell, LSTMCell):
-    """``LSTMCell`` after ``freeze``."""
-
-
-class FrozenGRUCell(_FrozenCell, GRUCell):
-    """``GRUCell`` after ``freeze``."""
-
-
-_FROZEN_OF = {
-    RNN: FrozenRNN,
-    LSTM: FrozenLSTM,
-    GRU: FrozenGRU,
-    RNNCell: FrozenRNNCell,
-    LSTMCell: FrozenLSTMCell,
-    GRUCell: FrozenGRUCell,
-}
-FROZEN: dict[type[Module], type[Module]] = {
-    cls: frozen for fast, frozen in _FROZEN_OF.items() for cls in (fast, PLAIN[fast])
-}
+# One for every class of fastrnn, under its name in this module, where pickle looks for it.
+_FROZEN_OF = {cls: _frozen_class(cls) for cls in FASTRNN}
+globals().update({frozen.__name__: frozen for frozen in _FROZEN_OF.values()})
+FROZEN: dict[type[Module], type[Module]] = _FROZEN_OF | {PLAIN[cls]: _FROZEN_OF[cls] for cls in PLAIN}

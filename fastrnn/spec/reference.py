@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from fastrnn.spec import CELLS
+from fastrnn.spec.cell import CELLS
+from fastrnn.spec.layer import LayerSpec
 
 __all__ = ["layer", "step"]
 
@@ -42,66 +43,68 @@ def _gru(gx: Tensor, gh: Tensor, state: State) -> State:
     return ((1 - z) * n + z * state[0],)
 
 
-_CELL_FUNCTIONS = {"rnn_tanh": _rnn_tanh, "rnn_relu": _rnn_relu, "lstm": _lstm, "gru": _gru}
+def _cifg(gx: Tensor, gh: Tensor, state: State) -> State:
+    """Greff et al. (2015), the coupled input and forget gate: an LSTM whose i is 1 - f."""
+    f, g, o = (gx + gh).chunk(3, -1)
+    f = torch.sigmoid(f)
+    c = f * state[1] + (1 - f) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+_CELL_FUNCTIONS = {"rnn_tanh": _rnn_tanh, "rnn_relu": _rnn_relu, "lstm": _lstm, "gru": _gru, "cifg": _cifg}
 assert _CELL_FUNCTIONS.keys() == CELLS.keys()
 
 
-def step(cell: str, x: Tensor, state: State, weights: Sequence[Tensor], has_bias: bool) -> State:
+def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor]) -> State:
     """One step of one direction: ``x`` [B, I] and ``state`` to the new state, projected if there is a projection."""
-    w_ih, w_hh, *rest = weights
-    b_ih, b_hh = rest[:2] if has_bias else (None, None)
-    projection = rest[2 if has_bias else 0 :]
-    h, *others = _CELL_FUNCTIONS[cell](linear(x, w_ih, b_ih), linear(state[0], w_hh, b_hh), state)
-    if projection:
-        h = linear(h, projection[0])
-    return h, *others
+    w = dict(zip(spec.weight_names, weights, strict=True))
+    gx = linear(x, w["weight_ih"], w.get("bias_ih"))
+    gh = linear(state[0], w["weight_hh"], w.get("bias_hh"))
+    h, *others = _CELL_FUNCTIONS[spec.cell](gx, gh, state)
+    return linear(h, w["weight_hr"]) if spec.projected else h, *others
 
 
 def _direction(
-    cell: str, steps: Sequence[Tensor], state: State, weights: Sequence[Tensor], has_bias: bool, reverse: bool
+    spec: LayerSpec, steps: Sequence[Tensor], state: State, weights: Sequence[Tensor], reverse: bool
 ) -> tuple[list[Tensor], State]:
     outputs: list[Tensor] = [torch.empty(0)] * len(steps)
     for t in reversed(range(len(steps))) if reverse else range(len(steps)):
         active = len(steps[t])
-        new = step(cell, steps[t], tuple(s[:active] for s in state), weights, has_bias)
+        new = step(spec, steps[t], tuple(s[:active] for s in state), weights)
         outputs[t] = new[0]
         state = tuple(torch.cat([n, s[active:]]) for n, s in zip(new, state, strict=True))
     return outputs, state
 
 
 def layer(
-    cell: str,
+    spec: LayerSpec,
     x: Tensor,
     state: Sequence[Tensor],
     weights: Sequence[Tensor],
-    *,
-    directions: int = 1,
-    has_bias: bool = True,
-    batch_first: bool = False,
     batch_sizes: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """One layer, the contract that every backend fulfils.
 
     Args:
-        cell: key of ``CELLS``.
-        x: [T, B, I]; [B, T, I] if ``batch_first``; [sum of batch_sizes, I] if ``batch_sizes`` is given.
+        x: [T, B, I]; [B, T, I] if ``spec.batch_first``; [sum of batch_sizes, I] if ``batch_sizes`` is given.
         state: initial ``h`` [D, B, P] and the cell's other states [D, B, H]; empty for zeros, unless packed.
-        weights: for each direction ``w_ih`` [G*H, I], ``w_hh`` [G*H, P], with bias ``b_ih`` and ``b_hh`` [G*H],
-            with a projection ``w_hr`` [P, H]. P is H where there is no projection.
+        weights: for each direction ``weight_ih`` [G*H, I], ``weight_hh`` [G*H, P], with bias ``bias_ih`` and
+            ``bias_hh`` [G*H], with a projection ``weight_hr`` [P, H]. P is H where there is no projection.
         batch_sizes: int64 [T] on the CPU, not increasing: rows active at each step, as in ``PackedSequence``.
 
     Returns:
         ``y`` shaped as ``x`` with D*P in the last dimension, and the final states shaped as ``state``.
     """
-    steps = x.unbind(1 if batch_first else 0) if batch_sizes is None else x.split(batch_sizes.tolist())
-    per_direction = len(weights) // directions
+    time = 1 if spec.batch_first else 0
+    steps = x.unbind(time) if batch_sizes is None else x.split(batch_sizes.tolist())
     if not state:
-        widths = CELLS[cell].state_widths(*weights[1].shape)
-        state = [x.new_zeros(directions, len(steps[0]), width) for width in widths]
+        widths = spec.state_widths(*spec.hidden_and_outputs(weights[1])).values()
+        state = [x.new_zeros(spec.directions, len(steps[0]), width) for width in widths]
+    per_direction = len(spec.weight_names)
     ys, finals = [], []
-    for d in range(directions):
+    for d in range(spec.directions):
         mine = weights[d * per_direction : (d + 1) * per_direction]
-        y, final = _direction(cell, steps, tuple(s[d] for s in state), mine, has_bias, reverse=d == 1)
-        ys.append(torch.cat(y) if batch_sizes is not None else torch.stack(y, 1 if batch_first else 0))
+        y, final = _direction(spec, steps, tuple(s[d] for s in state), mine, reverse=d == 1)
+        ys.append(torch.cat(y) if batch_sizes is not None else torch.stack(y, time))
         finals.append(final)
     return torch.cat(ys, -1), tuple(torch.stack(s) for s in zip(*finals, strict=True))

@@ -1,0 +1,102 @@
+"""A layer's options as one value, and the shapes that follow from it. What goes from the modules to the kernels."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from fastrnn.spec.cell import CELLS, CellSpec
+
+__all__ = ["LayerSpec", "Sizes"]
+
+Shape = tuple[int, ...]
+
+
+class LayerSpec(NamedTuple):
+    """One layer: its cell, and how its tensors are laid out.
+
+    Attributes:
+        cell: key of ``CELLS``.
+        directions: 1, or 2 where the second reads each row from its own end.
+        has_bias: each direction has ``bias_ih`` and ``bias_hh``.
+        batch_first: x and y are [B, T, ...]. A packed batch has neither order.
+        projected: each direction has ``weight_hr``, and P outputs instead of H.
+    """
+
+    cell: str
+    directions: int = 1
+    has_bias: bool = True
+    batch_first: bool = False
+    projected: bool = False
+
+    @staticmethod
+    def of_weights(
+        cell: str, directions: int, has_bias: bool, batch_first: bool, weights: Sequence[Tensor]
+    ) -> "LayerSpec":
+        """From the arguments of an operator, where the number of weights tells whether there is a projection.
+
+        Raises:
+            ValueError: where these do not fit one another.
+        """
+        if cell not in CELLS:
+            raise ValueError(f"unknown cell '{cell}', expected one of {' '.join(CELLS)}")
+        if directions not in (1, 2):
+            raise ValueError(f"expected 1 or 2 directions, got {directions}")
+        plain = LayerSpec(cell, directions, has_bias, batch_first)
+        layer = plain._replace(projected=len(weights) > directions * len(plain.weight_names))
+        if len(weights) != directions * len(layer.weight_names):
+            expected = len(plain.weight_names)
+            raise ValueError(
+                f"expected {expected} weights ({expected + 1} with a projection) per direction, got {len(weights)} "
+                f"for {directions}"
+            )
+        if layer.projected and not layer.facts.projectable:
+            raise ValueError(f"expected no projection for cell {cell}, got one")
+        return layer
+
+    @property
+    def arguments(self) -> tuple[str, int, bool, bool]:
+        """Those of the operators, in their order. They see a projection by the number of weights."""
+        return self.cell, self.directions, self.has_bias, self.batch_first
+
+    @property
+    def facts(self) -> CellSpec:
+        return CELLS[self.cell]
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """Of one direction, in order; with ``_l0`` and the like behind them they are those of ``torch.nn``."""
+        biases = ("bias_ih", "bias_hh") if self.has_bias else ()
+        return ("weight_ih", "weight_hh", *biases, *(("weight_hr",) if self.projected else ()))
+
+    def weight_shapes(self, inputs: int, hidden: int, outputs: int) -> dict[str, Shape]:
+        """Of one direction, by name."""
+        gates = len(self.facts.gates) * hidden
+        every = {
+            "weight_ih": (gates, inputs),
+            "weight_hh": (gates, outputs),
+            "bias_ih": (gates,),
+            "bias_hh": (gates,),
+            "weight_hr": (outputs, hidden),
+        }
+        return {name: every[name] for name in self.weight_names}
+
+    def state_widths(self, hidden: int, outputs: int) -> dict[str, int]:
+        """Last sizes of the states by name: P for ``h``, H for the others."""
+        return {name: outputs if name == "h" else hidden for name in self.facts.states}
+
+    def hidden_and_outputs(self, w_hh: Tensor) -> tuple[int, int]:
+        """H and P, from ``weight_hh`` [G*H, P]."""
+        gates_rows, outputs = w_hh.shape
+        return gates_rows // len(self.facts.gates), outputs
+
+
+class Sizes(NamedTuple):
+    """What a plan depends on besides the options. ``rows`` counts them over all steps, T * B unless ragged."""
+
+    steps: int
+    batch: int
+    rows: int
+    inputs: int
+    hidden: int
+    outputs: int
