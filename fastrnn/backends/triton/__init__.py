@@ -36,7 +36,7 @@ def reasons_against(cell: str, device: torch.device, dtype: torch.dtype) -> list
 
 def plan(spec: LayerSpec, sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Plan:
     """What the kernels would do with one layer of these sizes on ``device``."""
-    return _operators().plan_for(spec.cell, sizes.batch, sizes.hidden, sizes.outputs, spec.directions, dtype, device)
+    return _operators().plan_for(spec, sizes.batch, sizes.hidden, dtype, device)
 
 
 def _operators() -> ModuleType:
