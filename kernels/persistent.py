@@ -10,8 +10,8 @@ global memory. Each step writes to a place of its own, so one barrier a step is 
 may still read. Backward every program gathers all gate gradients and forms the gradient of its own units, so no
 atomic additions are needed and results are the same every time.
 
-A launch goes from the states in ``carried`` to those in ``final``. With ``BARRIER`` off, a launch of several programs a
-group may do one step only.
+A launch goes from the states in ``carried`` to those in ``final``; ``counters`` [groups, LINE] of the barrier are zero
+at first. With ``BARRIER`` off, a launch of several programs a group may do one step only.
 """
 
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ from .tiles import (
     row_at,
     select,
     split_planes,
+    state_line_of,
     store,
     store_each,
     store_planes,
@@ -43,12 +44,10 @@ class Launch(NamedTuple):
     """The part of a layer that one launch does: all of it, unless the groups come in waves.
 
     Attributes:
-        counters: [groups, LINE] zeros, of the barrier.
         first_step: in the order of computation.
         last_step: the first that is not done.
     """
 
-    counters: Any
     first_group: Any
     first_step: Any
     last_step: Any
@@ -66,13 +65,14 @@ def place_of(
     """This program's."""
     direction = (group % geometry.directions).to(tl.int64)
     b = group // geometry.directions * ROWS + tl.arange(0, ROWS)
-    unit = tl.program_id(0) % PROGRAMS * UNITS + tl.arange(0, UNITS)
-    line = direction * geometry.batch + b
     if RAGGED:
         length = tl.load(geometry.lengths + b, mask=b < geometry.batch, other=0)
-        return Place(direction, b, unit, length, tl.max(length), line)
+        steps = tl.max(length)
     else:
-        return Place(direction, b, unit, tl.where(b < geometry.batch, geometry.steps, 0), geometry.steps, line)
+        length = tl.where(b < geometry.batch, geometry.steps, 0)
+        steps = geometry.steps
+    unit = tl.program_id(0) % PROGRAMS * UNITS + tl.arange(0, UNITS)
+    return Place(direction, b, unit, length, steps)
 
 
 @triton.jit
@@ -85,6 +85,7 @@ def forward(
     y,
     final,
     saved,
+    counters,
     geometry,
     launch,
     CELL: tl.constexpr,
@@ -105,7 +106,7 @@ def forward(
     PLANES: tl.constexpr = triton.next_power_of_2(GATES)
     group = launch.first_group + tl.program_id(0) // PROGRAMS
     place = place_of(group, geometry, ROWS, UNITS, PROGRAMS, RAGGED)
-    direction, b, unit, length, steps, state_line = place
+    direction, b, unit, length, steps = place
 
     # One product for all gates, those of a unit side by side: they leave it in one thread and its neighbour.
     column = tl.arange(0, UNITS * PLANES)
@@ -119,6 +120,7 @@ def forward(
         w_mask = (k < HIDDEN)[:, None] & column_mask[None, :]
         w += (tl.load(w_hh + gate_row[None, :] * HIDDEN + k[:, None], mask=w_mask, other=0),)
 
+    state_line = state_line_of(place, geometry)
     at_state = state_line[:, None] * HIDDEN + unit[None, :]
     state_mask = (b < geometry.batch)[:, None] & (unit < HIDDEN)[None, :]
     state = load_each(carried, at_state, state_mask)
@@ -143,7 +145,7 @@ def forward(
             acc = tl.dot(state[0].to(w_hh.dtype.element_ty), w[0], acc, input_precision=PRECISION)
         else:
             if BARRIER:
-                wait(launch.counters + group * LINE, (s - launch.first_step) * PROGRAMS)
+                wait(counters + group * LINE, (s - launch.first_step) * PROGRAMS)
             for chunk in tl.static_range(CHUNKS):
                 k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
                 h_mask = active[:, None] & (k < HIDDEN)[None, :]
@@ -154,7 +156,7 @@ def forward(
         new, kept = CELL(gates_x, split_planes(acc, PLANES), state)
         store(y + line[:, None] * HIDDEN + unit[None, :], new[0], mask)
         if PROGRAMS > 1 and BARRIER:
-            arrive(launch.counters + group * LINE)
+            arrive(counters + group * LINE)
         if SAVE:
             store_recorded(saved, kept, new, row, mask, place, geometry, HIDDEN)
         state = select(mask, new, state)
@@ -174,6 +176,7 @@ def backward(
     dgx,
     dgh,
     final,
+    counters,
     geometry,
     launch,
     CELL: tl.constexpr,
@@ -200,7 +203,7 @@ def backward(
     PLANES: tl.constexpr = triton.next_power_of_2(GATES)
     group = launch.first_group + tl.program_id(0) // PROGRAMS
     place = place_of(group, geometry, ROWS, UNITS, PROGRAMS, RAGGED)
-    direction, b, unit, length, steps, state_line = place
+    direction, b, unit, length, steps = place
     record = Record(dy, y, saved, initial)
 
     part = tl.arange(0, SPLIT)[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
@@ -220,6 +223,7 @@ def backward(
                 tl.load(w_hh + (direction * GATES * HIDDEN + k_w) * HIDDEN + unit[None, None, :], mask=w_mask, other=0),
             )
 
+    state_line = state_line_of(place, geometry)
     at_state = state_line[:, None] * HIDDEN + unit[None, :]
     state_mask = (b < geometry.batch)[:, None] & (unit < HIDDEN)[None, :]
     dstate = load_each(carried, at_state, state_mask)
@@ -243,7 +247,7 @@ def backward(
             dh += relayout(tl.dot(dgates, w[0], input_precision=PRECISION))
         else:
             if BARRIER:
-                wait(launch.counters + group * LINE, (r - launch.first_step) * PROGRAMS)
+                wait(counters + group * LINE, (r - launch.first_step) * PROGRAMS)
             acc = tl.zeros([SPLIT, ROWS, UNITS], tl.float32)
             for chunk in tl.static_range(CHUNKS):
                 k_h = (chunk * CHUNK + part)[:, None, :]
@@ -261,7 +265,7 @@ def backward(
         at_gates = line[:, None] * (GATES * HIDDEN) + unit[None, :]
         store_planes(dgh + at_gates, dgates_h, mask, HIDDEN)
         if PROGRAMS > 1 and BARRIER:
-            arrive(launch.counters + group * LINE)
+            arrive(counters + group * LINE)
         if APART:
             store_planes(dgx + at_gates, dgates_x, mask, HIDDEN)
         if PROGRAMS == 1:

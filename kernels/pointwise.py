@@ -17,6 +17,7 @@ from .tiles import (
     load_planes,
     recorded,
     row_at,
+    state_line_of,
     store,
     store_each,
     store_planes,
@@ -27,14 +28,13 @@ from .tiles import (
 @triton.jit
 def place_of(geometry, HIDDEN: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, RAGGED: tl.constexpr):
     """This program's."""
-    direction = tl.program_id(1).to(tl.int64)
     b = tl.program_id(0) // tl.cdiv(HIDDEN, UNITS) * ROWS + tl.arange(0, ROWS)
     unit = tl.program_id(0) % tl.cdiv(HIDDEN, UNITS) * UNITS + tl.arange(0, UNITS)
     if RAGGED:
         length = tl.load(geometry.lengths + b, mask=b < geometry.batch, other=0)
     else:
         length = tl.where(b < geometry.batch, geometry.steps, 0)
-    return Place(direction, b, unit, length, geometry.steps, direction * geometry.batch + b)
+    return Place(tl.program_id(1).to(tl.int64), b, unit, length, geometry.steps)
 
 
 @triton.jit
@@ -64,11 +64,12 @@ def forward(
     """
     step += tl.load(base)
     place = place_of(geometry, HIDDEN, ROWS, UNITS, RAGGED)
-    direction, b, unit, length, steps, state_line = place
+    direction, b, unit, length, steps = place
     t = tl.where(direction == 0, step, steps - 1 - step)
     mask = (t < length)[:, None] & (unit < HIDDEN)[None, :]
     row = row_at(t, place, geometry, RAGGED)
     line = line_of(row, place, geometry)
+    state_line = state_line_of(place, geometry)
     at_state = state_line[:, None] * HIDDEN + unit[None, :]
 
     gates_x = load_planes(gx + line[:, None] * (GATES * HIDDEN) + unit[None, :], mask, HIDDEN, GATES)
@@ -113,7 +114,8 @@ def backward(
     """
     step += tl.load(base)
     place = place_of(geometry, HIDDEN, ROWS, UNITS, RAGGED)
-    direction, b, unit, length, steps, state_line = place
+    direction, b, unit, length, steps = place
+    state_line = state_line_of(place, geometry)
     record = Record(dy, y, saved, initial)
     dy_t, kept, new, old = recorded(step, record, place, geometry, HIDDEN, KEPT, RAGGED, PROJECTED)
     t = tl.where(direction == 0, steps - 1 - step, step)

@@ -15,21 +15,21 @@ class Geometry(NamedTuple):
     """A layer's sizes and the rows of its batch.
 
     Attributes:
+        offsets: [T] of a packed batch, the first row of each step.
+        lengths: [B] of a packed batch, the steps of each entry.
         rows: of all steps.
         row_t: from a step to the next, where the batch is not packed.
         row_b: from a batch entry to the next.
-        offsets: [T] of a packed batch, the first row of each step.
-        lengths: [B] of a packed batch, the steps of each entry.
     """
 
+    offsets: Any
+    lengths: Any
     batch: Any
     rows: Any
     steps: Any
     row_t: Any
     row_b: Any
     directions: Any
-    offsets: Any
-    lengths: Any
 
 
 class Place(NamedTuple):
@@ -40,7 +40,6 @@ class Place(NamedTuple):
         unit: [U] hidden units.
         length: [R] steps of each entry, none of those beyond the batch.
         steps: of the longest entry.
-        line: [R] of the states, [D*B, width].
     """
 
     direction: Any
@@ -48,7 +47,6 @@ class Place(NamedTuple):
     unit: Any
     length: Any
     steps: Any
-    line: Any
 
 
 class Record(NamedTuple):
@@ -74,6 +72,12 @@ def row_at(t, place, geometry, RAGGED: tl.constexpr):
 def line_of(row, place, geometry):
     """[R], lines of a buffer [N*D, width]."""
     return row * geometry.directions + place.direction
+
+
+@triton.jit
+def state_line_of(place, geometry):
+    """[R], lines of states [D*B, width]."""
+    return place.direction * geometry.batch + place.b
 
 
 @triton.jit
@@ -149,10 +153,11 @@ def join_planes(tiles, PLANES: tl.constexpr):
         return tiles[0]
     elif PLANES == 2:
         x = tl.join(tiles[0], tiles[1])
+        return tl.reshape(x, [x.shape[0], x.shape[1] * 2])
     else:
         fourth = tiles[3] if len(tiles) == 4 else tl.zeros_like(tiles[0])
         x = tl.join(tl.join(tiles[0], tiles[2]), tl.join(tiles[1], fourth))
-    return tl.reshape(x, [x.shape[0], x.shape[1] * PLANES])
+        return tl.reshape(x, [x.shape[0], x.shape[1] * 4])
 
 
 @triton.jit
@@ -195,6 +200,7 @@ def recorded(
     STATES: tl.constexpr = len(initial)
     SAVED: tl.constexpr = KEPT + STATES - 1
     unit = place.unit
+    state_line = state_line_of(place, geometry)
     step = tl.minimum(r, place.steps - 1)  # one past the last has no row to point at
     t = tl.where(place.direction == 0, place.steps - 1 - step, step)
     before = tl.where(place.direction == 0, t - 1, t + 1)
@@ -211,14 +217,14 @@ def recorded(
         at_y = line_of(row, place, geometry)[:, None] * HIDDEN + unit[None, :]
         dy_t = load(dy + at_y, mask)
         new = (load(y + at_y, mask),)
-        h = tl.where(begun, y + line_of(row_before, place, geometry) * HIDDEN, initial[0] + place.line * HIDDEN)
+        h = tl.where(begun, y + line_of(row_before, place, geometry) * HIDDEN, initial[0] + state_line * HIDDEN)
         old = (load(h[:, None] + unit[None, :], mask),)
     at_step = saved + (place.direction * geometry.rows + row) * (SAVED * HIDDEN)
     at_before = saved + (place.direction * geometry.rows + row_before) * (SAVED * HIDDEN)
     kept = load_planes(at_step[:, None] + unit[None, :], mask, HIDDEN, KEPT)
     for i in tl.static_range(1, STATES):
         plane = (KEPT + i - 1) * HIDDEN
-        state = tl.where(begun, at_before + plane, initial[i] + place.line * HIDDEN)
+        state = tl.where(begun, at_before + plane, initial[i] + state_line * HIDDEN)
         new += (load((at_step + plane)[:, None] + unit[None, :], mask),)
         old += (load(state[:, None] + unit[None, :], mask),)
     return dy_t, kept, new, old

@@ -29,10 +29,11 @@ _FUNCTIONS = {
 _NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _STATES = ("initial", "carried", "final")
 _OTHERS: dict[str, Any] = {
+    "counters": "*i32",
     "geometry": Geometry(
-        batch="i32", rows="i64", steps="i32", row_t="i64", row_b="i64", directions="i32", offsets="*i64", lengths="*i32"
+        offsets="*i64", lengths="*i32", batch="i32", rows="i64", steps="i32", row_t="i64", row_b="i64", directions="i32"
     ),
-    "launch": Launch(counters="*i32", first_group="i32", first_step="i32", last_step="i32"),
+    "launch": Launch(first_group="i32", first_step="i32", last_step="i32"),
     "base": "*i32",
     "step": "i32",
 }

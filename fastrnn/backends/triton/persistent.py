@@ -77,11 +77,12 @@ def _run(kernel: Kernel, tile: Tile, layout: Layout, given: dict[str, Any], step
     groups = layout.directions * -(-layout.batch // tile.rows)
     # The barrier's counters, one a group, are zeroed here once: every group runs in one launch only.
     counters = torch.zeros(groups * LINE.value, dtype=torch.int32, device=final[0].device)
+    given = {**given, "geometry": layout.geometry, "counters": counters}
     turns = [(s, s + 1) for s in range(steps)] if interpreted and tile.programs > 1 else [(0, steps)]
     for first_group in range(0, groups, tile.at_once):
         grid = (min(tile.at_once, groups - first_group) * tile.programs, 1)
         for first, last in turns:
-            part = {"geometry": layout.geometry, "launch": Launch(counters, first_group, first, last), "final": final}
+            part = Launch(first_group, first, last)
             carried = given["carried"] if first == 0 else final
-            launch(kernel, grid, {**given, **part, "carried": carried}, counters.device)
+            launch(kernel, grid, {**given, "launch": part, "carried": carried, "final": final}, counters.device)
     return final
