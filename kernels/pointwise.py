@@ -126,9 +126,9 @@ def backward(
     dgates_x, dgates_h, dold = CELL(kept, new, old, (dstate[0] + dy_t,) + dstate[1:])
     line = line_of(row_at(t, place, geometry, RAGGED), place, geometry)
     at_gates = line[:, None] * (GATES * HIDDEN) + unit[None, :]
-    store_planes(dgh + at_gates, dgates_h, mask, HIDDEN)
     if APART:
         store_planes(dgx + at_gates, dgates_x, mask, HIDDEN)
+    store_planes(dgh + at_gates, dgates_h, mask, HIDDEN)
     at_step = state_line[:, None] * (GATES * HIDDEN) + unit[None, :]
     everywhere = (b < geometry.batch)[:, None] & (unit < HIDDEN)[None, :]
     store_planes(dgh_step + at_step, dgates_h, everywhere, HIDDEN)  # no gradient, no gate gradients: zeros
