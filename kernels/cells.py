@@ -6,36 +6,16 @@
 ``gx`` and ``gh`` are the products of input and hidden state with their biases, in PyTorch's order of gates. ``state``
 is ``h`` and what only the cell sees. ``kept`` are the values for backward beside the states. ``dold`` is the gradient
 of the old state without what passes through the recurrent product.
+
+The time loops take these functions as constants. To add a cell, write ``<name>_forward`` and ``<name>_backward`` and
+name it in ``CELLS``.
 """
 
 import triton
 import triton.language as tl
 
+from . import CELLS
 from .math import d_sigmoid, d_tanh, sigmoid, tanh
-
-
-@triton.jit
-def forward(CELL, gx, gh, state):
-    if CELL == "lstm":
-        return lstm_forward(gx, gh, state)
-    elif CELL == "gru":
-        return gru_forward(gx, gh, state)
-    elif CELL == "rnn_tanh":
-        return rnn_tanh_forward(gx, gh, state)
-    else:
-        return rnn_relu_forward(gx, gh, state)
-
-
-@triton.jit
-def backward(CELL, kept, new, old, dstate):
-    if CELL == "lstm":
-        return lstm_backward(kept, new, old, dstate)
-    elif CELL == "gru":
-        return gru_backward(kept, new, old, dstate)
-    elif CELL == "rnn_tanh":
-        return rnn_tanh_backward(kept, new, old, dstate)
-    else:
-        return rnn_relu_backward(kept, new, old, dstate)
 
 
 @triton.jit
@@ -81,6 +61,28 @@ def gru_backward(kept, new, old, dstate):
 
 
 @triton.jit
+def cifg_forward(gx, gh, state):
+    h, c = state
+    f = sigmoid(gx[0] + gh[0])
+    g = tanh(gx[1] + gh[1])
+    o = sigmoid(gx[2] + gh[2])
+    c = f * c + (1 - f) * g
+    return (o * tanh(c), c), (f, g, o)
+
+
+@triton.jit
+def cifg_backward(kept, new, old, dstate):
+    f, g, o = kept
+    dh, dc = dstate
+    tanh_c = tanh(new[1])
+    dc += dh * o * d_tanh(tanh_c)
+    df = dc * (old[1] - g) * d_sigmoid(f)
+    dg = dc * (1 - f) * d_tanh(g)
+    do = dh * tanh_c * d_sigmoid(o)
+    return (df, dg, do), (df, dg, do), (dh * 0, dc * f)
+
+
+@triton.jit
 def rnn_tanh_forward(gx, gh, state):
     return (tanh(gx[0] + gh[0]),), ()
 
@@ -101,3 +103,7 @@ def rnn_relu_forward(gx, gh, state):
 def rnn_relu_backward(kept, new, old, dstate):
     da = dstate[0] * (new[0] > 0)
     return (da,), (da,), (da * 0,)
+
+
+FORWARD = {cell: globals()[f"{cell}_forward"] for cell in CELLS}
+BACKWARD = {cell: globals()[f"{cell}_backward"] for cell in CELLS}

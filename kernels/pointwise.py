@@ -9,21 +9,35 @@ that were captured in a graph move on when ``base`` does.
 import triton
 import triton.language as tl
 
-from . import cells
-from .tiles import first_row, load_each, load_planes, recorded, store, store_each, store_planes, store_recorded
-
-SIZES = ["batch", "rows", "steps", "row_t", "row_b", "directions", "step"]
+from .tiles import (
+    Place,
+    Record,
+    line_of,
+    load_each,
+    load_planes,
+    recorded,
+    row_at,
+    state_line_of,
+    store,
+    store_each,
+    store_planes,
+    store_recorded,
+)
 
 
 @triton.jit
-def place(batch, steps, lengths, HIDDEN: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, RAGGED: tl.constexpr):
+def place_of(geometry, HIDDEN: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr, RAGGED: tl.constexpr):
+    """This program's."""
     b = tl.program_id(0) // tl.cdiv(HIDDEN, UNITS) * ROWS + tl.arange(0, ROWS)
     unit = tl.program_id(0) % tl.cdiv(HIDDEN, UNITS) * UNITS + tl.arange(0, UNITS)
-    length = tl.where(b < batch, steps, 0) if not RAGGED else tl.load(lengths + b, mask=b < batch, other=0)
-    return tl.program_id(1).to(tl.int64), b, unit, length
+    if RAGGED:
+        length = tl.load(geometry.lengths + b, mask=b < geometry.batch, other=0)
+    else:
+        length = tl.where(b < geometry.batch, geometry.steps, 0)
+    return Place(tl.program_id(1).to(tl.int64), b, unit, length, geometry.steps)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit
 def forward(
     gx,
     gh,
@@ -31,15 +45,8 @@ def forward(
     y,
     final,
     saved,
-    offsets,
-    lengths,
+    geometry,
     base,
-    batch,
-    rows,
-    steps,
-    row_t,
-    row_b,
-    directions,
     step,
     CELL: tl.constexpr,
     GATES: tl.constexpr,
@@ -56,24 +63,26 @@ def forward(
     ``PROJECTED``: the product of the hidden state comes after; y is not written, nor is h of rows without this step.
     """
     step += tl.load(base)
-    direction, b, unit, length = place(batch, steps, lengths, HIDDEN, ROWS, UNITS, RAGGED)
+    place = place_of(geometry, HIDDEN, ROWS, UNITS, RAGGED)
+    direction, b, unit, length, steps = place
     t = tl.where(direction == 0, step, steps - 1 - step)
     mask = (t < length)[:, None] & (unit < HIDDEN)[None, :]
-    row = first_row(t, row_t, offsets, RAGGED) + b * row_b
-    at_gates = (row * directions + direction)[:, None] * (GATES * HIDDEN) + unit[None, :]
-    at_state = (direction * batch + b)[:, None] * HIDDEN + unit[None, :]
+    row = row_at(t, place, geometry, RAGGED)
+    line = line_of(row, place, geometry)
+    state_line = state_line_of(place, geometry)
+    at_state = state_line[:, None] * HIDDEN + unit[None, :]
 
-    gates_x = load_planes(gx + at_gates, mask, HIDDEN, GATES)
-    gates_h = load_planes(gh + (direction * batch + b)[:, None] * (GATES * HIDDEN) + unit[None, :], mask, HIDDEN, GATES)
-    new, kept = cells.forward(CELL, gates_x, gates_h, load_each(carried, at_state, mask))
+    gates_x = load_planes(gx + line[:, None] * (GATES * HIDDEN) + unit[None, :], mask, HIDDEN, GATES)
+    gates_h = load_planes(gh + state_line[:, None] * (GATES * HIDDEN) + unit[None, :], mask, HIDDEN, GATES)
+    new, kept = CELL(gates_x, gates_h, load_each(carried, at_state, mask))
     store_each(final, at_state, new, mask)
     if not PROJECTED:
-        store(y + (row * directions + direction)[:, None] * HIDDEN + unit[None, :], new[0], mask)
+        store(y + line[:, None] * HIDDEN + unit[None, :], new[0], mask)
     if SAVE:
-        store_recorded(saved, kept, new, row, unit, mask, direction, rows, HIDDEN)
+        store_recorded(saved, kept, new, row, mask, place, geometry, HIDDEN)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit
 def backward(
     dy,
     y,
@@ -84,15 +93,8 @@ def backward(
     dgh,
     dgh_step,
     final,
-    offsets,
-    lengths,
+    geometry,
     base,
-    batch,
-    rows,
-    steps,
-    row_t,
-    row_b,
-    directions,
     step,
     CELL: tl.constexpr,
     GATES: tl.constexpr,
@@ -107,28 +109,27 @@ def backward(
     """Gate gradients of one step, to their rows in dgx and dgh [N, D*G*H] and, for the product, to dgh_step [D, B,
     G*H].
 
-    Rows without this step get zeros in dgh_step and keep their dstate. Without ``APART`` dgh is not written.
+    Rows without this step get zeros in dgh_step and keep their dstate. Without ``APART`` dgx is not written.
     ``PROJECTED``: h in ``carried`` is the whole gradient of the hidden state, dy included.
     """
     step += tl.load(base)
-    direction, b, unit, length = place(batch, steps, lengths, HIDDEN, ROWS, UNITS, RAGGED)
-    state_row = direction * batch + b
-    dy_t, kept, new, old = recorded(
-        step, steps, length, b, unit, dy, y, saved, initial, offsets,
-        rows, row_t, row_b, state_row, direction, directions, HIDDEN, KEPT, RAGGED, PROJECTED,
-    )  # fmt: skip
+    place = place_of(geometry, HIDDEN, ROWS, UNITS, RAGGED)
+    direction, b, unit, length, steps = place
+    state_line = state_line_of(place, geometry)
+    record = Record(dy, y, saved, initial)
+    dy_t, kept, new, old = recorded(step, record, place, geometry, HIDDEN, KEPT, RAGGED, PROJECTED)
     t = tl.where(direction == 0, steps - 1 - step, step)
     mask = (t < length)[:, None] & (unit < HIDDEN)[None, :]
-    at_state = state_row[:, None] * HIDDEN + unit[None, :]
+    at_state = state_line[:, None] * HIDDEN + unit[None, :]
     dstate = load_each(carried, at_state, mask)
 
-    dgates_x, dgates_h, dold = cells.backward(CELL, kept, new, old, (dstate[0] + dy_t,) + dstate[1:])
-    row = first_row(t, row_t, offsets, RAGGED) + b * row_b
-    at_gates = (row * directions + direction)[:, None] * (GATES * HIDDEN) + unit[None, :]
-    store_planes(dgx + at_gates, dgates_x, mask, HIDDEN)
+    dgates_x, dgates_h, dold = CELL(kept, new, old, (dstate[0] + dy_t,) + dstate[1:])
+    line = line_of(row_at(t, place, geometry, RAGGED), place, geometry)
+    at_gates = line[:, None] * (GATES * HIDDEN) + unit[None, :]
     if APART:
-        store_planes(dgh + at_gates, dgates_h, mask, HIDDEN)
-    at_step = state_row[:, None] * (GATES * HIDDEN) + unit[None, :]
-    everywhere = (b < batch)[:, None] & (unit < HIDDEN)[None, :]
+        store_planes(dgx + at_gates, dgates_x, mask, HIDDEN)
+    store_planes(dgh + at_gates, dgates_h, mask, HIDDEN)
+    at_step = state_line[:, None] * (GATES * HIDDEN) + unit[None, :]
+    everywhere = (b < geometry.batch)[:, None] & (unit < HIDDEN)[None, :]
     store_planes(dgh_step + at_step, dgates_h, everywhere, HIDDEN)  # no gradient, no gate gradients: zeros
     store_each(final, at_state, dold, mask)

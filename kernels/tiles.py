@@ -1,21 +1,83 @@
 """What the regimes share: where rows lie in memory, and tuples of tiles to and from it.
 
-Every buffer of rows, [N, width], has one order of rows, that of the layer's input: the row of time ``t`` and batch
-entry ``b`` is ``t * row_t + b * row_b``, or ``offsets[t] + b`` in a packed batch. Offsets are 64-bit: 2^31 elements
-are few.
+Every buffer of rows, [N, D*width], has one order of rows, that of the layer's input: the row of time ``t`` and batch
+entry ``b`` is ``t * row_t + b * row_b``, or ``offsets[t] + b`` in a packed batch. A ``line`` is one direction's part of
+a row. Offsets are 64-bit: 2^31 elements are few.
 """
+
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
 
+class Geometry(NamedTuple):
+    """A layer's sizes and the rows of its batch.
+
+    Attributes:
+        offsets: [T] of a packed batch, the first row of each step.
+        lengths: [B] of a packed batch, the steps of each entry.
+        rows: of all steps.
+        row_t: from a step to the next, where the batch is not packed.
+        row_b: from a batch entry to the next.
+    """
+
+    offsets: Any
+    lengths: Any
+    batch: Any
+    rows: Any
+    steps: Any
+    row_t: Any
+    row_b: Any
+    directions: Any
+
+
+class Place(NamedTuple):
+    """What a program computes of a step.
+
+    Attributes:
+        b: [R] batch entries.
+        unit: [U] hidden units.
+        length: [R] steps of each entry, none of those beyond the batch.
+        steps: of the longest entry.
+    """
+
+    direction: Any
+    b: Any
+    unit: Any
+    length: Any
+    steps: Any
+
+
+class Record(NamedTuple):
+    """What backward reads of forward, and the gradient of its outputs."""
+
+    dy: Any
+    y: Any
+    saved: Any
+    initial: Any
+
+
 @triton.jit
-def first_row(t, row_t, offsets, RAGGED: tl.constexpr):
-    """The row of batch entry 0 at time ``t``."""
+def row_at(t, place, geometry, RAGGED: tl.constexpr):
+    """[R], the rows of time ``t``."""
     if RAGGED:
-        return tl.load(offsets + tl.maximum(t, 0))  # before the first step there is no row, and none is read
+        # Before the first step there is no row, and none is read.
+        return tl.load(geometry.offsets + tl.maximum(t, 0)) + place.b * geometry.row_b
     else:
-        return t * row_t
+        return t * geometry.row_t + place.b * geometry.row_b
+
+
+@triton.jit
+def line_of(row, place, geometry):
+    """[R], lines of a buffer [N*D, width]."""
+    return row * geometry.directions + place.direction
+
+
+@triton.jit
+def state_line_of(place, geometry):
+    """[R], lines of states [D*B, width]."""
+    return place.direction * geometry.batch + place.b
 
 
 @triton.jit
@@ -72,9 +134,11 @@ def select(mask, chosen, others):
 
 @triton.jit
 def split_planes(x, PLANES: tl.constexpr):
-    """[R, U * PLANES], the planes of a unit side by side, to ``PLANES`` tiles [R, U]."""
+    """[R, U * PLANES], the planes of a unit side by side, to ``PLANES`` tiles [R, U]. ``PLANES`` is 1, 2 or 4."""
     if PLANES == 1:
         return (x,)
+    elif PLANES == 2:
+        return tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
     else:
         even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 4, 2, 2]))
         first, third = tl.split(even)
@@ -87,6 +151,9 @@ def join_planes(tiles, PLANES: tl.constexpr):
     """``split_planes`` backward; missing tiles are zeros."""
     if PLANES == 1:
         return tiles[0]
+    elif PLANES == 2:
+        x = tl.join(tiles[0], tiles[1])
+        return tl.reshape(x, [x.shape[0], x.shape[1] * 2])
     else:
         fourth = tiles[3] if len(tiles) == 4 else tl.zeros_like(tiles[0])
         x = tl.join(tl.join(tiles[0], tiles[2]), tl.join(tiles[1], fourth))
@@ -104,31 +171,20 @@ def relayout(x):
 
 
 @triton.jit
-def store_recorded(saved, kept, new, row, unit, mask, direction, rows, HIDDEN: tl.constexpr):
+def store_recorded(saved, kept, new, row, mask, place, geometry, HIDDEN: tl.constexpr):
     """What backward will read of a step: the values that the cell keeps, then its states but ``h``, which is in y."""
     if len(kept) + len(new) > 1:
-        at = saved + (direction * rows + row)[:, None] * ((len(kept) + len(new) - 1) * HIDDEN) + unit[None, :]
-        store_planes(at, kept + new[1:], mask, HIDDEN)
+        line = place.direction * geometry.rows + row
+        at = line[:, None] * ((len(kept) + len(new) - 1) * HIDDEN) + place.unit[None, :]
+        store_planes(saved + at, kept + new[1:], mask, HIDDEN)
 
 
 @triton.jit
 def recorded(
     r,
-    steps,
-    length,
-    b,
-    unit,
-    dy,
-    y,
-    saved,
-    initial,
-    offsets,
-    rows,
-    row_t,
-    row_b,
-    state_row,
-    direction,
-    directions,
+    record,
+    place,
+    geometry,
     HIDDEN: tl.constexpr,
     KEPT: tl.constexpr,
     RAGGED: tl.constexpr,
@@ -140,32 +196,35 @@ def recorded(
     are not the hidden state, so dy and ``h`` are zeros: the caller has dy, and a cell that may be projected does not
     ask for h.
     """
+    dy, y, saved, initial = record
     STATES: tl.constexpr = len(initial)
     SAVED: tl.constexpr = KEPT + STATES - 1
-    step = tl.minimum(r, steps - 1)  # one past the last has no row to point at
-    t = tl.where(direction == 0, steps - 1 - step, step)
-    before = tl.where(direction == 0, t - 1, t + 1)
-    mask = ((r < steps) & (t < length))[:, None] & (unit < HIDDEN)[None, :]
-    begun = (r < steps - 1) & (before < length)
-    row = first_row(t, row_t, offsets, RAGGED) + b * row_b
-    row_before = first_row(before, row_t, offsets, RAGGED) + b * row_b
+    unit = place.unit
+    state_line = state_line_of(place, geometry)
+    step = tl.minimum(r, place.steps - 1)  # one past the last has no row to point at
+    t = tl.where(place.direction == 0, place.steps - 1 - step, step)
+    before = tl.where(place.direction == 0, t - 1, t + 1)
+    mask = ((r < place.steps) & (t < place.length))[:, None] & (unit < HIDDEN)[None, :]
+    begun = (r < place.steps - 1) & (before < place.length)
+    row = row_at(t, place, geometry, RAGGED)
+    row_before = row_at(before, place, geometry, RAGGED)
 
     if PROJECTED:
-        dy_t = tl.zeros([b.shape[0], unit.shape[0]], tl.float32)
+        dy_t = tl.zeros([place.b.shape[0], unit.shape[0]], tl.float32)
         new = (dy_t,)
         old = (dy_t,)
     else:
-        at_y = (row * directions + direction)[:, None] * HIDDEN + unit[None, :]
+        at_y = line_of(row, place, geometry)[:, None] * HIDDEN + unit[None, :]
         dy_t = load(dy + at_y, mask)
         new = (load(y + at_y, mask),)
-        h = tl.where(begun, y + (row_before * directions + direction) * HIDDEN, initial[0] + state_row * HIDDEN)
+        h = tl.where(begun, y + line_of(row_before, place, geometry) * HIDDEN, initial[0] + state_line * HIDDEN)
         old = (load(h[:, None] + unit[None, :], mask),)
-    at_step = saved + (direction * rows + row) * (SAVED * HIDDEN)
-    at_before = saved + (direction * rows + row_before) * (SAVED * HIDDEN)
+    at_step = saved + (place.direction * geometry.rows + row) * (SAVED * HIDDEN)
+    at_before = saved + (place.direction * geometry.rows + row_before) * (SAVED * HIDDEN)
     kept = load_planes(at_step[:, None] + unit[None, :], mask, HIDDEN, KEPT)
     for i in tl.static_range(1, STATES):
         plane = (KEPT + i - 1) * HIDDEN
-        state = tl.where(begun, at_before + plane, initial[i] + state_row * HIDDEN)
+        state = tl.where(begun, at_before + plane, initial[i] + state_line * HIDDEN)
         new += (load((at_step + plane)[:, None] + unit[None, :], mask),)
         old += (load(state[:, None] + unit[None, :], mask),)
     return dy_t, kept, new, old

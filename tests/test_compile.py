@@ -21,6 +21,7 @@ LAYERS = {
     "lstm": ("lstm", "bfloat16", (64, 256, 1024), (1, 64)),
     "gru": ("gru", "bfloat16", (512,), (1,)),
     "short": ("gru", "float32", (17,), (1,)),
+    "cifg": ("cifg", "bfloat16", (128, 512), (1,)),
     "tanh": ("rnn_tanh", "bfloat16", (100,), (1,)),
     "relu": ("rnn_relu", "float32", (128, 1024), (1, 64)),
 }

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from comparison import LAYERS, layers
-from problems import Case, Problem, every_cell, names, problem
+from problems import Case, Problem, names, problem
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
@@ -21,6 +21,7 @@ import fastrnn
 from fastrnn import explain, ops
 from fastrnn.backends import cpu
 from fastrnn.ops import dispatch
+from fastrnn.spec import CELLS
 
 pytest.importorskip("triton")
 
@@ -50,9 +51,9 @@ every_case = pytest.mark.parametrize(
     "cell,case",
     [
         pytest.param(cell, case, id=f"{cell}-{name}")
-        for cell in LAYERS
+        for cell in CELLS
         for name, case in CASES.items()
-        if not case.P or cell == "lstm"
+        if not case.P or CELLS[cell].projectable
     ],
 )
 
@@ -175,6 +176,7 @@ def test_reasons_against_cuda(monkeypatch):
     assert triton.reasons_against("gru", torch.device("cpu"), torch.float32) == [
         "it runs on a GPU, the input is on cpu"
     ]
+    assert triton.reasons_against("elman", cuda, torch.float32) == [f"it has the cells {', '.join(CELLS)}, not elman"]
     (reason,) = triton.reasons_against("gru", cuda, torch.int32)
     assert "it takes torch.float32" in reason and "the input is torch.int32" in reason
     monkeypatch.setattr(triton, "missing", "Triton is not installed")
@@ -195,12 +197,12 @@ def test_explain_shows_the_plan_on_the_gpu(hidden, regime):
     assert re.findall(r"; not (\w+): ", text) == not_taken
 
 
-@every_cell
+@layers
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
-def test_explain_counts_the_bytes_that_forward_saves(cell, dtype):
-    p = problem(cell, replace(CASES["dense"], I=17)).to(dtype)
+def test_explain_counts_the_bytes_that_forward_saves(kind, dtype):
+    p = problem(kind, replace(CASES["dense"], I=17)).to(dtype)
     *_, saved = operators.layer_forward(*arguments_of_forward(p))
-    module = make(cell, 17, 17, dtype=dtype)
+    module = make(kind, 17, 17, dtype=dtype)
     with FakeTensorMode():
         text = explain(on_cuda(module), torch.empty(p.x.shape, dtype=dtype, device="cuda"))
     told = f"{saved.nbytes:,} bytes" if saved.numel() else "nothing besides input and output"

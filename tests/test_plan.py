@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastrnn.backends.triton.plans import DEVICES, Device, Plan, make_plan
-from fastrnn.spec import CELLS
+from fastrnn.spec import CELLS, CellSpec, LayerSpec
 
 H100, A100 = DEVICES["sm_90"], DEVICES["sm_80"]
 every_device = pytest.mark.parametrize("device", list(DEVICES.values()), ids=lambda d: d.name.replace(" ", "-"))
@@ -20,8 +20,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def plan(cell: str, hidden: int, batch: int = 16, device: Device = H100, **changes) -> Plan:
-    arguments = {"outputs": hidden, "directions": 1, "dtype": torch.bfloat16, "tf32": True} | changes
-    return make_plan(cell=cell, batch=batch, hidden=hidden, device=device, **arguments)
+    options = {name: changes.pop(name) for name in ("directions", "projected") if name in changes}
+    arguments = {"dtype": torch.bfloat16, "tf32": True} | changes
+    return make_plan(LayerSpec(cell, **options), batch, hidden, device=device, **arguments)
 
 
 @every_device
@@ -54,7 +55,7 @@ def test_every_plan_fits_its_device_and_covers_the_layer(cell, device):
     "hidden,regime",
     [(64, "resident"), (128, "resident"), (512, "cooperative"), (1024, "cooperative"), (4096, "stepwise")],
 )
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", [cell for cell, spec in CELLS.items() if len(spec.gates) > 1])
 def test_regimes_of_half_precision_on_an_h100(cell, hidden, regime):
     assert plan(cell, hidden, 64).regime == regime
 
@@ -70,7 +71,7 @@ def test_small_layers_stay_on_one_program_in_tf32(cell):
     [
         ({"dtype": torch.float32, "tf32": False}, "exact float32 products .*fp32_precision is not 'tf32'"),
         ({"dtype": torch.float64}, "float64"),
-        ({"outputs": 8}, "a projection is a second product"),
+        ({"projected": True}, "a projection is a second product"),
         ({"device": replace(H100, architecture="sm_75")}, "needs sm_80 or newer, not sm_75"),
     ],
     ids=["exact-float32", "float64", "projection", "sm_75"],
@@ -81,6 +82,13 @@ def test_what_no_kernel_of_all_steps_takes_is_stepwise_with_a_reason(changes, re
     assert [regime for regime, _ in found.against] == ["resident", "cooperative"]
     for _, given in found.against:
         assert re.search(reason, given)
+
+
+def test_more_gates_than_a_product_holds_are_a_reason(monkeypatch):
+    monkeypatch.setitem(CELLS, "five", CellSpec("five", tuple("abcde"), ("h",), (), ""))
+    found = plan("five", 64)
+    assert found.regime == "stepwise"
+    assert dict(found.against)["resident"] == "one product takes at most 4 gates, five has 5"
 
 
 def test_tf32_concerns_float32_alone():

@@ -10,10 +10,22 @@ from dataclasses import replace
 import pytest
 import torch
 from comparison import assert_accurate
-from problems import Case, Problem, backward, every_cell, forward, fused, names, oracle, problem, torch_nn
+from problems import (
+    Case,
+    Problem,
+    backward,
+    differentiated,
+    every_cell,
+    forward,
+    fused,
+    names,
+    oracle,
+    problem,
+    torch_nn,
+)
 from torch import Tensor
 
-from fastrnn.spec import CELLS
+from fastrnn.spec import CELLS, CellSpec, LayerSpec, reference
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
@@ -22,7 +34,10 @@ from fastrnn.backends.triton import operators, persistent, stepwise  # noqa: E40
 from fastrnn.backends.triton.kernel import Kernel  # noqa: E402
 from fastrnn.backends.triton.launch import interpreted  # noqa: E402
 from fastrnn.backends.triton.plans import Device, Plan  # noqa: E402
+from fastrnn.kernels import CELLS as WITH_KERNELS  # noqa: E402
+from fastrnn.kernels import cells  # noqa: E402
 from fastrnn.kernels.barrier import arrive, wait  # noqa: E402
+from fastrnn.kernels.math import d_sigmoid, d_tanh, sigmoid, tanh  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not interpreted, reason="needs TRITON_INTERPRET=1"),
@@ -76,8 +91,15 @@ def products() -> Iterator[Callable[[str], None]]:
 
 
 def plan_of(p: Problem) -> Plan:
-    case = p.case
-    return operators.plan_for(p.cell, case.B, case.H, case.P or case.H, case.directions, p.x.dtype, p.x.device)
+    return operators.plan_for(p.spec, p.case.B, p.case.H, p.x.dtype, p.x.device)
+
+
+def peer(cell: str, case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
+    """torch.nn, or in its place the reference where torch.nn lacks the cell."""
+    if hasattr(torch._VF, cell):
+        return torch_nn(cell, case, dtype)
+    p = problem(cell, case).to(dtype)
+    return differentiated(p, lambda x, state, weights: reference.layer(p.spec, x, state, weights, case.batch_sizes))
 
 
 def cooperative_size(cell: str) -> int:
@@ -119,7 +141,7 @@ every_regime_and_case = pytest.mark.parametrize(
         for cell in CELLS
         for regime, cases in CASES.items()
         for name, case in cases.items()
-        if not case.P or cell == "lstm"
+        if not case.P or CELLS[cell].projectable
     ],
 )
 
@@ -130,7 +152,7 @@ def test_float32_is_as_accurate_as_torch(cell, regime, case, products, launched)
     p = problem(cell, case).to(torch.float32)
     assert plan_of(p).regime == regime
     got = fused(p, operators)
-    assert_accurate(got, torch_nn(cell, case, torch.float32), oracle(cell, case, torch.float32))
+    assert_accurate(got, peer(cell, case, torch.float32), oracle(cell, case, torch.float32))
     kind = "pointwise" if regime == "stepwise" else "persistent"
     assert set(launched) == {f"{kind}_forward", f"{kind}_backward"}
 
@@ -157,13 +179,86 @@ def test_float64_agrees_with_the_oracle(cell, case):
         pytest.param(cell, regime, case, id=f"{cell}-{regime}")
         for cell in CELLS
         for regime, case in HALF_CASES.items()
-        if not case.P or cell == "lstm"
+        if not case.P or CELLS[cell].projectable
     ],
 )
 def test_float16_is_as_accurate_as_torch(cell, regime, case):
     p = problem(cell, case).to(torch.float16)
     assert plan_of(p).regime == regime
-    assert_accurate(fused(p, operators), torch_nn(cell, case, torch.float16), oracle(cell, case, torch.float16))
+    assert_accurate(fused(p, operators), peer(cell, case, torch.float16), oracle(cell, case, torch.float16))
+
+
+# Other numbers of gates
+
+
+@triton.jit
+def mgu_forward(gx, gh, state):
+    f = sigmoid(gx[0] + gh[0])
+    n = tanh(gx[1] + f * gh[1])
+    return (state[0] + f * (n - state[0]),), (f, n, gh[1])
+
+
+@triton.jit
+def mgu_backward(kept, new, old, dstate):
+    f, n, gh_n = kept
+    dh = dstate[0]
+    dn = dh * f * d_tanh(n)
+    df = (dh * (n - old[0]) + dn * gh_n) * d_sigmoid(f)
+    return (df, dn), (df, dn * f), (dh * (1 - f),)
+
+
+def mgu(gx: Tensor, gh: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Zhou et al. (2016), the gate after the product."""
+    (gx_f, gx_n), (gh_f, gh_n) = gx.chunk(2, -1), gh.chunk(2, -1)
+    f = torch.sigmoid(gx_f + gh_f)
+    return ((1 - f) * state[0] + f * torch.tanh(gx_n + f * gh_n),)
+
+
+@pytest.fixture
+def two_gates(monkeypatch) -> str:
+    """A cell that fastrnn does not have."""
+    spec = CellSpec("mgu", ("f", "n"), ("h",), ("f", "n", "gh_n"), "", apart=("n",))
+    monkeypatch.setitem(CELLS, "mgu", spec)
+    monkeypatch.setitem(reference._CELL_FUNCTIONS, "mgu", mgu)
+    monkeypatch.setitem(cells.FORWARD, "mgu", mgu_forward)
+    monkeypatch.setitem(cells.BACKWARD, "mgu", mgu_backward)
+    return "mgu"
+
+
+@pytest.mark.parametrize(
+    "regime,case",
+    [
+        ("resident", Case(3, 5, 17, 4, state=False, bias=False)),
+        ("resident", Case(3, 5, 17, 4, directions=2, lengths=(3, 2, 2, 1, 1))),
+        ("cooperative", Case(2, 5, 133, 3, batch_first=True)),
+        ("cooperative", Case(2, 2, 133, 3, directions=2, lengths=(2, 1))),
+        ("stepwise", Case(3, 18, 17, 4, bias=False)),
+        ("stepwise", Case(3, 4, 17, 4, directions=2, lengths=(3, 2, 2, 1))),
+    ],
+    ids=["resident", "resident-ragged", "cooperative", "cooperative-ragged", "stepwise", "stepwise-ragged"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
+def test_two_gates(two_gates, regime, case, dtype, products, launched, monkeypatch):
+    products("ieee" if regime == "stepwise" else "tf32")
+    if dtype == torch.float16 and regime == "stepwise":
+        on(monkeypatch, Device("tiny", "sm_75", 1, 0))
+    p = problem(two_gates, case).to(dtype)
+    assert plan_of(p).regime == regime
+    assert_accurate(fused(p, operators), peer(two_gates, case, dtype), oracle(two_gates, case, dtype))
+
+
+def test_every_cell_with_kernels_is_named():
+    functions = {name for name in vars(cells) if name.endswith(("_forward", "_backward"))}
+    assert functions == {f"{cell}_{way}" for cell in WITH_KERNELS for way in ("forward", "backward")}
+    assert set(WITH_KERNELS) <= set(CELLS)
+
+
+def test_a_cell_without_kernels_is_no_other_cell():
+    kernel = stepwise.forward_kernel(LayerSpec("gru"), 17, torch.float32, False, False)
+    assert "cell=gru" in str(kernel)
+    unknown = replace(kernel, constants=tuple({**dict(kernel.constants), "CELL": "elman"}.items()))
+    with pytest.raises(ValueError, match="kernels for the cells .* not elman"):
+        unknown.source()
 
 
 # Results that must be the same bit for bit
@@ -281,7 +376,7 @@ def test_a_bad_row_leaves_the_others_alone(cell, value, precision, products):
 @pytest.mark.parametrize("batch_first", [False, True], ids=["", "batch-first"])
 def test_no_rows(cell, batch_first):
     case = Case(3, 0, 17, 4, directions=2, batch_first=batch_first)
-    got, expected = fused(problem(cell, case), operators), fused(problem(cell, case))
+    got, expected = fused(problem(cell, case), operators), oracle(cell, case, torch.float64)
     for name, tensor in expected.items():
         assert got[name].shape == tensor.shape and torch.equal(got[name], tensor), name
 
@@ -322,7 +417,7 @@ def test_other_tilings_agree_with_the_oracle(batch, rows, units, scarce, monkeyp
     plan = plan_of(p)
     assert (usual.forward.rows, usual.forward.units) == (16, 16)
     assert all((tile.rows, tile.units) == (rows, units) for tile in (plan.forward, plan.backward)), plan
-    assert_accurate(fused(p, operators), torch_nn("gru", case, torch.float16), oracle("gru", case, torch.float16))
+    assert_accurate(fused(p, operators), peer("gru", case, torch.float16), oracle("gru", case, torch.float16))
 
 
 # Graphs, of which the interpreter has none: what would be captured is done again instead.

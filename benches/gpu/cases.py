@@ -6,8 +6,9 @@ import torch
 
 from benches.cases import Case
 from fastrnn.backends.triton.plans import Device, Plan, make_plan
+from fastrnn.spec import LayerSpec
 
-__all__ = ["CASES", "choose", "label", "plan_of", "precision_of"]
+__all__ = ["CASES", "choose", "label", "plan_of", "precision_of", "spec_of"]
 
 _STEPS = 512
 _CELLS = ("lstm", "gru")
@@ -68,5 +69,8 @@ def label(case: Case) -> str:
 
 def plan_of(case: Case, device: Device) -> Plan:
     """Of each of its layers."""
-    sizes = (case.batch, case.hidden_size, case.output_size, case.directions)
-    return make_plan(case.cell, *sizes, getattr(torch, case.dtype), True, device)
+    return make_plan(spec_of(case), case.batch, case.hidden_size, getattr(torch, case.dtype), True, device)
+
+
+def spec_of(case: Case) -> LayerSpec:
+    return LayerSpec(case.cell, case.directions)

@@ -44,9 +44,7 @@ _PROJECTED = (
 
 def plan_of(layer: Layer, device: Device) -> Plan:
     precision = PRECISIONS[layer.precision]
-    return make_plan(
-        layer.cell, layer.B, layer.H, layer.outputs, layer.directions, precision.dtype, precision.tf32, device
-    )
+    return make_plan(layer.spec, layer.B, layer.H, precision.dtype, precision.tf32, device)
 
 
 def layers(device: Device, cells: list[str], precisions: list[str]) -> Iterator[Layer]:
@@ -106,8 +104,7 @@ def check(layer: Layer, device: str = "cuda") -> Check:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     precision = PRECISIONS[layer.precision]
     with precision.active():
-        sizes = (layer.cell, layer.B, layer.H, layer.outputs, layer.directions)
-        regime = plan_for(*sizes, precision.dtype, torch.device(device)).regime
+        regime = plan_for(layer.spec, layer.B, layer.H, precision.dtype, torch.device(device)).regime
         problems = [] if regime == layer.regime else [f"regime: expected {layer.regime}, got {regime}"]
         values = make_values(layer, device)
         ours, again = by_kernels(values, poisoned=True), by_kernels(values, poisoned=False)

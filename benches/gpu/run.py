@@ -10,7 +10,7 @@ from typing import Any
 from benches.cases import Case
 from benches.gpu import barrier, checks, facts, public, speed
 from benches.gpu.barrier import Barrier
-from benches.gpu.cases import choose, label, plan_of, precision_of
+from benches.gpu.cases import choose, label, plan_of, precision_of, spec_of
 from benches.gpu.checks import Check
 from benches.gpu.child import Broken, Child, Failed, Hung
 from benches.gpu.clock import clock_for
@@ -123,15 +123,13 @@ def run(options: Options, child: Child, precompiler_of: Callable[[Device], Preco
 
 
 def _kernels_of_layer(layer: Layer, device: Device) -> list[Kernel]:
-    options: dict[str, Any] = {"ragged": layer.ragged, "projected": bool(layer.P), "inference": False}
-    dtype = PRECISIONS[layer.precision].dtype
-    return kernels_of(checks.plan_of(layer, device), layer.cell, layer.H, dtype, **options)
+    plan, dtype = checks.plan_of(layer, device), PRECISIONS[layer.precision].dtype
+    return kernels_of(layer.spec, plan, layer.H, dtype, ragged=layer.ragged, inference=False)
 
 
 def _kernels_of_case(case: Case, device: Device) -> list[Kernel]:
-    options: dict[str, Any] = {"ragged": case.ragged, "projected": False, "inference": True}
-    dtype = PRECISIONS[precision_of(case)].dtype
-    return kernels_of(plan_of(case, device), case.cell, case.hidden_size, dtype, **options)
+    plan, dtype = plan_of(case, device), PRECISIONS[precision_of(case)].dtype
+    return kernels_of(spec_of(case), plan, case.hidden_size, dtype, ragged=case.ragged, inference=True)
 
 
 def _checks(this: _Run, layers: dict[Layer, list[Kernel]], precompiler: Precompiler) -> None:

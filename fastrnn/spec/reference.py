@@ -4,7 +4,7 @@ Any device, any floating dtype, differentiable to any order. The fused backends 
 second derivatives are taken through it, and layers that no fused backend accepts run on it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 from fastrnn.spec.cell import CELLS
 from fastrnn.spec.layer import LayerSpec
 
-__all__ = ["layer", "step"]
+__all__ = ["hidden", "layer", "step"]
 
 State = tuple[Tensor, ...]
 
@@ -53,6 +53,19 @@ def _cifg(gx: Tensor, gh: Tensor, state: State) -> State:
 
 _CELL_FUNCTIONS = {"rnn_tanh": _rnn_tanh, "rnn_relu": _rnn_relu, "lstm": _lstm, "gru": _gru, "cifg": _cifg}
 assert _CELL_FUNCTIONS.keys() == CELLS.keys()
+
+
+def _hidden_of_lstm(saved: Mapping[str, Tensor]) -> Tensor:
+    return saved["o"] * torch.tanh(saved["c"])
+
+
+_HIDDEN_FUNCTIONS = {"lstm": _hidden_of_lstm, "cifg": _hidden_of_lstm}
+assert _HIDDEN_FUNCTIONS.keys() == {name for name, facts in CELLS.items() if facts.projectable}
+
+
+def hidden(spec: LayerSpec, saved: Mapping[str, Tensor]) -> Tensor:
+    """The cell's own ``h``, before its projection, from the values that a fused forward saves, by name."""
+    return _HIDDEN_FUNCTIONS[spec.cell](saved)
 
 
 def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor]) -> State:

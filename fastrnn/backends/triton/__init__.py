@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fastrnn.backends.triton.plans import Plan
+from fastrnn.kernels import CELLS
 from fastrnn.spec import LayerSpec, Sizes
 
 __all__ = ["MANIFEST", "NAME", "missing", "plan", "reasons_against"]
@@ -24,6 +25,8 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 def reasons_against(cell: str, device: torch.device, dtype: torch.dtype) -> list[str]:
     """Why the Triton kernels cannot take a cell on tensors of this device and dtype; empty if they can."""
     reasons = [missing] if missing else []
+    if cell not in CELLS:
+        reasons.append(f"it has the cells {', '.join(CELLS)}, not {cell}")
     if device.type != "cuda":
         reasons.append(f"it runs on a GPU, the input is on {device}")
     if dtype not in _DTYPES:
@@ -33,7 +36,7 @@ def reasons_against(cell: str, device: torch.device, dtype: torch.dtype) -> list
 
 def plan(spec: LayerSpec, sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Plan:
     """What the kernels would do with one layer of these sizes on ``device``."""
-    return _operators().plan_for(spec.cell, sizes.batch, sizes.hidden, sizes.outputs, spec.directions, dtype, device)
+    return _operators().plan_for(spec, sizes.batch, sizes.hidden, dtype, device)
 
 
 def _operators() -> ModuleType:

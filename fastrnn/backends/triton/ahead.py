@@ -18,6 +18,7 @@ from fastrnn.backends.triton.compiler import Job, Outcome, compile_all
 from fastrnn.backends.triton.kernel import Kernel, sources_fingerprint
 from fastrnn.backends.triton.launch import interpreted
 from fastrnn.backends.triton.plans import DEVICES, Plan, Tile, make_plan
+from fastrnn.spec import LayerSpec
 
 __all__ = ["Case", "Request", "cases", "kernels", "kernels_of", "run"]
 
@@ -57,11 +58,10 @@ class Case:
     """One layer on one target."""
 
     target: str
-    cell: str
+    spec: LayerSpec
     hidden: int
     dtype: str
     batch: int
-    directions: int
     plan: Plan
 
 
@@ -99,32 +99,32 @@ def cases(request: Request) -> Iterator[Case]:
     layers = product(request.targets, request.cells, request.hidden, request.dtypes)
     for (target, cell, hidden, dtype), tf32 in product(layers, (False, True)):
         for directions, batch in product((1, 2), request.batches):
-            sizes = batch, hidden, hidden, directions
-            plan = make_plan(cell, *sizes, getattr(torch, dtype), tf32, DEVICES[target])
-            yield Case(target, cell, hidden, dtype, batch, directions, plan)
+            spec = LayerSpec(cell, directions)
+            plan = make_plan(spec, batch, hidden, getattr(torch, dtype), tf32, DEVICES[target])
+            yield Case(target, spec, hidden, dtype, batch, plan)
 
 
 def kernels(case: Case) -> Iterator[tuple[Kernel, Tile | None]]:
     """What is launched for dense and for packed batches, in inference and in training."""
     plan, dtype = case.plan, getattr(torch, case.dtype)
     for ragged in (False, True):
-        for kernel in kernels_of(plan, case.cell, case.hidden, dtype, ragged=ragged, projected=False, inference=True):
+        for kernel in kernels_of(case.spec, plan, case.hidden, dtype, ragged=ragged, inference=True):
             yield kernel, plan.forward if kernel.name.endswith("forward") else plan.backward
 
 
 def kernels_of(
-    plan: Plan, cell: str, hidden: int, dtype: torch.dtype, *, ragged: bool, projected: bool, inference: bool
+    spec: LayerSpec, plan: Plan, hidden: int, dtype: torch.dtype, *, ragged: bool, inference: bool
 ) -> list[Kernel]:
     """What a layer launches in training; with ``inference`` also the kernel of a call without gradients."""
     saves = [True, False] if inference else [True]
     if plan.regime == "stepwise":
         return [
-            *(stepwise.forward_kernel(cell, hidden, dtype, ragged, save, projected) for save in saves),
-            stepwise.backward_kernel(cell, hidden, dtype, ragged, projected),
+            *(stepwise.forward_kernel(spec, hidden, dtype, ragged, save) for save in saves),
+            stepwise.backward_kernel(spec, hidden, dtype, ragged),
         ]
     return [
-        *(persistent.forward_kernel(cell, plan, hidden, dtype, ragged, save) for save in saves),
-        persistent.backward_kernel(cell, plan, hidden, dtype, ragged),
+        *(persistent.forward_kernel(spec, plan, hidden, dtype, ragged, save) for save in saves),
+        persistent.backward_kernel(spec, plan, hidden, dtype, ragged),
     ]
 
 
@@ -132,13 +132,13 @@ def _distinct_plans(found: Iterable[Case]) -> list[dict[str, Any]]:
     """Plans that differ in more than the batch and the directions, with the [batch, directions] that follow each."""
     plans: dict[tuple[str, ...], dict[str, Any]] = {}
     for case in found:
-        facts = {"target": case.target, "cell": case.cell, "hidden": case.hidden, "dtype": case.dtype}
+        facts = {"target": case.target, "cell": case.spec.cell, "hidden": case.hidden, "dtype": case.dtype}
         facts |= {"precision": case.plan.precision, "regime": case.plan.regime, "plan": str(case.plan)}
         tiles = {"forward": _fields(case.plan.forward), "backward": _fields(case.plan.backward)}
         key = tuple(str(fact) for fact in facts.values())
         layers = plans.setdefault(key, {**facts, **tiles, "layers": []})["layers"]
-        if [case.batch, case.directions] not in layers:
-            layers.append([case.batch, case.directions])
+        if [case.batch, case.spec.directions] not in layers:
+            layers.append([case.batch, case.spec.directions])
     return list(plans.values())
 
 
@@ -179,7 +179,7 @@ def _row(job: Job, case: Case, tile: Tile | None, outcome: Outcome) -> dict[str,
         "target": case.target,
         "key": job.kernel.key(),
         "kernel": job.kernel.name,
-        "cell": case.cell,
+        "cell": case.spec.cell,
         "dtype": case.dtype,
         "hidden": case.hidden,
         "regime": case.plan.regime,

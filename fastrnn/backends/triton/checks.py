@@ -5,14 +5,15 @@ The same conditions and messages as in ``csrc/operators.cpp``.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from fastrnn.spec import CELLS, LayerSpec
+from fastrnn.spec import LayerSpec
 
-__all__ = ["check_backward", "check_layer"]
+__all__ = ["Inputs", "check_backward", "check_layer", "check_options"]
 
 _FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # As PyTorch's own messages name them.
@@ -26,80 +27,79 @@ _NAMES = {
 }
 
 
-def check_layer(
-    x: Tensor,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    batch_sizes: Tensor | None,
-    cell: str,
-    directions: int,
-    has_bias: bool,
-    batch_first: bool,
-) -> int:
-    """What forward and backward have in common. Returns the size of the batch."""
+@dataclass(frozen=True)
+class Inputs:
+    """What forward and backward have in common besides the options."""
+
+    x: Tensor
+    state: Sequence[Tensor]
+    weights: Sequence[Tensor]
+    batch_sizes: Tensor | None
+
+
+def check_options(
+    cell: str, directions: int, has_bias: bool, batch_first: bool, weights: Sequence[Tensor]
+) -> LayerSpec:
     try:
-        layer = LayerSpec.of_weights(cell, directions, has_bias, batch_first, weights)
+        return LayerSpec.of_weights(cell, directions, has_bias, batch_first, weights)
     except ValueError as error:
         _refuse(str(error))
-    spec, projected, per_direction = layer.facts, layer.projected, len(layer.weight_names)
-    gates = len(spec.gates)
+
+
+def check_layer(spec: LayerSpec, inputs: Inputs) -> int:
+    """Returns the size of the batch."""
+    x, state, weights, batch_sizes = inputs.x, inputs.state, inputs.weights, inputs.batch_sizes
+    gates = len(spec.facts.gates)
     if weights[1].dim() != 2 or weights[1].shape[0] % gates:
         _refuse(f"expected weight_hh [{gates} * hidden_size, outputs], got {list(weights[1].shape)}")
-    gate_rows, outputs = weights[1].shape
-    hidden = gate_rows // gates
+    hidden, outputs = spec.hidden_and_outputs(weights[1])
     dimensions = 3 if batch_sizes is None else 2
     if x.dim() != dimensions:
         _refuse(f"expected {'3' if dimensions == 3 else 'a packed input of 2'} dimensions, got {x.dim()}")
-    batch = _batch(x, state, batch_sizes, batch_first)
+    batch = _batch(x, state, batch_sizes, spec.batch_first)
 
-    shapes = layer.weight_shapes(x.shape[-1], hidden, outputs)
-    for d in range(directions):
-        for weight, (name, shape) in zip(weights[d * per_direction :], shapes.items(), strict=False):
-            _check_like(x, weight, shape, name)
-    if not projected and outputs != hidden:
+    shapes = spec.weight_shapes(x.shape[-1], hidden, outputs)
+    for i, weight in enumerate(weights):
+        name = spec.weight_names[i % len(shapes)]
+        _check_like(x, weight, shapes[name], name)
+    if not spec.projected and outputs != hidden:
         _refuse(f"expected weight_hh with {hidden} columns, got {outputs}")
-    if state and len(state) != len(spec.states):
-        _refuse(f"expected {len(spec.states)} initial states or none, got {len(state)}")
-    for s, (name, width) in zip(state, layer.state_widths(hidden, outputs).items(), strict=False):
-        _check_like(x, s, (directions, batch, width), f"{name}_0")
+    widths = spec.state_widths(hidden, outputs)
+    if state and len(state) != len(widths):
+        _refuse(f"expected {len(widths)} initial states or none, got {len(state)}")
+    for s, (name, width) in zip(state, widths.items(), strict=False):
+        _check_like(x, s, (spec.directions, batch, width), f"{name}_0")
     if x.dtype not in _FLOATING:
         _refuse(f"expected float32, float64, bfloat16 or float16, got {_name(x)}")
     return batch
 
 
 def check_backward(
+    spec: LayerSpec,
+    inputs: Inputs,
     dy: Tensor | None,
     dstate: Sequence[Tensor | None],
-    x: Tensor,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor],
     y: Tensor,
     saved: Tensor,
-    batch_sizes: Tensor | None,
-    cell: str,
-    directions: int,
-    has_bias: bool,
-    batch_first: bool,
     needed: Sequence[bool],
 ) -> None:
-    batch = check_layer(x, state, weights, batch_sizes, cell, directions, has_bias, batch_first)
-    spec = CELLS[cell]
-    inputs = 1 + len(state) + len(weights)
-    if len(needed) != inputs:
-        _refuse(f"expected {inputs} flags in needed, got {len(needed)}")
-    if len(dstate) != len(spec.states):
-        _refuse(f"expected {len(spec.states)} final-state gradients, got {len(dstate)}")
-    gate_rows, outputs = weights[1].shape
-    y_shape = (*x.shape[:-1], directions * outputs)
-    saved_shape = (directions, math.prod(x.shape[:-1]), len(spec.saved) * (gate_rows // len(spec.gates)))
+    batch, x = check_layer(spec, inputs), inputs.x
+    hidden, outputs = spec.hidden_and_outputs(inputs.weights[1])
+    widths = spec.state_widths(hidden, outputs)
+    expected = 1 + len(inputs.state) + len(inputs.weights)
+    if len(needed) != expected:
+        _refuse(f"expected {expected} flags in needed, got {len(needed)}")
+    if len(dstate) != len(widths):
+        _refuse(f"expected {len(widths)} final-state gradients, got {len(dstate)}")
+    y_shape = (*x.shape[:-1], spec.directions * outputs)
+    saved_shape = (spec.directions, math.prod(x.shape[:-1]), len(spec.facts.saved) * hidden)
     fits = y.shape == y_shape and saved.shape == saved_shape and saved.dtype == x.dtype
     if not fits or y.device != x.device or saved.device != x.device:
         _refuse(
             f"expected y and saved of this layer's forward, got {list(y.shape)} and {_name(saved)} {list(saved.shape)}"
         )
     shapes: dict[str, tuple[int, ...]] = {"dy": y_shape}
-    for name, width in LayerSpec(cell).state_widths(gate_rows // len(spec.gates), outputs).items():
-        shapes[f"d{name}_T"] = (directions, batch, width)
+    shapes |= {f"d{name}_T": (spec.directions, batch, width) for name, width in widths.items()}
     for gradient, (name, shape) in zip((dy, *dstate), shapes.items(), strict=True):
         if gradient is not None and (gradient.shape != shape or gradient.device != x.device):
             _refuse(

@@ -14,7 +14,9 @@ from triton.compiler import ASTSource
 
 from fastrnn import kernels
 from fastrnn.backends.triton.plans import Device
-from fastrnn.kernels import persistent, pointwise
+from fastrnn.kernels import cells, persistent, pointwise
+from fastrnn.kernels.persistent import Launch
+from fastrnn.kernels.tiles import Geometry
 
 __all__ = ["Kernel", "sources_fingerprint", "target"]
 
@@ -25,9 +27,16 @@ _FUNCTIONS = {
     "pointwise_backward": pointwise.backward,
 }
 _NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-_INTEGERS = {"counters": "*i32", "base": "*i32", "offsets": "*i64", "lengths": "*i32"}
-_INTEGERS |= {"rows": "i64", "row_t": "i64", "row_b": "i64"}
-_TUPLES = ("initial", "carried", "final")
+_STATES = ("initial", "carried", "final")
+_OTHERS: dict[str, Any] = {
+    "counters": "*i32",
+    "geometry": Geometry(
+        offsets="*i64", lengths="*i32", batch="i32", rows="i64", steps="i32", row_t="i64", row_b="i64", directions="i32"
+    ),
+    "launch": Launch(first_group="i32", first_step="i32", last_step="i32"),
+    "base": "*i32",
+    "step": "i32",
+}
 _ALIGNMENT = 16
 
 
@@ -38,7 +47,7 @@ class Kernel:
         name: key of the table of kernels.
         dtype: of every floating tensor, but for the states of the stepwise regime.
         states: how many the cell has.
-        constants: values of the kernel's constexpr parameters.
+        constants: values of the kernel's constexpr parameters; of ``CELL``, a function, the name of the cell.
         cooperative: all programs of a launch must be resident at once.
     """
 
@@ -72,36 +81,38 @@ class Kernel:
 
     def source(self) -> ASTSource:
         """Pointers are multiples of 16 bytes; integers are taken as they come."""
-        constants = dict(self.constants)
+        constants = self._values()
         signature: dict[str, Any] = {}
         attributes: dict[tuple[int, ...], list[list[Any]]] = {}
         for i, name in enumerate(self.function.arg_names):
+            kind = signature[name] = "constexpr" if name in constants else self._type(name)
+            leaves = {(i, j): leaf for j, leaf in enumerate(kind)} if isinstance(kind, tuple) else {(i,): kind}
             aligned = [["tt.divisibility", _ALIGNMENT]]
-            if name in constants:
-                signature[name] = "constexpr"
-            elif name in _TUPLES:
-                signature[name] = tuple(self._state_types(name))
-                attributes |= {(i, j): aligned for j in range(self.states)}
-            else:
-                signature[name] = _INTEGERS.get(name, "i32" if name in self._sizes() else "*" + _NAMES[self.dtype])
-                if signature[name].startswith("*"):
-                    attributes[(i,)] = aligned
+            attributes |= {path: aligned for path, leaf in leaves.items() if leaf.startswith("*")}
         return ASTSource(self.function, signature, constants, attributes)
 
-    def _sizes(self) -> list[str]:
-        return (persistent if self.name.startswith("persistent") else pointwise).SIZES
-
-    def _state_types(self, name: str) -> list[str]:
-        # The stepwise regime carries all states but h in the type of computation, from step to step in memory.
+    def _type(self, name: str) -> Any:
+        """A type, or a tuple of types."""
         own = "*" + _NAMES[self.dtype]
+        if name not in _STATES:
+            return _OTHERS.get(name, own)
+        # The stepwise regime carries all states but h in the type of computation, from step to step in memory.
         wide = "*fp64" if self.dtype == torch.float64 else "*fp32"
         others = wide if self.name.startswith("pointwise") and name != "initial" else own
-        return [own] + [others] * (self.states - 1)
+        return (own, *[others] * (self.states - 1))
 
     def arguments(self, given: Mapping[str, Any]) -> list[Any]:
         """All arguments in order, the constants among them."""
-        values = {**given, **dict(self.constants)}
+        values = {**given, **self._values()}
         return [values[name] for name in self.function.arg_names]
+
+    def _values(self) -> dict[str, Any]:
+        """Those of the constexpr parameters themselves."""
+        constants = dict(self.constants)
+        functions = cells.FORWARD if self.name.endswith("forward") else cells.BACKWARD
+        if constants["CELL"] not in functions:
+            raise ValueError(f"there are kernels for the cells {', '.join(functions)}, not {constants['CELL']}")
+        return {**constants, "CELL": functions[constants["CELL"]]}
 
 
 def target(device: Device) -> GPUTarget:

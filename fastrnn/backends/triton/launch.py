@@ -25,7 +25,7 @@ interpreted: bool = triton.knobs.runtime.interpret
 def launch(kernel: Kernel, grid: tuple[int, int], arguments: Mapping[str, Any], device: torch.device) -> None:
     """Starts ``kernel`` on the current stream of ``device``. Tensors must begin at a multiple of 16 bytes."""
     if interpreted:
-        kernel.function[grid](**arguments, **dict(kernel.constants))
+        kernel.function[grid](*kernel.arguments(arguments))
         return
     with torch.cuda.device(device):
         _compiled(kernel, torch.cuda.current_device())[(grid[0], grid[1], 1)](*kernel.arguments(arguments))

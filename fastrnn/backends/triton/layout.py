@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from fastrnn.kernels.tiles import Geometry
+from fastrnn.spec import LayerSpec
 
 __all__ = ["Layout"]
 
@@ -35,11 +37,11 @@ class Layout:
     lengths: Tensor | None = None
 
     @staticmethod
-    def of(x: Tensor, batch_sizes: Tensor | None, batch_first: bool, directions: int) -> "Layout":
+    def of(spec: LayerSpec, x: Tensor, batch_sizes: Tensor | None) -> "Layout":
         if batch_sizes is None:
-            batch, steps = x.shape[:2] if batch_first else (x.shape[1], x.shape[0])
-            row_t, row_b = (1, steps) if batch_first else (batch, 1)
-            return Layout(steps, batch, steps * batch, row_t, row_b, directions)
+            batch, steps = x.shape[:2] if spec.batch_first else (x.shape[1], x.shape[0])
+            row_t, row_b = (1, steps) if spec.batch_first else (batch, 1)
+            return Layout(steps, batch, steps * batch, row_t, row_b, spec.directions)
         sizes = tuple(batch_sizes.tolist())
         batch, steps = sizes[0], len(sizes)
         *starts, rows = accumulate(sizes, initial=0)
@@ -53,7 +55,7 @@ class Layout:
             rows,
             0,
             1,
-            directions,
+            spec.directions,
             sizes,
             tuple(starts),
             _to(offsets, x.device),
@@ -64,18 +66,10 @@ class Layout:
     def ragged(self) -> bool:
         return self.offsets is not None
 
-    def arguments(self) -> dict[str, Any]:
-        """By the names that kernels give them."""
-        return {
-            "batch": self.batch,
-            "rows": self.rows,
-            "steps": self.steps,
-            "row_t": self.row_t,
-            "row_b": self.row_b,
-            "directions": self.directions,
-            "offsets": self.offsets,
-            "lengths": self.lengths,
-        }
+    @property
+    def geometry(self) -> Geometry:
+        """What kernels are told of it."""
+        return Geometry(**{name: getattr(self, name) for name in Geometry._fields})
 
     def time(self, direction: int, step: int) -> int:
         return step if direction == 0 else self.steps - 1 - step

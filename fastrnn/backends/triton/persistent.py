@@ -9,31 +9,32 @@ from fastrnn.backends.triton.kernel import Kernel
 from fastrnn.backends.triton.launch import interpreted, launch
 from fastrnn.backends.triton.layout import Layout
 from fastrnn.backends.triton.plans import Plan, Tile
+from fastrnn.backends.triton.tensors import BackwardTensors, ForwardTensors, Weights
 from fastrnn.kernels.barrier import LINE
-from fastrnn.spec import CELLS
+from fastrnn.kernels.persistent import Launch
+from fastrnn.spec import LayerSpec
 
 __all__ = ["backward", "backward_kernel", "forward", "forward_kernel"]
 
 
-def forward_kernel(cell: str, plan: Plan, hidden: int, dtype: torch.dtype, ragged: bool, save: bool) -> Kernel:
+def forward_kernel(spec: LayerSpec, plan: Plan, hidden: int, dtype: torch.dtype, ragged: bool, save: bool) -> Kernel:
     assert plan.forward is not None
-    constants = _constants(cell, plan.forward, plan, hidden, ragged)
-    return _kernel("persistent_forward", cell, plan.forward, dtype, {**constants, "SAVE": save})
+    constants = _constants(spec, plan, plan.forward, hidden, ragged)
+    return _kernel("persistent_forward", spec, plan.forward, dtype, {**constants, "SAVE": save})
 
 
-def backward_kernel(cell: str, plan: Plan, hidden: int, dtype: torch.dtype, ragged: bool) -> Kernel:
+def backward_kernel(spec: LayerSpec, plan: Plan, hidden: int, dtype: torch.dtype, ragged: bool) -> Kernel:
     assert plan.backward is not None
-    constants = _constants(cell, plan.backward, plan, hidden, ragged)
-    more = {"SPLIT": plan.backward.split, "APART": bool(CELLS[cell].apart)}
-    return _kernel("persistent_backward", cell, plan.backward, dtype, {**constants, **more})
+    constants = _constants(spec, plan, plan.backward, hidden, ragged)
+    more = {"SPLIT": plan.backward.split, "APART": bool(spec.facts.apart)}
+    return _kernel("persistent_backward", spec, plan.backward, dtype, {**constants, **more})
 
 
-def _constants(cell: str, tile: Tile, plan: Plan, hidden: int, ragged: bool) -> dict[str, Any]:
-    spec = CELLS[cell]
+def _constants(spec: LayerSpec, plan: Plan, tile: Tile, hidden: int, ragged: bool) -> dict[str, Any]:
     return {
-        "CELL": cell,
-        "GATES": len(spec.gates),
-        "KEPT": len(spec.kept),
+        "CELL": spec.cell,
+        "GATES": len(spec.facts.gates),
+        "KEPT": len(spec.facts.kept),
         "HIDDEN": hidden,
         "ROWS": tile.rows,
         "UNITS": tile.units,
@@ -45,81 +46,43 @@ def _constants(cell: str, tile: Tile, plan: Plan, hidden: int, ragged: bool) -> 
     }
 
 
-def _kernel(name: str, cell: str, tile: Tile, dtype: torch.dtype, constants: dict[str, Any]) -> Kernel:
-    states = len(CELLS[cell].states)
+def _kernel(name: str, spec: LayerSpec, tile: Tile, dtype: torch.dtype, constants: dict[str, Any]) -> Kernel:
+    states = len(spec.facts.states)
     return Kernel(name, dtype, states, tuple(constants.items()), tile.warps, cooperative=tile.programs > 1)
 
 
 def forward(
-    plan: Plan,
-    cell: str,
-    layout: Layout,
-    gx: Tensor,
-    w_hh: Tensor,
-    b_hh: Tensor,
-    initial: tuple[Tensor, ...],
-    y: Tensor,
-    saved: Tensor,
+    plan: Plan, spec: LayerSpec, layout: Layout, weights: Weights, tensors: ForwardTensors
 ) -> tuple[Tensor, ...]:
-    """The time loop: fills ``y`` and ``saved``, returns the final states."""
+    """The time loop; returns the final states."""
     assert plan.forward is not None
-    final = tuple([torch.empty_like(s) for s in initial])
-    kernel = forward_kernel(cell, plan, initial[0].shape[-1], gx.dtype, layout.ragged, saved.shape[1] > 0)
-    given = {"gx": gx, "w_hh": w_hh, "b_hh": b_hh, "initial": initial, "y": y, "saved": saved}
-    _run(kernel, plan.forward, layout, given, initial, final, layout.steps)
-    return final
+    kernel = forward_kernel(spec, plan, weights.hidden, tensors.gx.dtype, layout.ragged, tensors.save)
+    given = {**vars(weights), **vars(tensors), "carried": tensors.initial}
+    return _run(kernel, plan.forward, layout, given, layout.steps)
 
 
 def backward(
-    plan: Plan,
-    cell: str,
-    layout: Layout,
-    dy: Tensor,
-    dfinal: tuple[Tensor, ...],
-    w_hh: Tensor,
-    y: Tensor,
-    saved: Tensor,
-    initial: tuple[Tensor, ...],
-    dgx: Tensor,
-    dgh: Tensor,
+    plan: Plan, spec: LayerSpec, layout: Layout, weights: Weights, tensors: BackwardTensors
 ) -> tuple[Tensor, ...]:
-    """The time loop backward: fills the gate gradients, returns those of the initial states."""
+    """The time loop backward; returns the gradients of the initial states."""
     assert plan.backward is not None
-    dinitial = tuple([torch.empty_like(s) for s in initial])
-    kernel = backward_kernel(cell, plan, initial[0].shape[-1], y.dtype, layout.ragged)
-    given = {
-        "dy": dy, "w_hh": w_hh, "y": y, "saved": saved, "initial": initial, "dgx": dgx, "dgh": dgh,
-    }  # fmt: skip
-    _run(kernel, plan.backward, layout, given, dfinal, dinitial, layout.steps + 1)
-    return dinitial
+    kernel = backward_kernel(spec, plan, weights.hidden, tensors.y.dtype, layout.ragged)
+    given = {**vars(weights), **vars(tensors), "carried": tensors.dfinal}
+    return _run(kernel, plan.backward, layout, given, layout.steps + 1)
 
 
-def _run(
-    kernel: Kernel,
-    tile: Tile,
-    layout: Layout,
-    given: dict[str, Any],
-    carried: tuple[Tensor, ...],
-    final: tuple[Tensor, ...],
-    steps: int,
-) -> None:
+def _run(kernel: Kernel, tile: Tile, layout: Layout, given: dict[str, Any], steps: int) -> tuple[Tensor, ...]:
+    """From the states ``carried`` to those returned."""
+    final = tuple([torch.empty_like(s) for s in given["carried"]])
     groups = layout.directions * -(-layout.batch // tile.rows)
     # The barrier's counters, one a group, are zeroed here once: every group runs in one launch only.
-    counters = torch.zeros(groups * LINE.value, dtype=torch.int32, device=carried[0].device)
-    given = {**given, **layout.arguments(), "counters": counters, "final": final}
+    counters = torch.zeros(groups * LINE.value, dtype=torch.int32, device=final[0].device)
+    given = {**given, "geometry": layout.geometry, "counters": counters}
     turns = [(s, s + 1) for s in range(steps)] if interpreted and tile.programs > 1 else [(0, steps)]
     for first_group in range(0, groups, tile.at_once):
         grid = (min(tile.at_once, groups - first_group) * tile.programs, 1)
         for first, last in turns:
-            launch(
-                kernel,
-                grid,
-                {
-                    **given,
-                    "first_group": first_group,
-                    "first_step": first,
-                    "last_step": last,
-                    "carried": carried if first == 0 else final,
-                },
-                carried[0].device,
-            )
+            part = Launch(first_group, first, last)
+            carried = given["carried"] if first == 0 else final
+            launch(kernel, grid, {**given, "launch": part, "carried": carried, "final": final}, counters.device)
+    return final

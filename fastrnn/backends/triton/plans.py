@@ -6,10 +6,11 @@ The numbers in here come from compiling the kernels for sm_80, sm_90 and gfx942:
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 
-from fastrnn.spec import CELLS
+from fastrnn.spec import LayerSpec
 
 __all__ = ["DEVICES", "Device", "Plan", "Tile", "make_plan"]
 
@@ -106,42 +107,55 @@ class Plan:
 
 # Waves run one after another, a product for all rows at once. Where the two cross is an estimate, not yet measured.
 _MOST_WAVES = 2
+# That kernels take a product's columns apart into.
+_MOST_GATES = 4
+
+
+class _Layer(NamedTuple):
+    """What tiles depend on; ``item`` is the size of a value in bytes."""
+
+    gates: int
+    directions: int
+    batch: int
+    hidden: int
+    item: int
+    device: Device
+
+    @property
+    def planes(self) -> int:
+        """Gates in the product of forward: a power of two."""
+        return 1 << (self.gates - 1).bit_length()
+
+    def groups(self, rows: int) -> int:
+        return self.directions * -(-self.batch // rows)
 
 
 @lru_cache(maxsize=1024)  # asked in every forward and backward: 38 us of host time each
-def make_plan(
-    cell: str,
-    batch: int,
-    hidden: int,
-    outputs: int,
-    directions: int,
-    dtype: torch.dtype,
-    tf32: bool,
-    device: Device,
-) -> Plan:
+def make_plan(spec: LayerSpec, batch: int, hidden: int, dtype: torch.dtype, tf32: bool, device: Device) -> Plan:
     """The plan for one layer: the first of resident, cooperative and stepwise that can take it.
 
     Args:
-        outputs: P, other than ``hidden`` with a projection.
         tf32: whether float32 products of recurrent layers may be rounded to tf32.
     """
     precision = "tf32" if tf32 and dtype == torch.float32 else "ieee"
+    layer = _Layer(len(spec.facts.gates), spec.directions, batch, hidden, dtype.itemsize, device)
     against = []
-    reason = _reason_against_persistent(hidden, outputs, dtype, tf32, device)
+    reason = _reason_against_persistent(spec, dtype, tf32, device)
     for regime, tiles in (("resident", _resident), ("cooperative", _cooperative)):
         if reason:
             against.append((regime, reason))
             continue
-        sizes = cell, batch, hidden, directions, dtype.itemsize, device
-        forward, backward = tiles(*sizes, "forward"), tiles(*sizes, "backward")
+        forward, backward = tiles(layer, "forward"), tiles(layer, "backward")
         if isinstance(forward, Tile) and isinstance(backward, Tile):
             return Plan(regime, device, precision, forward, backward, tuple(against))
         against.append((regime, forward if isinstance(forward, str) else str(backward)))
     return Plan("stepwise", device, precision, against=tuple(against))
 
 
-def _reason_against_persistent(hidden: int, outputs: int, dtype: torch.dtype, tf32: bool, device: Device) -> str | None:
-    if outputs != hidden:
+def _reason_against_persistent(spec: LayerSpec, dtype: torch.dtype, tf32: bool, device: Device) -> str | None:
+    if len(spec.facts.gates) > _MOST_GATES:
+        return f"one product takes at most {_MOST_GATES} gates, {spec.cell} has {len(spec.facts.gates)}"
+    if spec.projected:
         return "a projection is a second product in each step"
     if dtype == torch.float64:
         return "float64 products do not fit"
@@ -152,14 +166,10 @@ def _reason_against_persistent(hidden: int, outputs: int, dtype: torch.dtype, tf
     return None
 
 
-def _planes(cell: str) -> int:
-    """Gates in the product of forward: a power of two."""
-    return 1 if len(CELLS[cell].gates) == 1 else 4
-
-
-def _resident(cell: str, batch: int, hidden: int, directions: int, item: int, device: Device, kind: str) -> Tile | str:
+def _resident(layer: _Layer, kind: str) -> Tile | str:
+    hidden, item, device = layer.hidden, layer.item, layer.device
     units = max(16, 1 << (hidden - 1).bit_length())
-    columns = units * _planes(cell)
+    columns = units * layer.planes
     if units > 128:
         return f"one program holds at most 128 hidden units, not {hidden}"
     rows = 16
@@ -169,20 +179,18 @@ def _resident(cell: str, batch: int, hidden: int, directions: int, item: int, de
     shared = weights if device.amd else weights + rows * max(columns * item, units * 4)
     if shared > device.shared_memory:
         return f"its weights take {shared:,} bytes of shared memory, {device.name} has {device.shared_memory:,}"
-    groups = directions * -(-batch // rows)
-    return Tile(rows, units, units, 1, 8 if columns >= 256 else 4, 1, groups, 1, shared)
+    return Tile(rows, units, units, 1, 8 if columns >= 256 else 4, 1, layer.groups(rows), 1, shared)
 
 
-def _cooperative(
-    cell: str, batch: int, hidden: int, directions: int, item: int, device: Device, kind: str
-) -> Tile | str:
+def _cooperative(layer: _Layer, kind: str) -> Tile | str:
+    hidden, device = layer.hidden, layer.device
     if hidden % 4 and hidden > 512:
         return (
             f"{hidden} units are no multiple of 4: values of rows so long, loaded one by one, do not fit in registers"
         )
     reason = None
     fitting = []
-    for tile in _cooperative_tiles(cell, batch, hidden, directions, item, device, kind):
+    for tile in _cooperative_tiles(layer, kind):
         if tile.shared > device.shared_memory:
             reason = reason or (
                 f"its {kind} takes {tile.shared:,} bytes of shared memory at {tile.units} units a program, "
@@ -199,14 +207,13 @@ def _cooperative(
         return reason or "no tile fits"
     best = min(fitting, key=lambda tile: tile.waves)  # of equals the first, with the fewest rows and most units
     if best.waves > _MOST_WAVES:
-        return f"{batch} rows in {directions} directions would take {best.waves} waves, more than {_MOST_WAVES}"
+        rows = f"{layer.batch} rows in {layer.directions} directions"
+        return f"{rows} would take {best.waves} waves, more than {_MOST_WAVES}"
     return best
 
 
-def _cooperative_tiles(
-    cell: str, batch: int, hidden: int, directions: int, item: int, device: Device, kind: str
-) -> Iterator[Tile]:
-    gates, planes = len(CELLS[cell].gates), _planes(cell)
+def _cooperative_tiles(layer: _Layer, kind: str) -> Iterator[Tile]:
+    gates, planes, hidden, item, device = layer.gates, layer.planes, layer.hidden, layer.item, layer.device
     for units in (64 // planes, 8) if kind == "forward" else (16, 8):
         for rows in (16,) if device.amd else (16, 32):
             # Longer pieces spill. Where rows do not begin at multiples of 8 bytes, values are loaded one by one.
@@ -233,7 +240,7 @@ def _cooperative_tiles(
             # NVIDIA: the weights stay in shared memory. AMD: in registers, having passed through it in pieces.
             shared = max(chunk * columns * item, operand) if device.amd else weights + operand
             programs = -(-hidden // units)
-            groups = directions * -(-batch // rows)
+            groups = layer.groups(rows)
             at_once = max(1, device.multiprocessors // programs)
             yield Tile(
                 rows, units, block_k, split, warps, programs, min(at_once, groups), -(-groups // at_once), shared

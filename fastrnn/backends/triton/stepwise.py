@@ -10,7 +10,8 @@ from fastrnn.backends.triton.graph import can_capture, capture
 from fastrnn.backends.triton.kernel import Kernel
 from fastrnn.backends.triton.launch import launch
 from fastrnn.backends.triton.layout import Layout
-from fastrnn.spec import CELLS
+from fastrnn.backends.triton.tensors import BackwardTensors, ForwardTensors, Weights
+from fastrnn.spec import LayerSpec
 
 __all__ = ["backward", "backward_kernel", "forward", "forward_kernel"]
 
@@ -22,28 +23,27 @@ _FEWEST_GRAPHS = 2  # a graph that is replayed once costs more than it saves
 Step = Callable[[dict[str, Any], list[int]], None]
 
 
-def forward_kernel(cell: str, hidden: int, dtype: torch.dtype, ragged: bool, save: bool, projected: bool) -> Kernel:
-    return _kernel("pointwise_forward", cell, hidden, dtype, RAGGED=ragged, SAVE=save, PROJECTED=projected)
+def forward_kernel(spec: LayerSpec, hidden: int, dtype: torch.dtype, ragged: bool, save: bool) -> Kernel:
+    return _kernel("pointwise_forward", spec, hidden, dtype, RAGGED=ragged, SAVE=save, PROJECTED=spec.projected)
 
 
-def backward_kernel(cell: str, hidden: int, dtype: torch.dtype, ragged: bool, projected: bool) -> Kernel:
-    apart = bool(CELLS[cell].apart)
-    return _kernel("pointwise_backward", cell, hidden, dtype, RAGGED=ragged, APART=apart, PROJECTED=projected)
+def backward_kernel(spec: LayerSpec, hidden: int, dtype: torch.dtype, ragged: bool) -> Kernel:
+    flags = {"RAGGED": ragged, "APART": bool(spec.facts.apart), "PROJECTED": spec.projected}
+    return _kernel("pointwise_backward", spec, hidden, dtype, **flags)
 
 
-def _kernel(name: str, cell: str, hidden: int, dtype: torch.dtype, **constants: Any) -> Kernel:
-    spec = CELLS[cell]
+def _kernel(name: str, spec: LayerSpec, hidden: int, dtype: torch.dtype, **flags: bool) -> Kernel:
     units = min(256, max(16, 1 << (hidden - 1).bit_length()))
     constants = {
-        "CELL": cell,
-        "GATES": len(spec.gates),
-        "KEPT": len(spec.kept),
+        "CELL": spec.cell,
+        "GATES": len(spec.facts.gates),
+        "KEPT": len(spec.facts.kept),
         "HIDDEN": hidden,
         "ROWS": _TILE // units,
         "UNITS": units,
-        **constants,
+        **flags,
     }
-    return Kernel(name, dtype, len(spec.states), tuple(constants.items()), warps=4)
+    return Kernel(name, dtype, len(spec.facts.states), tuple(constants.items()), warps=4)
 
 
 def _grid(kernel: Kernel, layout: Layout) -> tuple[int, int]:
@@ -56,83 +56,56 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def forward(
-    cell: str,
-    layout: Layout,
-    gx: Tensor,
-    w_hh: Tensor,
-    b_hh: Tensor,
-    w_hr: Tensor | None,
-    initial: tuple[Tensor, ...],
-    y: Tensor,
-    saved: Tensor,
-) -> tuple[Tensor, ...]:
-    """Fills ``y`` [N, D*P] and ``saved``, returns the final states. ``w_hr`` [D, P, H] projects the hidden state."""
-    hidden = w_hh.shape[1] // len(CELLS[cell].gates)
-    kernel = forward_kernel(cell, hidden, gx.dtype, layout.ragged, saved.shape[1] > 0, w_hr is not None)
-    h, *others = (s.clone() for s in initial)
+def forward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: ForwardTensors) -> tuple[Tensor, ...]:
+    """The time loop; returns the final states."""
+    w_hh, w_hr, gx = weights.w_hh, weights.w_hr, tensors.gx
+    kernel = forward_kernel(spec, weights.hidden, gx.dtype, layout.ragged, tensors.save)
+    h, *others = (s.clone() for s in tensors.initial)
     others = [s.to(_wide(s.dtype)) for s in others]
-    cell_h = h if w_hr is None else h.new_empty(*h.shape[:2], hidden)
+    cell_h = h if w_hr is None else h.new_empty(*h.shape[:2], weights.hidden)
     gh = gx.new_empty(layout.directions, layout.batch, w_hh.shape[1])
     states = (cell_h, *others)
     grid = _grid(kernel, layout)
-    given = {"gx": gx, "gh": gh, "carried": states, "final": states, "y": y, "saved": saved, **layout.arguments()}
+    given = {**vars(tensors), "gh": gh, "carried": states, "final": states, "geometry": layout.geometry}
 
     def one_step(position: dict[str, Any], actives: list[int]) -> None:
         n = max(actives)
-        torch.baddbmm(b_hh.unsqueeze(1), h[:, :n], w_hh.transpose(1, 2), out=gh[:, :n])
+        torch.baddbmm(weights.b_hh.unsqueeze(1), h[:, :n], w_hh.transpose(1, 2), out=gh[:, :n])
         launch(kernel, grid, {**given, **position}, gx.device)
         if w_hr is not None:
             for d, active in enumerate(actives):
                 torch.mm(cell_h[d, :active], w_hr[d].t(), out=h[d, :active])
-                _rows(y, layout, d, position["step"]).copy_(h[d, :active])
+                _rows(tensors.y, layout, d, position["step"]).copy_(h[d, :active])
 
     _run(one_step, layout, [layout.actives(step) for step in range(layout.steps)], w_hr is None, gx.device)
     return h, *(s.to(h.dtype) for s in others)
 
 
-def backward(
-    cell: str,
-    layout: Layout,
-    dy: Tensor,
-    dfinal: tuple[Tensor, ...],
-    w_hh: Tensor,
-    w_hr: Tensor | None,
-    y: Tensor,
-    saved: Tensor,
-    initial: tuple[Tensor, ...],
-    dgx: Tensor,
-    dgh: Tensor,
-    dprojected: Tensor | None,
-) -> tuple[Tensor, ...]:
-    """Fills the gate gradients and, with a projection, the gradients of its results [N, D*P]; returns those of
-    initial."""
-    hidden = w_hh.shape[1] // len(CELLS[cell].gates)
-    kernel = backward_kernel(cell, hidden, y.dtype, layout.ragged, w_hr is not None)
-    dh, *others = (s.clone() for s in dfinal)
+def backward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: BackwardTensors) -> tuple[Tensor, ...]:
+    """The time loop backward; returns the gradients of the initial states."""
+    w_hh, w_hr, dgh, dprojected = weights.w_hh, weights.w_hr, tensors.dgh, tensors.dprojected
+    kernel = backward_kernel(spec, weights.hidden, dgh.dtype, layout.ragged)
+    dh, *others = (s.clone() for s in tensors.dfinal)
     others = [s.to(_wide(s.dtype)) for s in others]
-    cell_dh = dh if w_hr is None else dh.new_empty(*dh.shape[:2], hidden)
-    dgh_step = dgx.new_empty(layout.directions, layout.batch, w_hh.shape[1])
+    cell_dh = dh if w_hr is None else dh.new_empty(*dh.shape[:2], weights.hidden)
+    dgh_step = dgh.new_empty(layout.directions, layout.batch, w_hh.shape[1])
     dstates = (cell_dh, *others)
     grid = _grid(kernel, layout)
-    given = {
-        "dy": dy, "y": y, "saved": saved, "initial": initial, "carried": dstates, "final": dstates,
-        "dgx": dgx, "dgh": dgh, "dgh_step": dgh_step, **layout.arguments(),
-    }  # fmt: skip
+    given = {**vars(tensors), "dgh_step": dgh_step, "carried": dstates, "final": dstates, "geometry": layout.geometry}
 
     def one_step(position: dict[str, Any], actives: list[int]) -> None:
         n = max(actives)
         if w_hr is not None and dprojected is not None:
             step = layout.steps - 1 - position["step"]
             for d, active in enumerate(actives):
-                dh[d, :active] += _rows(dy, layout, d, step)
+                dh[d, :active] += _rows(tensors.dy, layout, d, step)
                 _rows(dprojected, layout, d, step).copy_(dh[d, :active])
                 torch.mm(dh[d, :active], w_hr[d], out=cell_dh[d, :active])
                 dh[d, :active] = 0
-        launch(kernel, grid, {**given, **position}, dgx.device)
+        launch(kernel, grid, {**given, **position}, dgh.device)
         dh[:, :n].baddbmm_(dgh_step[:, :n], w_hh)
 
-    _run(one_step, layout, [layout.actives(step) for step in reversed(range(layout.steps))], w_hr is None, dgx.device)
+    _run(one_step, layout, [layout.actives(step) for step in reversed(range(layout.steps))], w_hr is None, dgh.device)
     return dh, *(s.to(dh.dtype) for s in others)
 
 
