@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comparison import assert_accurate
-from problems import Case, Problem, backward, every_cell, forward, fused, names, oracle, problem, torch_nn
+from problems import Case, Problem, backward, every_cell, forward, fused, names, oracle, peer, problem
 from torch import Tensor
 
 from fastrnn.spec import CELLS
+from fastrnn.testing import assert_accurate
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
@@ -130,7 +130,7 @@ def test_float32_is_as_accurate_as_torch(cell, regime, case, products, launched)
     p = problem(cell, case).to(torch.float32)
     assert plan_of(p).regime == regime
     got = fused(p, operators)
-    assert_accurate(got, torch_nn(cell, case, torch.float32), oracle(cell, case, torch.float32))
+    assert_accurate(got, peer(cell, case, torch.float32), oracle(cell, case, torch.float32))
     kind = "pointwise" if regime == "stepwise" else "persistent"
     assert set(launched) == {f"{kind}_forward", f"{kind}_backward"}
 
@@ -163,7 +163,7 @@ def test_float64_agrees_with_the_oracle(cell, case):
 def test_float16_is_as_accurate_as_torch(cell, regime, case):
     p = problem(cell, case).to(torch.float16)
     assert plan_of(p).regime == regime
-    assert_accurate(fused(p, operators), torch_nn(cell, case, torch.float16), oracle(cell, case, torch.float16))
+    assert_accurate(fused(p, operators), peer(cell, case, torch.float16), oracle(cell, case, torch.float16))
 
 
 # Results that must be the same bit for bit
@@ -322,7 +322,7 @@ def test_other_tilings_agree_with_the_oracle(batch, rows, units, scarce, monkeyp
     plan = plan_of(p)
     assert (usual.forward.rows, usual.forward.units) == (16, 16)
     assert all((tile.rows, tile.units) == (rows, units) for tile in (plan.forward, plan.backward)), plan
-    assert_accurate(fused(p, operators), torch_nn("gru", case, torch.float16), oracle("gru", case, torch.float16))
+    assert_accurate(fused(p, operators), peer("gru", case, torch.float16), oracle("gru", case, torch.float16))
 
 
 # Graphs, of which the interpreter has none: what would be captured is done again instead.
