@@ -4,7 +4,7 @@ It needs torch alone: no test runner, and neither the C++ extension nor Triton.
 """
 
 from fastrnn.testing.accuracy import Comparison, assert_accurate, compare
-from fastrnn.testing.modules import CELL_MODULES, IN_TORCH, LAYERS, Kind, counterpart_of, on_reference
+from fastrnn.testing.modules import CELL_MODULES, IN_TORCH, LAYERS, TIED, Kind, counterpart_of, on_reference
 from fastrnn.testing.poison import poisoned
 from fastrnn.testing.problem import Case, Problem, by_operators, by_peer, by_reference, by_torch_nn, make_problem
 
@@ -12,6 +12,7 @@ __all__ = [
     "CELL_MODULES",
     "IN_TORCH",
     "LAYERS",
+    "TIED",
     "Case",
     "Comparison",
     "Kind",

@@ -16,7 +16,7 @@ from fastrnn.modules.layers import hx_of
 from fastrnn.modules.replace import FAST, FASTRNN, cell_of
 from fastrnn.spec import CELLS, LayerSpec, reference
 
-__all__ = ["CELL_MODULES", "IN_TORCH", "LAYERS", "Counterpart", "Kind", "counterpart_of", "on_reference"]
+__all__ = ["CELL_MODULES", "IN_TORCH", "LAYERS", "TIED", "Counterpart", "Kind", "counterpart_of", "on_reference"]
 
 M = TypeVar("M", bound=Module)
 
@@ -87,7 +87,8 @@ class Counterpart:
         return {name: change(name, value) for name, value in found.items()}
 
 
-_TIED = {
+# Cells that torch.nn lacks, but computes by another cell with some of its weights tied.
+TIED = {
     # 1 - sigmoid(f) = sigmoid(-f)
     "cifg": Counterpart("lstm", "cifg", (("f", -1), ("f", 1), ("g", 1), ("o", 1))),
 }
@@ -101,9 +102,9 @@ def counterpart_of(cell: str) -> Counterpart:
     """
     if cell in IN_TORCH:
         return Counterpart(cell, cell, tuple((gate, 1) for gate in CELLS[cell].gates))
-    if cell not in _TIED:
-        raise ValueError(f"expected a cell that torch.nn computes: {', '.join((*IN_TORCH, *_TIED))}; got {cell}")
-    return _TIED[cell]
+    if cell not in TIED:
+        raise ValueError(f"expected a cell that torch.nn computes: {', '.join((*IN_TORCH, *TIED))}; got {cell}")
+    return TIED[cell]
 
 
 def on_reference(module: M) -> M:
