@@ -37,7 +37,7 @@ FORMATS = ("bfloat16", "int8")
 _FLOOR_ULPS = 8
 # float64 has no oracle more exact than itself: 1e-12 of the largest value, as in test_kernels.py.
 _FLOOR_ULPS_FLOAT64 = 4500
-_PEERS = 16  # at most, for what breaks the rule with the first
+_PEERS = 16  # more of them, for what breaks the rule with the first
 _TOLD = 2  # the exit status of the process that has told of a failure itself
 _PATIENCE = 120.0  # seconds for one layer
 # Steps of the reference and multiplications, which bound the time of a layer.
@@ -290,10 +290,14 @@ def _results(layer: Layer, module: nn.Module, dtype: torch.dtype) -> dict[str, T
     return found
 
 
-class _Disturbed(TorchDispatchMode):
-    """Activations are up to four ulps off, as test_activations.py allows, and their derivatives follow from them.
+_ATEN = torch.ops.aten
+_ACTIVATIONS = (_ATEN.tanh.default, _ATEN.sigmoid.default)
+_PRODUCTS = (_ATEN.mm.default, _ATEN.addmm.default)
 
-    Sums that go into a ReLU are an ulp of the largest off, so that those next to 0 may fall on its other side.
+
+class _Disturbed(TorchDispatchMode):
+    """Rounding as it may be: activations are up to four ulps off, as test_activations.py allows, and their derivatives
+    follow from them. Sums of products are off by an ulp of the largest, as in another order of summation.
     """
 
     def __init__(self, seed: int) -> None:
@@ -301,23 +305,22 @@ class _Disturbed(TorchDispatchMode):
         self.generator = torch.Generator().manual_seed(seed)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.relu.default and args[0].numel():
-            return func(self._off(args[0], args[0].abs().max()))
         result = func(*args, **(kwargs or {}))
-        if func in (torch.ops.aten.tanh.default, torch.ops.aten.sigmoid.default):
-            return self._off(result, 4 * result)
-        return result
+        if func in _ACTIVATIONS:
+            return self._off(result, 4 * result.double())
+        return self._off(result, result.double().abs().max()) if func in _PRODUCTS and result.numel() else result
 
     def _off(self, value: Tensor, scale: Tensor) -> Tensor:
         noise = torch.rand(value.shape, generator=self.generator, dtype=torch.float64) * 2 - 1
-        return (value.double() + torch.finfo(value.dtype).eps * noise * scale.double()).to(value.dtype)
+        return (value.double() + torch.finfo(value.dtype).eps * noise * scale).to(value.dtype)
 
 
 def failures(layer: Layer) -> list[str]:
     """What is wrong with fastrnn's results; empty where all is right."""
     dtype = getattr(torch, layer.dtype)
-    module = _module(layer)
+    _C.force_isa(layer.isa)
     torch.set_num_threads(1)
+    module = _module(layer)
     twin = on_reference(module)
     if layer.frozen:
         fastrnn.freeze(module, layer.frozen)
@@ -325,11 +328,6 @@ def failures(layer: Layer) -> list[str]:
             for name, parameter in twin.named_parameters():
                 parameter.copy_(getattr(module, name))
     exact = _results(layer, copy.deepcopy(twin).double(), torch.float64)
-    # Where the processor multiplies frozen weights as they are, activations are rounded too, no coarser than these.
-    peers = {"bfloat16": torch.bfloat16, "int8": torch.float16} if _multiplies_frozen(layer) else {}
-    measured = peers.get(layer.frozen, dtype)
-    twin = twin.to(measured)
-    _C.force_isa(layer.isa)
     torch.set_num_threads(layer.threads)
     try:
         with poisoned(dtype):
@@ -340,33 +338,33 @@ def failures(layer: Layer) -> list[str]:
         torch.set_num_threads(1)
     if got.keys() != exact.keys():
         return [f"expected {', '.join(exact)}; got {', '.join(got)}"]
-    forms = [
-        f"{name}: expected {dtype} {tuple(exact[name].shape)}, got {value.dtype} {tuple(value.shape)}"
-        for name, value in got.items()
-        if value.dtype != dtype or value.shape != exact[name].shape
-    ]
-    if forms:
-        return forms
+    forms = {name: (value.dtype, value.shape) for name, value in got.items()}
+    wrong = [f"{name}: got {forms[name]}" for name, value in exact.items() if forms[name] != (dtype, value.shape)]
+    return wrong or _inaccurate(layer, got, exact, twin)
+
+
+def _inaccurate(layer: Layer, got: dict[str, Tensor], exact: dict[str, Tensor], twin: nn.Module) -> list[str]:
+    """What breaks the accuracy rule. ``twin`` is the module on the reference."""
+    dtype = getattr(torch, layer.dtype)
+    # Where the processor multiplies frozen weights as they are, activations are rounded too, no coarser than these.
+    peers = {"bfloat16": torch.bfloat16, "int8": torch.float16} if _C.multiplies_bfloat16() else {}
+    measure = peers.get(layer.frozen, dtype)
+    twin = twin.to(measure)
     floor = _FLOOR_ULPS_FLOAT64 if dtype == torch.float64 else _FLOOR_ULPS
 
     def wrong() -> dict[str, str]:
-        peer = {name: value.to(dtype) for name, value in _results(layer, twin, measured).items()}
+        peer = {name: value.to(dtype) for name, value in _results(layer, twin, measure).items()}
         return {found.name: str(found) for found in compare(got, peer, exact, floor) if not found.ok}
 
     suspects = wrong()
-    # A tensor of a few values may be exact in the peer by luck. Then peers whose activations are only as accurate as
-    # ours have to be are the measure: what is wrong breaks the rule with each of them.
+    # A tensor of a few values may be exact in the peer by luck. Then peers that round otherwise are the measure: what
+    # is wrong breaks the rule with each of them.
     for seed in range(_PEERS):
         if suspects:
             with _Disturbed(seed):
                 again = wrong()
             suspects = {name: again[name] for name in suspects.keys() & again.keys()}
     return sorted(suspects.values())
-
-
-def _multiplies_frozen(layer: Layer) -> bool:
-    _C.force_isa(layer.isa)
-    return bool(layer.frozen) and _C.multiplies_bfloat16()
 
 
 # Making smaller

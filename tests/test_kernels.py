@@ -22,7 +22,7 @@ from problems import (
 )
 
 from fastrnn import _C
-from fastrnn.spec import reference
+from fastrnn.spec import CELLS, reference
 from fastrnn.testing import assert_accurate
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
@@ -106,3 +106,20 @@ def test_the_cases_meet_every_plan(cell, element_bytes, isa):
         "rows and units": (False, True, True),
     }
     assert not [name for name, split in missing.items() if split not in splits]
+
+
+@every_cell
+def test_both_languages_describe_a_cell_alike(cell):
+    spec = CELLS[cell]
+    assert _C.cell_facts(cell) == {
+        "gates": len(spec.gates),
+        "sums": len(spec.gates) + len(spec.apart),
+        "apart": [spec.gates.index(gate) for gate in spec.apart],
+        "saved": len(spec.saved),
+        "states": len(spec.states),
+        "projectable": spec.projectable,
+    }
+
+
+def test_both_languages_have_the_same_cells():
+    assert _C.cells() == list(CELLS)

@@ -1,4 +1,4 @@
-"""What holds of the sources: imports point down, and both languages describe the cells alike."""
+"""Imports and includes point down."""
 
 import ast
 import re
@@ -6,10 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from problems import every_cell
-
-from fastrnn import _C
-from fastrnn.spec import CELLS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -118,20 +114,3 @@ def test_includes_point_down(folder):
                 places = (path.parent, csrc, csrc / "kernels", csrc / "runtime", csrc / "torch")
                 found = next(((p / name).resolve() for p in places if (p / name).exists()), None)
                 assert found and any(a in found.parents for a in allowed), f"{path.name} includes {name}"
-
-
-@every_cell
-def test_both_languages_describe_a_cell_alike(cell):
-    spec = CELLS[cell]
-    assert _C.cell_facts(cell) == {
-        "gates": len(spec.gates),
-        "sums": len(spec.gates) + len(spec.apart),
-        "apart": [spec.gates.index(gate) for gate in spec.apart],
-        "saved": len(spec.saved),
-        "states": len(spec.states),
-        "projectable": spec.projectable,
-    }
-
-
-def test_both_languages_have_the_same_cells():
-    assert _C.cells() == list(CELLS)
