@@ -471,7 +471,7 @@ def main() -> int:
     # What crashes or waits for ever is told by its seed too.
     context = multiprocessing.get_context("spawn")
     current = context.Value("q", -1)
-    process = context.Process(target=_run, args=(options, current))
+    process = context.Process(target=_run, args=(options, current), daemon=True)
     process.start()
     before = -1
     while process.is_alive():

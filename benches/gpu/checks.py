@@ -15,7 +15,7 @@ from fastrnn.spec import CELLS
 from fastrnn.testing import Case, Comparison, by_operators, by_peer, by_reference, compare, make_problem, poisoned
 from fastrnn.testing.problem import stairs
 
-__all__ = ["REGIMES", "Check", "Layer", "check", "layers", "plan_of", "same_bits"]
+__all__ = ["REGIMES", "Check", "Layer", "check", "in_brief", "layers", "plan_of", "same_bits"]
 
 REGIMES = ("resident", "cooperative", "stepwise")
 
@@ -61,7 +61,7 @@ def plan_of(layer: Layer, device: Device) -> Plan:
     return make_plan(layer.cell, case.B, case.H, case.outputs, case.directions, precision.dtype, precision.tf32, device)
 
 
-def _in_brief(cell: str) -> bool:
+def in_brief(cell: str) -> bool:
     """Whether a cell before it has the same form, so that only what is done to single values differs."""
     before = list(CELLS)[: list(CELLS).index(cell)]
     return any(replace(CELLS[other], name=cell, equation=CELLS[cell].equation) == CELLS[cell] for other in before)
@@ -74,7 +74,7 @@ def layers(device: Device, cells: list[str], precisions: list[str]) -> Iterator[
         for cell in sorted((name for name in CELLS if name in cells), key=lambda name: -len(CELLS[name].gates)):
             for regime in REGIMES:
                 for variant in _TAKEN[precision]:
-                    if _in_brief(cell) and variant not in ("dense", "ragged"):
+                    if in_brief(cell) and variant not in ("dense", "ragged"):
                         continue
                     fraction, rest = _VARIANTS[variant]
                     found = [Layer(cell, regime, precision, Case(H=H, **rest)) for H in _SIZES]
