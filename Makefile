@@ -19,13 +19,14 @@ EXTENSION := $(VENV)/.extension
 
 CXX_SOURCES := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/*.cpp)
 
-.PHONY: help demo compare test core sanitize arm bench gpu lint format clean
+.PHONY: help demo compare test fuzz core sanitize arm bench gpu lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train a model on poems with torch.nn.LSTM and fastrnn.LSTM (DATA=path for another UTF-8 text)"
 	@echo "make compare RNN, GRU, LSTM and a Transformer on the same tasks: size, time, memory, quality, gradients"
 	@echo "make test    run the tests (ARGS='-k lstm' passes options to pytest)"
+	@echo "make fuzz    compute random layers and compare them with the reference (ARGS='--minutes 10')"
 	@echo "make core    the CPU kernels as a library without torch and Python, build/core/libfastrnn_core.a"
 	@echo "make sanitize  run these kernels on random layers under sanitizers, of memory and of threads (ARGS='--seconds 60')"
 	@echo "make arm     compile the CPU kernels for 64-bit Arm and test them in an emulator (ARGS as above)"
@@ -43,6 +44,9 @@ compare: $(EXTENSION)
 
 test: $(EXTENSION)
 	$(PY) -m pytest tests --ignore tests/test_arm.py $(ARGS)
+
+fuzz: $(EXTENSION)
+	$(PY) -m tests.fuzz $(ARGS)
 
 core:
 	$(MAKE) -f csrc/core.mk

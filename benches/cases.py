@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastrnn.spec import CELLS
+from fastrnn.testing import LAYERS
 
 __all__ = ["CASES", "MODES", "Case"]
 
@@ -35,6 +36,12 @@ class Case:
     @property
     def gates(self) -> int:
         return len(CELLS[self.cell].gates)
+
+    @property
+    def cell_name(self) -> str:
+        """As people write it, such as ``RNN relu``."""
+        class_name, arguments = LAYERS[self.cell]
+        return " ".join([class_name, *arguments.values()])
 
     @property
     def directions(self) -> int:
@@ -71,7 +78,7 @@ class Case:
             return "projected"
         if self.layers > 1 or self.bidirectional:
             return "stacked or bidirectional"
-        return f"{self.cell.split('_')[0].upper()} dense"
+        return f"{LAYERS[self.cell].class_name} dense"
 
 
 def _cases(name: str, cells: str, *sizes: int, **options: int | bool | str) -> list[Case]:
@@ -89,8 +96,8 @@ CASES: tuple[Case, ...] = (
     *_cases("music-tagger", _ALL, 8, 100, 128, 128),
     *_cases("recurrent-policy", _ALL, 16, 128, 64, 256),
     *_cases("activity", _ALL, 32, 100, 64, 64),
-    *_cases("char-lm", _ALL, 32, 100, 128, 128),
-    *_cases("text-classifier", _ALL, 32, 100, 256, 256, batch_first=True),
+    *_cases("char-lm", f"{_ALL} cifg", 32, 100, 128, 128),
+    *_cases("text-classifier", f"{_ALL} cifg", 32, 100, 256, 256, batch_first=True),
     *_cases("forecaster", _ALL, 32, 24, 1, 128, batch_first=True),
     *_cases("hospital-vitals", _ALL, 64, 48, 24, 40, batch_first=True),
     *_cases("word-lm", _ALL, 64, 100, 128, 512),
@@ -99,7 +106,7 @@ CASES: tuple[Case, ...] = (
     *_cases("noise-suppressor", "gru", 1, 100, 42, 24),
     *_cases("pixel-rows", "rnn_relu", 64, 28, 28, 64, batch_first=True),
     # A single step.
-    *_cases("streaming-step", _ALL, 1, 1, 128, 128),
+    *_cases("streaming-step", f"{_ALL} cifg", 1, 1, 128, 128),
     *_cases("policy-step", _ALL, 16, 1, 64, 256),
     *_cases("beam-step", "lstm gru", 8, 1, 512, 512, layers=2),
     # Stacked, bidirectional, projected.
@@ -108,7 +115,7 @@ CASES: tuple[Case, ...] = (
     *_cases("speech-recognizer", "lstm gru", 8, 200, 80, 256, layers=3, bidirectional=True, batch_first=True),
     *_cases("speech-transducer", "lstm", 8, 100, 80, 512, proj_size=128),
     # Ragged.
-    *_cases("tagger", _ALL, 32, 60, 100, 128, bidirectional=True, ragged=True),
+    *_cases("tagger", f"{_ALL} cifg", 32, 60, 100, 128, bidirectional=True, ragged=True),
     *_cases("reviews", _ALL, 32, 200, 128, 128, ragged=True),
     *_cases("utterances", "lstm gru", 16, 300, 80, 256, ragged=True),
     # Other precisions.

@@ -26,7 +26,7 @@ from benches.verify import check_fastrnn
 from benches.workload import Workload, build, make_workload, to_float64
 
 FLOAT32, PEER = "float32", "torch int8"
-CASES = [Case("frozen", cell, 1, 100, size, size) for cell in ("lstm", "gru") for size in (128, 256, 512)]
+CASES = [Case("frozen", cell, 1, 100, size, size) for cell in ("lstm", "gru", "cifg") for size in (128, 256, 512)]
 # About twice the largest errors of these cases: more is a mistake.
 _ALLOWED = {FLOAT32: 2e-6, "bfloat16": 1e-2, "int8": 1.5e-2, PEER: 6e-2}
 

@@ -5,21 +5,41 @@ ONNX has its own gate order and stacks both biases: https://onnx.ai/onnx/operato
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from benches.cases import Case
+from fastrnn.spec import CELLS
 
 __all__ = ["onnx_model"]
 
 _OPSET, _IR_VERSION = 17, 9
-_GATES = {"lstm": [0, 3, 1, 2], "gru": [1, 0, 2]}  # i f g o -> i o f c;  r z n -> z r h
+
+
+class _Operator(NamedTuple):
+    """``gates``: for each of ONNX's, the place of PyTorch's. ``activation``: where it is not the usual one."""
+
+    name: str
+    gates: list[int]
+    options: dict[str, Any] = {}
+    activation: str = ""
+
+
+_OPERATORS = {
+    "lstm": _Operator("LSTM", [0, 3, 1, 2]),  # i f g o -> i o f c
+    "gru": _Operator("GRU", [1, 0, 2], {"linear_before_reset": 1}),  # r z n -> z r h
+    "rnn_tanh": _Operator("RNN", [0]),
+    "rnn_relu": _Operator("RNN", [0], activation="Relu"),
+}
 
 
 def onnx_model(case: Case, weights: dict[str, Tensor]) -> ModelProto:
     """Inputs ``x`` and, for a single step, ``h_0`` (and ``c_0``); outputs ``y``, ``h_n`` (and ``c_n``)."""
-    states = ["h", "c"] if case.cell == "lstm" else ["h"]
+    states = CELLS[case.cell].states
     depth, width = case.layers * case.directions, case.directions * case.hidden_size
     leading = [case.batch, case.steps] if case.batch_first else [case.steps, case.batch]
 
@@ -61,7 +81,7 @@ def _split(source: str, targets: list[str]) -> NodeProto:
 
 def _layer_weights(case: Case, weights: dict[str, Tensor], layer: int) -> dict[str, np.ndarray]:
     """``W`` [D, G*H, I], ``R`` [D, G*H, H], ``b`` [D, 2*G*H] with ONNX's gates."""
-    order = _GATES.get(case.cell, [0])
+    order = _OPERATORS[case.cell].gates
 
     def stacked(name: str) -> np.ndarray:
         values = [weights[f"{name}_l{layer}{suffix}"] for suffix in ("", "_reverse")[: case.directions]]
@@ -71,17 +91,16 @@ def _layer_weights(case: Case, weights: dict[str, Tensor], layer: int) -> dict[s
     return {"W": stacked("weight_ih"), "R": stacked("weight_hh"), "b": biases}
 
 
-def _layer(case: Case, layer: int, source: str, states: list[str]) -> list[NodeProto]:
+def _layer(case: Case, layer: int, source: str, states: Sequence[str]) -> list[NodeProto]:
     """One recurrent node, and its output from ONNX's [T, D, B, H] to [T, B, D*H]."""
-    options: dict[str, object] = {"direction": "bidirectional" if case.bidirectional else "forward"}
-    if case.cell == "gru":
-        options["linear_before_reset"] = 1
-    if case.cell == "rnn_relu":
-        options["activations"] = ["Relu"] * case.directions
+    operator = _OPERATORS[case.cell]
+    options = {"direction": "bidirectional" if case.bidirectional else "forward"} | operator.options
+    if operator.activation:
+        options["activations"] = [operator.activation] * case.directions
     initial = [f"{s}_0_l{layer}" for s in states] if case.steps == 1 else []
     return [
         helper.make_node(
-            case.cell.partition("_")[0].upper(),
+            operator.name,
             [source, *(f"{name}_l{layer}" for name in "WRb"), "", *initial],
             [f"raw_l{layer}", *(f"{s}_n_l{layer}" for s in states)],
             hidden_size=case.hidden_size,

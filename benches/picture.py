@@ -9,33 +9,44 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benches.cases import MODES
+from benches.cases import MODES, Case
 from benches.results import Report
+from fastrnn.spec import CELLS
 
 __all__ = ["draw"]
 
-_CELLS = {
-    "lstm": ("LSTM", "#1f6fb4", "o"),
-    "gru": ("GRU", "#d95f0e", "s"),
-    "rnn_tanh": ("RNN", "#2a9d5c", "D"),
-    "rnn_relu": ("RNN relu", "#8a4fae", "^"),
+_STYLES = {  # colour, marker
+    "lstm": ("#1f6fb4", "o"),
+    "gru": ("#d95f0e", "s"),
+    "rnn_tanh": ("#2a9d5c", "D"),
+    "rnn_relu": ("#8a4fae", "^"),
 }
-_OFFSET = {"lstm": -0.22, "gru": 0.0, "rnn_tanh": 0.22, "rnn_relu": 0.22}
+_OTHER = ("0.35", "v")
+_BETWEEN = 0.22  # the dots of a row
 
 
 def draw(report: Report, path: Path) -> None:
     """One row a shape, one dot a cell with a bar between its quartiles; inference left, training right."""
+    seen = {cell: {(r.case.name, r.case.shape) for r in report.results if r.case.cell == cell} for cell in CELLS}
     labels = list(dict.fromkeys((r.case.name, r.case.shape) for r in report.results))
     place = {label: n for n, label in enumerate(labels)}
+    cells = {label: [cell for cell in CELLS if label in seen[cell]] for label in labels}
+
+    def offset(case: Case) -> float:
+        """Of the cells of a row, one below the other."""
+        beside = cells[case.name, case.shape]
+        return _BETWEEN * (beside.index(case.cell) - (len(beside) - 1) / 2)
+
     height = 1.6 + 0.3 * len(labels)
     figure, panels = plt.subplots(1, 2, figsize=(12, height), sharex=True, sharey=True, layout="constrained")
     for panel, mode in zip(panels, MODES, strict=True):
-        for cell, (name, colour, marker) in _CELLS.items():
+        for cell in CELLS:
             chosen = [r for r in report.results if r.mode == mode and r.case.cell == cell]
             if not chosen:
                 continue
-            ys = [place[r.case.name, r.case.shape] + _OFFSET[cell] for r in chosen]
-            ratios = [r.ratios["torch"] for r in chosen]
+            colour, marker = _STYLES.get(cell, _OTHER)
+            ys = [place[r.case.name, r.case.shape] + offset(r.case) for r in chosen]
+            ratios, name = [r.ratios["torch"] for r in chosen], chosen[0].case.cell_name
             panel.hlines(ys, [q.q1 for q in ratios], [q.q3 for q in ratios], colour, linewidth=1.2, alpha=0.6)
             panel.plot([q.median for q in ratios], ys, marker, color=colour, markersize=4.5, label=name)
         panel.axvline(1.0, color="0.25", linewidth=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ import fastrnn
 from benches.cases import Case
 from benches.verify import check_close
 from benches.workload import Workload, build, run_inference, run_training
+from fastrnn.spec import CELLS
+from fastrnn.testing import counterpart_of
 
 __all__ = ["ONNXRT", "OURS", "TORCH", "make_runs", "module_run", "module_runs", "onnxrt_available"]
 
@@ -62,10 +65,12 @@ def _onnxrt_run(work: Workload, threads: int) -> Run:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Workers wait hot for the next call, but for 1 ms instead of 40, which the other providers would pay for.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "1000")
-    model = onnx_model(work.case, work.weights).SerializeToString()
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    counterpart = counterpart_of(work.case.cell)
+    model = onnx_model(replace(work.case, cell=counterpart.cell), counterpart.weights(work.weights))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     states = () if work.state is None else (work.state,) if isinstance(work.state, Tensor) else work.state
-    feed = {"x": work.values.numpy()} | {name: s.numpy() for name, s in zip(("h_0", "c_0"), states, strict=False)}
+    names = CELLS[work.case.cell].states[: len(states)]
+    feed = {"x": work.values.numpy()} | {f"{name}_0": s.numpy() for name, s in zip(names, states, strict=True)}
 
     with torch.no_grad():
         expected = run_inference(build(nn, work.case, work.weights, torch.float32), work)

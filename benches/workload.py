@@ -10,16 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
+import fastrnn
 from benches.cases import Case
+from fastrnn.modules.layers import hx_of
+from fastrnn.spec import LayerSpec
+from fastrnn.testing import LAYERS, counterpart_of
 
 __all__ = ["Workload", "build", "lengths_of", "make_workload", "run_inference", "run_training", "to_float64"]
 
-State = Tensor | tuple[Tensor, Tensor]
+State = Tensor | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What every provider is given. ``cotangents`` belong to the flat outputs: the output, then the final states."""
+    """What every provider is given. ``cotangents`` belong to the flat outputs: the output, then the final states.
+
+    ``weights`` are those of fastrnn's module; ``build`` makes torch.nn's of them where its cell is another one.
+    """
 
     case: Case
     weights: dict[str, Tensor]
@@ -33,21 +40,30 @@ class Workload:
 
 
 def build(library: ModuleType, case: Case, weights: dict[str, Tensor], dtype: torch.dtype) -> nn.Module:
-    """``library``'s module for the case, holding ``weights``; ``library`` is ``torch.nn`` or ``fastrnn``."""
-    options: dict[str, object] = {
+    """``library``'s module for the case, ``torch.nn``'s or ``fastrnn``'s, with ``weights``, which are fastrnn's.
+
+    A cell that torch.nn lacks is computed there by its counterpart, such as an LSTM with tied gates.
+    """
+    cell = case.cell
+    if library is nn:
+        counterpart = counterpart_of(cell)
+        cell, weights = counterpart.cell, counterpart.weights(weights)
+    device = next(iter(weights.values())).device
+    module = _make(library, cell, case, device=device, dtype=dtype)
+    module.load_state_dict(weights)
+    return module
+
+
+def _make(library: ModuleType, cell: str, case: Case, **made: Any) -> nn.Module:
+    options: dict[str, Any] = {
         "num_layers": case.layers,
         "bidirectional": case.bidirectional,
         "batch_first": case.batch_first,
     }
     if case.proj_size:
         options["proj_size"] = case.proj_size
-    kind, _, nonlinearity = case.cell.partition("_")
-    if nonlinearity:
-        options["nonlinearity"] = nonlinearity
-    device = next(iter(weights.values())).device
-    module = getattr(library, kind.upper())(case.input_size, case.hidden_size, device=device, dtype=dtype, **options)
-    module.load_state_dict(weights)
-    return module
+    class_name, arguments = LAYERS[cell]
+    return getattr(library, class_name)(case.input_size, case.hidden_size, **arguments, **options, **made)
 
 
 def lengths_of(case: Case) -> Tensor:
@@ -63,19 +79,15 @@ def lengths_of(case: Case) -> Tensor:
 def make_workload(case: Case, device: str = "cpu") -> Workload:
     torch.manual_seed(0)
     made: dict[str, Any] = {"device": device, "dtype": getattr(torch, case.dtype)}
-    options = {"num_layers": case.layers, "bidirectional": case.bidirectional, "proj_size": case.proj_size}
-    base = {"lstm": nn.LSTM, "gru": nn.GRU}.get(case.cell, nn.RNN)
-    if base is not nn.LSTM:
-        del options["proj_size"]
-    weights = base(case.input_size, case.hidden_size, **made, **options).state_dict()
+    weights = _make(fastrnn, case.cell, case, **made).state_dict()
 
     depth = case.layers * case.directions
     leading = (case.batch, case.steps) if case.batch_first else (case.steps, case.batch)
     padded = torch.randn(*leading, case.input_size, **made)
     lengths = lengths_of(case)
-    final = [torch.randn(depth, case.batch, case.output_size, **made)]
-    if case.cell == "lstm":
-        final.append(torch.randn(depth, case.batch, case.hidden_size, **made))
+    spec = LayerSpec(case.cell)
+    widths = spec.state_widths(case.hidden_size, case.output_size).values()
+    final = [torch.randn(depth, case.batch, width, **made) for width in widths]
     state = tuple(torch.tanh(torch.randn_like(s)) for s in final) if case.steps == 1 else None
     rows = (int(lengths.sum()),) if case.ragged else leading
     output = torch.randn(*rows, case.directions * case.output_size, **made)
@@ -83,7 +95,7 @@ def make_workload(case: Case, device: str = "cpu") -> Workload:
         case,
         weights,
         pack_padded_sequence(padded, lengths, case.batch_first, enforce_sorted=False) if case.ragged else padded,
-        state[0] if state is not None and len(state) == 1 else state,
+        None if state is None else hx_of(state),
         [output, *final],
     )
 
@@ -91,7 +103,7 @@ def make_workload(case: Case, device: str = "cpu") -> Workload:
 def to_float64(work: Workload) -> Workload:
     state = work.state
     if state is not None:
-        state = state.double() if isinstance(state, Tensor) else (state[0].double(), state[1].double())
+        state = state.double() if isinstance(state, Tensor) else tuple(s.double() for s in state)
     weights = {name: value.double() for name, value in work.weights.items()}
     return Workload(work.case, weights, work.input.to(torch.float64), state, [g.double() for g in work.cotangents])
 

@@ -1,4 +1,4 @@
-"""What the tests compare: a fastrnn module and its torch.nn counterpart, same parameters and same inputs."""
+"""What the tests compare: a fastrnn module and its peer, same parameters and same inputs."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,24 +9,38 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 import fastrnn
+from fastrnn.modules.layers import hx_of
+from fastrnn.spec import CELLS, LayerSpec
+from fastrnn.testing import CELL_MODULES, IN_TORCH, LAYERS, Kind, on_reference
 
-# id: class name and the arguments that choose the cell
-LAYERS = {
-    "rnn_tanh": ("RNN", {}),
-    "rnn_relu": ("RNN", {"nonlinearity": "relu"}),
-    "lstm": ("LSTM", {}),
-    "gru": ("GRU", {}),
-}
-CELLS = {name: (class_name + "Cell", arguments) for name, (class_name, arguments) in LAYERS.items()}
-MODULES = [
-    pytest.param(kinds, kind, id=kind + suffix) for kinds, suffix in ((LAYERS, ""), (CELLS, "-cell")) for kind in kinds
-]
+# The modules that torch.nn has too
+TORCH_LAYERS = {kind: LAYERS[kind] for kind in IN_TORCH}
+TORCH_CELLS = {kind: CELL_MODULES[kind] for kind in IN_TORCH}
+
+
+def _modules(of_cells: Any) -> pytest.MarkDecorator:
+    tables = ((LAYERS, ""), (CELL_MODULES, "-cell"))
+    parameters = [pytest.param(kinds, kind, id=kind + suffix) for kinds, suffix in tables for kind in of_cells]
+    return pytest.mark.parametrize("kinds,kind", parameters)
+
 
 layers = pytest.mark.parametrize("kind", LAYERS)
-cells = pytest.mark.parametrize("kind", CELLS)
-every_module = pytest.mark.parametrize("kinds,kind", MODULES)
+torch_layers = pytest.mark.parametrize("kind", TORCH_LAYERS)
+cells = pytest.mark.parametrize("kind", CELL_MODULES)
+torch_cells = pytest.mark.parametrize("kind", TORCH_CELLS)
+every_module = _modules(CELLS)
+every_torch_module = _modules(IN_TORCH)
 
-FLOOR_ULPS = 8
+
+def with_options(options: dict[str, dict], kinds: Any = LAYERS) -> pytest.MarkDecorator:
+    """Parameters ``kind,options``: those that each cell takes."""
+    parameters = [
+        pytest.param(kind, given, id=f"{kind}-{name}")
+        for kind in kinds
+        for name, given in options.items()
+        if CELLS[kind].projectable or "proj_size" not in given
+    ]
+    return pytest.mark.parametrize("kind,options", parameters)
 
 
 def rows(options):
@@ -34,14 +48,28 @@ def rows(options):
     return options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
 
 
-def pair(kinds: dict[str, tuple[str, dict]], kind: str, *args: Any, **kwargs: Any) -> tuple[nn.Module, nn.Module]:
-    """The torch.nn module and the fastrnn module of this kind, each built from the same seed."""
+def build(library: Any, kinds: dict[str, Kind], kind: str, *args: Any, **kwargs: Any) -> nn.Module:
     class_name, arguments = kinds[kind]
-    modules = []
-    for namespace in (nn, fastrnn):
-        torch.manual_seed(0)
-        modules.append(getattr(namespace, class_name)(*args, **arguments, **kwargs))
-    return tuple(modules)
+    return getattr(library, class_name)(*args, **arguments, **kwargs)
+
+
+def pair(kinds: dict[str, Kind], kind: str, *args: Any, **kwargs: Any) -> tuple[nn.Module, nn.Module]:
+    """The peer and the fastrnn module of this kind, with the same parameters.
+
+    The peer is torch.nn's module, built from the same seed; for a cell that torch.nn lacks, the module on the oracle.
+    """
+    torch.manual_seed(0)
+    ours = build(fastrnn, kinds, kind, *args, **kwargs)
+    if kind not in IN_TORCH:
+        return on_reference(ours), ours
+    torch.manual_seed(0)
+    return build(nn, kinds, kind, *args, **kwargs), ours
+
+
+def modules_of(kinds: dict[str, Kind], kind: str, *args: Any, **kwargs: Any) -> tuple[nn.Module, ...]:
+    """What users may write: torch.nn's module, where it has one, and fastrnn's; the same parameters."""
+    theirs, ours = pair(kinds, kind, *args, **kwargs)
+    return (theirs, ours) if kind in IN_TORCH else (ours,)
 
 
 def states(kind: str, rows: int | None, batch: int | None, hidden: int, out: int | None = None, **options: Any) -> Any:
@@ -52,7 +80,12 @@ def states(kind: str, rows: int | None, batch: int | None, hidden: int, out: int
         shape = [n for n in (rows, batch, size) if n is not None]
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(**options)
 
-    return (make(out or hidden), make(hidden)) if kind == "lstm" else make(out or hidden)
+    return hx_of(tuple(make(width) for width in LayerSpec(kind).state_widths(hidden, out or hidden).values()))
+
+
+def each(function: Any, hx: Any) -> Any:
+    """``function`` of every state, in the form of ``hx``."""
+    return None if hx is None else hx_of(tuple(function(s) for s in tensors(hx)))
 
 
 def inputs(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -104,17 +137,4 @@ def assert_exact(got: dict[str, Tensor], oracle: dict[str, Tensor]) -> None:
     assert got.keys() == oracle.keys()
     for name, exact in oracle.items():
         error, limit = (got[name] - exact).abs().max(), 1e-12 * exact.abs().max()
-        assert error <= limit, f"{name}: error {error:.3g}, limit {limit:.3g}"
-
-
-def assert_accurate(got: dict[str, Tensor], torch_nn: dict[str, Tensor], oracle: dict[str, Tensor]) -> None:
-    """Error against the float64 oracle at most twice that of torch.nn at the same dtype, plus a few ulps."""
-    assert got.keys() == torch_nn.keys() == oracle.keys()
-    for name, exact in oracle.items():
-        if exact.numel() == 0:
-            continue
-        assert got[name].dtype == torch_nn[name].dtype
-        floor = FLOOR_ULPS * torch.finfo(got[name].dtype).eps * exact.abs().max()
-        limit = 2 * (torch_nn[name].double() - exact).abs().max() + floor
-        error = (got[name].double() - exact).abs().max()
         assert error <= limit, f"{name}: error {error:.3g}, limit {limit:.3g}"

@@ -18,9 +18,11 @@ from fastrnn.models import (
     SequenceGenerator,
     SequenceTagger,
 )
+from fastrnn.testing import IN_TORCH, LAYERS
 
-NAMES = ["LSTM", "GRU", "RNN"]
+NAMES = list(dict.fromkeys(kind.class_name for kind in LAYERS.values()))
 every_class = pytest.mark.parametrize("rnn", [getattr(fastrnn, name) for name in NAMES], ids=NAMES)
+TORCH_NAMES = list(dict.fromkeys(LAYERS[cell].class_name for cell in IN_TORCH))
 
 V, B, T = 9, 3, 6
 LENGTHS = torch.tensor([6, 1, 4])

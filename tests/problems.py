@@ -1,8 +1,5 @@
-"""Layers to compute: named cases, their tensors, and three ways to compute them."""
+"""The layers that the tests of kernels compute: named cases, and each way to compute one, done once."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,43 +8,32 @@ import torch
 from torch import Tensor
 
 from fastrnn import _C, ops
-from fastrnn.spec import CELLS, LayerSpec, reference
+from fastrnn.spec import CELLS
+from fastrnn.testing import Case, Problem, by_operators, by_peer, by_reference, make_problem, poisoned
+from fastrnn.testing.problem import backward, forward, names
+
+__all__ = [
+    "CASES",
+    "Case",
+    "Problem",
+    "backward",
+    "cases_of",
+    "every_case",
+    "every_cell",
+    "every_isa",
+    "every_small_case",
+    "forward",
+    "fused",
+    "names",
+    "of_each_cell",
+    "oracle",
+    "peer",
+    "plan_of",
+    "problem",
+]
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
 every_isa = pytest.mark.parametrize("isa", _C.runnable_isas(), indirect=True)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One layer and its batch. ``P`` is the size of a projection, ``lengths`` makes the batch ragged."""
-
-    T: int
-    B: int
-    H: int
-    I: int  # noqa: E741
-    threads: int = 1
-    directions: int = 1
-    P: int | None = None
-    lengths: tuple[int, ...] | None = None
-    batch_first: bool = False
-    bias: bool = True
-    state: bool = True
-
-    @property
-    def batch_sizes(self) -> Tensor | None:
-        if self.lengths is None:
-            return None
-        return torch.tensor([sum(length > t for length in self.lengths) for t in range(self.T)])
-
-    @property
-    def rows(self) -> int:
-        return sum(self.lengths) if self.lengths else self.T * self.B
-
-    def plan(self, cell: str, element_bytes: int) -> dict:
-        P = self.P or self.H
-        sizes = (self.T, self.B, self.I, self.H, P, self.directions, self.rows)
-        return _C.plan(cell, *sizes, element_bytes, self.threads)
-
 
 CASES = {
     # few rows
@@ -90,173 +76,51 @@ CASES = {
 }
 
 
-def cases_of(cell: str) -> dict[str, Case]:
-    return {name: case for name, case in CASES.items() if cell == "lstm" or case.P is None}
+def cases_of(cell: str, cases: dict[str, Case] = CASES) -> dict[str, Case]:
+    """Those that the cell takes."""
+    return {name: case for name, case in cases.items() if not case.P or CELLS[cell].projectable}
 
 
-_EVERY_CASE = [pytest.param(cell, case, id=f"{cell}-{name}") for cell in CELLS for name, case in cases_of(cell).items()]
-every_case = pytest.mark.parametrize("cell,case", _EVERY_CASE)
+def of_each_cell(cases: dict[str, Case]) -> list:
+    """Parameters ``cell,case``."""
+    found = [(cell, name, case) for cell in CELLS for name, case in cases_of(cell, cases).items()]
+    return [pytest.param(cell, case, id=f"{cell}-{name}") for cell, name, case in found]
+
+
+every_case = pytest.mark.parametrize("cell,case", of_each_cell(CASES))
 # For kernels that run slowly: without the largest, which takes half the time of all.
 every_small_case = pytest.mark.parametrize(
-    "cell,case", [p for p in _EVERY_CASE if p.values[1].rows * p.values[1].H < 1e5]
+    "cell,case", of_each_cell({name: case for name, case in CASES.items() if case.rows * case.H < 1e5})
 )
 
 
-@dataclass(frozen=True)
-class Problem:
-    """The tensors of a case: inputs of the forward and gradients of its outputs, as float64 values of some dtype."""
-
-    cell: str
-    case: Case
-    x: Tensor
-    state: list[Tensor]
-    weights: list[Tensor]
-    dy: Tensor
-    dstate: list[Tensor]
-
-    @property
-    def spec(self) -> LayerSpec:
-        case = self.case
-        return LayerSpec(self.cell, case.directions, case.bias, case.batch_first, case.P is not None)
-
-    def to(self, dtype: torch.dtype) -> "Problem":
-        def cast(tensors: list[Tensor]) -> list[Tensor]:
-            return [t.to(dtype) for t in tensors]
-
-        return replace(
-            self,
-            x=self.x.to(dtype),
-            state=cast(self.state),
-            weights=cast(self.weights),
-            dy=self.dy.to(dtype),
-            dstate=cast(self.dstate),
-        )
+def plan_of(case: Case, cell: str, element_bytes: int) -> dict:
+    sizes = (case.T, case.B, case.I, case.H, case.outputs, case.directions, case.rows)
+    return _C.plan(cell, *sizes, element_bytes, case.threads)
 
 
 @lru_cache
 def problem(cell: str, case: Case) -> Problem:
-    T, B, H, P, D = case.T, case.B, case.H, case.P or case.H, case.directions
-    G = len(CELLS[cell].gates)
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    leading = (case.rows,) if case.lengths else (B, T) if case.batch_first else (T, B)
-    shapes = [(G * H, case.I), (G * H, P)] + [(G * H,)] * (2 * case.bias) + [(P, H)] * bool(case.P)
-    weights = [(2 * torch.rand(s, generator=generator, dtype=torch.float64) - 1) / H**0.5 for s in shapes * D]
-    widths = [P, H][: len(CELLS[cell].states)]
-    # A packed batch has explicit states, as the operators demand; zeros stand for their absence.
-    given = case.state or case.lengths is not None
-    return Problem(
-        cell,
-        case,
-        x=normal(*leading, case.I),
-        state=[normal(D, B, width) * case.state for width in widths] if given else [],
-        weights=weights,
-        dy=normal(*leading, D * P),
-        dstate=[normal(D, B, width) for width in widths],
-    )
-
-
-# Three ways to compute one layer and its gradients, all as a dictionary of named tensors
-
-
-def names(p: Problem) -> list[str]:
-    of_direction = ["w_ih", "w_hh"] + ["b_ih", "b_hh"] * p.case.bias + ["w_hr"] * bool(p.case.P)
-    weights = [f"{name}[{d}]" for d in range(p.case.directions) for name in of_direction]
-    return ["x", *(f"{s}_0" for s in CELLS[p.cell].states[: len(p.state)]), *weights]
-
-
-def named(p: Problem, y: Tensor, final: list[Tensor], gradients: list[Tensor]) -> dict[str, Tensor]:
-    outputs = {"y": y, **{f"{s}_T": f for s, f in zip(CELLS[p.cell].states, final, strict=True)}}
-    gradient_names = [f"d{name}" for name in names(p)]
-    return {k: v.detach() for k, v in (outputs | dict(zip(gradient_names, gradients, strict=True))).items()}
-
-
-# ``operators`` has layer_forward and layer_backward: the registered ones, or those of a backend.
+    """In float64."""
+    return make_problem(cell, case)
 
 
 def fused(p: Problem, operators: Any = ops) -> dict[str, Tensor]:
     """By the operators, in memory full of NaN."""
     torch.set_num_threads(p.case.threads)
     with poisoned(p.x.dtype):
-        y, final, saved = forward(p, True, operators)
-        gradients = backward(p, y, saved, [True] * len(names(p)), operators)
-    return named(p, y, final, gradients)
-
-
-def forward(p: Problem, save: bool, operators: Any = ops) -> tuple[Tensor, list[Tensor], Tensor]:
-    return operators.layer_forward(p.x, p.state, p.weights, p.case.batch_sizes, *p.spec.arguments, save)
-
-
-def backward(p: Problem, y: Tensor, saved: Tensor, needed: list[bool], operators: Any = ops) -> list[Tensor]:
-    options = (p.case.batch_sizes, *p.spec.arguments)
-    return operators.layer_backward(p.dy, p.dstate, p.x, p.state, p.weights, y, saved, *options, needed)
-
-
-def differentiated(p: Problem, compute: Callable) -> dict[str, Tensor]:
-    """By ``compute(x, state, weights)`` and autograd."""
-    leaves = [t.clone().requires_grad_() for t in (p.x, *p.state, *p.weights)]
-    states = len(p.state)
-    y, final = compute(leaves[0], leaves[1 : 1 + states], leaves[1 + states :])
-    gradients = torch.autograd.grad([y, *final], leaves, [p.dy, *p.dstate])
-    return named(p, y, final, gradients)
+        return by_operators(p, operators)
 
 
 @lru_cache
 def oracle(cell: str, case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
-    """In float64, on inputs rounded to ``dtype``."""
-    p = problem(cell, case).to(dtype).to(torch.float64)
+    """By the reference in float64, on inputs rounded to ``dtype``."""
     torch.set_num_threads(1)
-    return differentiated(p, lambda x, state, weights: reference.layer(p.spec, x, state, weights, case.batch_sizes))
+    return by_reference(problem(cell, case).to(dtype).to(torch.float64))
 
 
 @lru_cache
-def torch_nn(cell: str, case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
-    """By the function under torch.nn's layer of this cell."""
-    p = problem(cell, case).to(dtype)
+def peer(cell: str, case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
+    """By what the accuracy rule measures with."""
     torch.set_num_threads(1)
-
-    def compute(x: Tensor, state: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        state = state or [torch.zeros_like(s) for s in p.dstate]
-        hx = state if cell == "lstm" else state[0]
-        batch = () if case.batch_sizes is None else (case.batch_sizes,)
-        layout = (case.batch_first,) if case.batch_sizes is None else ()
-        options = (case.bias, 1, 0.0, True, case.directions == 2, *layout)
-        y, *final = getattr(torch._VF, cell)(x, *batch, hx, weights, *options)
-        return y, tuple(final)
-
-    return differentiated(p, compute)
-
-
-@contextmanager
-def poisoned(dtype: torch.dtype) -> Iterator[None]:
-    """Tensors that nobody has written hold NaN, and so does the memory that the kernels keep between calls."""
-    # In 16 bits part of a layer is computed in float32, or all of it.
-    spoil_workspace([torch.float64] if dtype == torch.float64 else [torch.float32, dtype], torch.get_num_threads())
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert torch.empty(1).isnan()
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-def spoil_workspace(dtypes: Iterable[torch.dtype], threads: int) -> None:
-    """A layer made of NaN, larger than most cases, leaves NaN wherever it computes."""
-    torch.set_num_threads(1)
-    for dtype in dtypes:
-        p = nan_problem(dtype)
-        y, _, saved = forward(p, save=True)
-        backward(p, y, saved, [True] * len(names(p)))
-    torch.set_num_threads(threads)
-
-
-@lru_cache
-def nan_problem(dtype: torch.dtype) -> Problem:
-    p = problem("lstm", Case(2, 32, 128, 128)).to(dtype)
-    for tensor in (p.x, *p.state, *p.weights, p.dy, *p.dstate):
-        tensor.fill_(torch.nan)
-    return p
+    return by_peer(problem(cell, case).to(dtype))

@@ -23,7 +23,7 @@ memory threads: %: $(OUT)/%/driver
 	$< $(ARGS)
 
 core-memory core-threads: core-%:
-	@$(MAKE) --no-print-directory -j $(shell nproc) -f csrc/core.mk OUT=$(OUT)/$* CXXFLAGS="$(FLAGS)"
+	@$(MAKE) --no-print-directory -s -j $(shell nproc) -f csrc/core.mk OUT=$(OUT)/$* CXXFLAGS="$(FLAGS)"
 
 $(OUT)/%/driver: core-% tests/sanitize.cpp
 	$(CXX) @csrc/flags $(FLAGS) -iquote csrc tests/sanitize.cpp $(OUT)/$*/libfastrnn_core.a -o $@

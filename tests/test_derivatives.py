@@ -5,6 +5,7 @@ import torch
 from comparison import (
     LAYERS,
     assert_same,
+    build,
     inputs,
     layers,
     leaves,
@@ -16,6 +17,7 @@ from comparison import (
 )
 
 import fastrnn
+from fastrnn.modules.layers import hx_of
 
 pytestmark = [
     pytest.mark.usefixtures("single_thread"),
@@ -108,19 +110,19 @@ def test_first_and_second_derivatives(kind, options, packed):
 
 def tied_directions(module, x):
     weights = [w for name, w in module.named_parameters() if not name.endswith("_reverse")]
-    state = (x.new_zeros(2, x.size(1), 4),) * (2 if module.mode == "LSTM" else 1)
+    state = (x.new_zeros(2, x.size(1), 4),) * len(module.cell_spec.states)
     return fastrnn.functional.rnn(module.mode.lower(), x, state, weights * 2, bidirectional=True)[0]
 
 
 def state_from_input(module, x):
     h = torch.tanh(x.mean(0)).repeat(2, 1, 2)[..., :4]
-    return module(x, (h, h) if module.mode == "LSTM" else h)[0]
+    return module(x, hx_of((h,) * len(module.cell_spec.states)))[0]
 
 
 @pytest.mark.parametrize("call", [tied_directions, state_from_input])
-@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
-def test_differentiable_gradients_count_each_path_once(name, call):
-    module = getattr(fastrnn, name)(3, 4, bidirectional=True).double()
+@layers
+def test_differentiable_gradients_count_each_path_once(kind, call):
+    module = build(fastrnn, LAYERS, kind, 3, 4, bidirectional=True).double()
     x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
     inputs = [x, module.weight_hh_l0, module.bias_ih_l0]
     expected = torch.autograd.grad(call(module, x).square().sum(), inputs)

@@ -2,7 +2,20 @@
 
 import pytest
 import torch
-from comparison import LAYERS, assert_same, inputs, layers, pair, results, rows, states, tensors
+from comparison import (
+    CELL_MODULES,
+    LAYERS,
+    assert_same,
+    inputs,
+    layers,
+    modules_of,
+    pair,
+    results,
+    rows,
+    states,
+    tensors,
+    with_options,
+)
 from model_cases import LENGTHS as SOURCE_LENGTHS
 from model_cases import TARGET, TOKENS, every_class, seeded, seq2seq
 from torch import Tensor, nn
@@ -46,28 +59,28 @@ FORMS = {
 @pytest.mark.parametrize("given", [False, True], ids=["zeros", "state"])
 def test_a_stepped_module_is_the_module(kind, form, given):
     options, x = FORMS[form]
-    theirs, ours = pair(LAYERS, kind, F, H, dtype=torch.float64, **options)
+    theirs, _ = pair(LAYERS, kind, F, H, dtype=torch.float64, **options)
     batch = None if form == "unbatched" else B
     hx = states(kind, rows(options), batch, H, dtype=torch.float64) if given else None
     expected = results(theirs, x, hx)
-    for module in (theirs, ours):
+    for module in modules_of(LAYERS, kind, F, H, dtype=torch.float64, **options):
         found = results(Stepped(module), x, hx)
         assert_same({name.replace("module.", ""): value for name, value in found.items()}, expected)
 
 
-def test_a_stepped_projection_is_the_projection():
-    theirs, ours = pair(LAYERS, "lstm", F, H, dtype=torch.float64, proj_size=2, num_layers=2)
+@with_options({"projected": {"proj_size": 2, "num_layers": 2}})
+def test_a_stepped_projection_is_the_projection(kind, options):
+    theirs, ours = pair(LAYERS, kind, F, H, dtype=torch.float64, **options)
     found = results(Stepped(ours), inputs(T, B, F))
     assert_same({name.replace("module.", ""): value for name, value in found.items()}, results(theirs, inputs(T, B, F)))
 
 
 def by_hand(kind: str, module: nn.Module, x: Tensor, loss) -> list[Tensor]:
-    """Norms of the gradients with respect to every state, in a loop over torch.nn's cells: [T] for each layer."""
-    class_name, arguments = LAYERS[kind]
+    """Norms of the gradients with respect to every state, in a loop over the peer's cells: [T] for each layer."""
     found = []
     for layer in range(module.num_layers):
         names = {name: f"{name}_l{layer}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
-        cell = getattr(nn, class_name + "Cell")(x[0].size(1), H, dtype=torch.float64, **arguments)
+        cell, _ = pair(CELL_MODULES, kind, x[0].size(1), H, dtype=torch.float64)
         cell.load_state_dict({name: getattr(module, source) for name, source in names.items()})
         steps, hx = [], None
         for row in x:
@@ -92,7 +105,7 @@ def test_the_gradients_are_those_of_a_loop_written_by_hand(kind):
     def weighted(y: Tensor) -> Tensor:  # of all steps, so that each has a part of its own besides what comes back
         return (y * inputs(*y.shape).cos()).sum()
 
-    for module in pair(LAYERS, kind, F, H, dtype=torch.float64, num_layers=2):
+    for module in modules_of(LAYERS, kind, F, H, dtype=torch.float64, num_layers=2):
         for loss in (weighted, lambda y: weighted(y[-1:])):
             flow = gradient_flow(module, inputs(T, B, F), lambda output, loss=loss: loss(output[0]))
             expected = by_hand(kind, module, inputs(T, B, F), loss)
@@ -121,12 +134,10 @@ class Loop(nn.Module):
 @layers
 @pytest.mark.parametrize("shape", [(T, B, F), (T, F)], ids=["rows", "unbatched"])
 def test_cells_in_a_loop_are_as_the_layer(kind, shape):
-    class_name, arguments = LAYERS[kind]
     x = inputs(*shape)
-    layer = getattr(nn, class_name)(F, H, num_layers=2, dtype=torch.float64, **arguments)
+    layer = modules_of(LAYERS, kind, F, H, num_layers=2, dtype=torch.float64)[0]
     expected = gradient_flow(layer, x, lambda output: output[0][-1].sum())
-    for namespace in (nn, fastrnn):
-        cells = [getattr(namespace, class_name + "Cell")(n, H, dtype=torch.float64, **arguments) for n in (F, H)]
+    for cells in zip(*(modules_of(CELL_MODULES, kind, n, H, dtype=torch.float64) for n in (F, H)), strict=True):
         for i, cell in enumerate(cells):
             cell.load_state_dict({name: getattr(layer, f"{name}_l{i}") for name, _ in cell.named_parameters()})
         flow = gradient_flow(Loop(cells), x)
@@ -138,9 +149,8 @@ def test_cells_in_a_loop_are_as_the_layer(kind, shape):
 
 @layers
 def test_the_backward_direction_is_judged_in_its_own_order(kind):
-    for module in pair(LAYERS, kind, F, H, dtype=torch.float64, bidirectional=True):
-        class_name, arguments = LAYERS[kind]
-        single = getattr(nn, class_name)(F, H, dtype=torch.float64, **arguments)
+    for module in modules_of(LAYERS, kind, F, H, dtype=torch.float64, bidirectional=True):
+        single = modules_of(LAYERS, kind, F, H, dtype=torch.float64)[0]
         with torch.no_grad():
             for name, parameter in single.named_parameters():
                 parameter.copy_(getattr(module, name + "_reverse"))
@@ -170,7 +180,7 @@ class Chunks(nn.Module):
 @pytest.mark.parametrize("form", ["dense", "batch-first", "unbatched"])
 def test_a_call_from_the_state_that_another_returned_goes_on_with_its_steps(kind, form, size):
     options, x = FORMS[form]
-    for module in pair(LAYERS, kind, F, H, dtype=torch.float64, num_layers=2, **options):
+    for module in modules_of(LAYERS, kind, F, H, dtype=torch.float64, num_layers=2, **options):
         expected = gradient_flow(module, x)
         flow = gradient_flow(Chunks(module), x.split(size, 1 if "batch_first" in options else 0))
         assert [layer.name for layer in flow.layers] == ["rnn, layer 0", "rnn, layer 1"]

@@ -5,17 +5,22 @@ import warnings
 import pytest
 import torch
 from comparison import (
-    CELLS,
+    CELL_MODULES,
     LAYERS,
     every_module,
+    modules_of,
     pair,
     states,
     tensors,
+    torch_cells,
+    torch_layers,
 )
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 import fastrnn
+from fastrnn.spec import CELLS
+from fastrnn.testing import IN_TORCH
 
 pytestmark = [
     pytest.mark.usefixtures("single_thread"),
@@ -37,7 +42,7 @@ def error(call):
     return caught.type, str(caught.value)
 
 
-@pytest.mark.parametrize("class_name", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("class_name", sorted({LAYERS[kind].class_name for kind in IN_TORCH}))
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -76,27 +81,27 @@ def zeros(*shapes):
 
 
 LAYER_ERRORS = {
-    "1-D": lambda two: (zeros((4,)), None),
-    "4-D": lambda two: (zeros((6, 3, 4, 1)), None),
-    "input-size": lambda two: (zeros((6, 3, 5)), None),
-    "input-size-unbatched": lambda two: (zeros((6, 5)), None),
-    "input-dtype": lambda two: (zeros((6, 3, 4)).double(), None),
-    "no-steps": lambda two: (zeros((0, 3, 4)), None),
-    "no-steps-unbatched": lambda two: (zeros((0, 4)), None),
-    "hx-2-D": lambda two: (zeros((6, 3, 4)), zeros(*two * [(3, 5)])),
-    "hx-3-D-unbatched": lambda two: (zeros((6, 4)), zeros(*two * [(2, 1, 5)])),
-    "hx-rows": lambda two: (zeros((6, 3, 4)), zeros(*two * [(1, 3, 5)])),
-    "hx-batch": lambda two: (zeros((6, 3, 4)), zeros(*two * [(2, 4, 5)])),
-    "hx-size": lambda two: (zeros((6, 3, 4)), zeros(*two * [(2, 3, 6)])),
-    "hx-size-unbatched": lambda two: (zeros((6, 4)), zeros(*two * [(2, 6)])),
+    "1-D": lambda n: (zeros((4,)), None),
+    "4-D": lambda n: (zeros((6, 3, 4, 1)), None),
+    "input-size": lambda n: (zeros((6, 3, 5)), None),
+    "input-size-unbatched": lambda n: (zeros((6, 5)), None),
+    "input-dtype": lambda n: (zeros((6, 3, 4)).double(), None),
+    "no-steps": lambda n: (zeros((0, 3, 4)), None),
+    "no-steps-unbatched": lambda n: (zeros((0, 4)), None),
+    "hx-2-D": lambda n: (zeros((6, 3, 4)), zeros(*n * [(3, 5)])),
+    "hx-3-D-unbatched": lambda n: (zeros((6, 4)), zeros(*n * [(2, 1, 5)])),
+    "hx-rows": lambda n: (zeros((6, 3, 4)), zeros(*n * [(1, 3, 5)])),
+    "hx-batch": lambda n: (zeros((6, 3, 4)), zeros(*n * [(2, 4, 5)])),
+    "hx-size": lambda n: (zeros((6, 3, 4)), zeros(*n * [(2, 3, 6)])),
+    "hx-size-unbatched": lambda n: (zeros((6, 4)), zeros(*n * [(2, 6)])),
 }
 
 
-@pytest.mark.parametrize("kind", ["rnn_tanh", "lstm", "gru"])
+@torch_layers
 @pytest.mark.parametrize("bad", LAYER_ERRORS.values(), ids=LAYER_ERRORS)
 def test_layer_errors(kind, bad):
     theirs, ours = pair(LAYERS, kind, 4, 5, 2)
-    arguments = bad(2 if kind == "lstm" else 1)
+    arguments = bad(len(CELLS[kind].states))
     assert error(lambda: ours(*arguments)) == error(lambda: theirs(*arguments))
 
 
@@ -119,10 +124,9 @@ def test_lstm_state_errors(hx):
 @every_module
 @pytest.mark.parametrize("hx", [(), (zeros((1, 3, 5)),), 3 * (zeros((1, 3, 5)),)], ids=["none", "one", "three"])
 def test_tuples_of_another_number_of_states(kinds, kind, hx):
-    theirs, ours = pair(kinds, kind, 4, 5)
     x = zeros((6, 3, 4)) if kinds is LAYERS else zeros((3, 4))
     hx = tuple(s if kinds is LAYERS else s[0] for s in hx)
-    for module in (theirs, ours):
+    for module in modules_of(kinds, kind, 4, 5):
         with pytest.raises((RuntimeError, AttributeError, IndexError, TypeError, ValueError)):
             module(x, hx)
 
@@ -160,32 +164,33 @@ def test_packed_errors(kind, bad):
 
 @every_module
 def test_state_of_another_dtype(kinds, kind):
-    theirs, ours = pair(kinds, kind, 4, 5)
+    *theirs, ours = modules_of(kinds, kind, 4, 5)
     x = zeros((6, 3, 4)) if kinds is LAYERS else zeros((3, 4))
     hx = states(kind, 1 if kinds is LAYERS else None, 3, 5)
-    with pytest.raises(RuntimeError):
-        theirs(x, hx)
+    for module in theirs:
+        with pytest.raises(RuntimeError):
+            module(x, hx)
     with pytest.raises(RuntimeError, match="dtype torch.float32, got torch.float64"):
         ours(x, hx)
 
 
 CELL_ERRORS = {
-    "3-D": lambda two: (zeros((6, 3, 4)), None),
-    "input-size": lambda two: (zeros((3, 5)), None),
-    "input-size-unbatched": lambda two: (zeros((5,)), None),
-    "hx-3-D": lambda two: (zeros((3, 4)), zeros(*two * [(1, 3, 5)])),
-    "hx-batch": lambda two: (zeros((3, 4)), zeros(*two * [(2, 5)])),
-    "hx-size": lambda two: (zeros((3, 4)), zeros(*two * [(3, 6)])),
-    "hx-1-D": lambda two: (zeros((3, 4)), zeros(*two * [(5,)])),
-    "hx-2-D-unbatched": lambda two: (zeros((4,)), zeros(*two * [(1, 5)])),
+    "3-D": lambda n: (zeros((6, 3, 4)), None),
+    "input-size": lambda n: (zeros((3, 5)), None),
+    "input-size-unbatched": lambda n: (zeros((5,)), None),
+    "hx-3-D": lambda n: (zeros((3, 4)), zeros(*n * [(1, 3, 5)])),
+    "hx-batch": lambda n: (zeros((3, 4)), zeros(*n * [(2, 5)])),
+    "hx-size": lambda n: (zeros((3, 4)), zeros(*n * [(3, 6)])),
+    "hx-1-D": lambda n: (zeros((3, 4)), zeros(*n * [(5,)])),
+    "hx-2-D-unbatched": lambda n: (zeros((4,)), zeros(*n * [(1, 5)])),
 }
 
 
-@pytest.mark.parametrize("kind", ["rnn_tanh", "lstm", "gru"])
+@torch_cells
 @pytest.mark.parametrize("bad", CELL_ERRORS.values(), ids=CELL_ERRORS)
 def test_cell_errors(kind, bad):
-    theirs, ours = pair(CELLS, kind, 4, 5)
-    arguments = bad(2 if kind == "lstm" else 1)
+    theirs, ours = pair(CELL_MODULES, kind, 4, 5)
+    arguments = bad(len(CELLS[kind].states))
     assert error(lambda: ours(*arguments)) == error(lambda: theirs(*arguments))
 
 
@@ -197,7 +202,7 @@ def test_unknown_nonlinearity_of_a_cell():
 @pytest.mark.parametrize(
     "change,message",
     [
-        ({"cell": "elman"}, "expected one of rnn_tanh, rnn_relu, lstm, gru, got 'elman'"),
+        ({"cell": "elman"}, f"expected one of {', '.join(CELLS)}, got 'elman'"),
         ({"x": zeros((6, 4))}, "x: expected 3 dimensions, got 2"),
         ({"x": zeros((0, 3, 4))}, "x: expected at least one time step, got none"),
         ({"x": zeros((6, 3, 7))}, "weights[0]: expected shape (15, 7), got (15, 4)"),

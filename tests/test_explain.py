@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from comparison import LAYERS, build
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 import fastrnn
 from fastrnn import explain
 from fastrnn.backends import cpu
+from fastrnn.spec import CELLS
 
 compiled = pytest.mark.skipif(cpu.extension is None, reason="needs the compiled extension")
 
@@ -41,16 +43,16 @@ def test_the_plan_names_instruction_set_and_threads():
 
 
 @compiled
-@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+@pytest.mark.parametrize("kind", [kind for kind in LAYERS if CELLS[kind].saved])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("x", [torch.zeros(3, 5, 4), packed(2, 7, 1)], ids=["dense", "packed"])
-def test_the_bytes_are_those_that_forward_saves(name, dtype, x):
-    rnn = getattr(fastrnn, name)(4, 6, num_layers=2, bidirectional=True, dtype=dtype)
+def test_the_bytes_are_those_that_forward_saves(kind, dtype, x):
+    rnn = build(fastrnn, LAYERS, kind, 4, 6, num_layers=2, bidirectional=True, dtype=dtype)
     x = x.to(dtype)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         rnn(x)
-    values = 6 * len(fastrnn.spec.CELLS[name.lower()].saved)
+    values = 6 * len(CELLS[kind].saved)
     expected = {t.nbytes for t in kept if t.dim() == 3 and t.shape[0] == 2 and t.shape[2] == values}
     assert set(saved_bytes(explain(rnn, x))) == expected
 

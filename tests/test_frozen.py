@@ -5,14 +5,16 @@ import pickle
 
 import pytest
 import torch
-from comparison import CELLS, LAYERS, every_module, inputs, layers, pair, rows, states, tensors
+from comparison import CELL_MODULES, LAYERS, cells, each, every_module, inputs, layers, pair, rows, states, tensors
 from problems import every_isa
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 import fastrnn
 from fastrnn import _C
+from fastrnn.modules.layers import hx_of
+from fastrnn.spec import CELLS
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -29,7 +31,7 @@ SIZES = [(1, 1, 1), (5, 17, 3), (33, 40, 6), (5, 64, 1)]  # inputs, hidden units
 
 
 def frozen_pair(kinds, kind, weights, *sizes, **options):
-    """A frozen module, and torch.nn's in float64 with the weights that it holds."""
+    """A frozen module, and its peer in float64 with the weights that it holds."""
     exact, module = pair(kinds, kind, *sizes, **options)
     fastrnn.freeze(module, weights)
     with torch.no_grad():
@@ -51,10 +53,6 @@ def assert_close(got, expected, tolerance):
         torch.testing.assert_close(a.double(), b.detach(), rtol=0, atol=tolerance)
 
 
-def double(hx):
-    return None if hx is None else tuple(s.double() for s in hx) if isinstance(hx, tuple) else hx.double()
-
-
 @every_isa
 @every_format
 @layers
@@ -66,18 +64,18 @@ def test_layers_compute_with_the_rounded_weights(kind, weights, I, H, B, isa):  
     exact.dropout = 0.0
     x = inputs(*((B, 9) if H == 40 else (9, B)), I, dtype=torch.float32)
     for hx in (None, states(kind, rows(options), B, H, dtype=torch.float32)):
-        assert_close(module(x, hx), exact(x.double(), double(hx)), tolerance)
+        assert_close(module(x, hx), exact(x.double(), each(Tensor.double, hx)), tolerance)
 
 
 @every_isa
 @every_format
-@pytest.mark.parametrize("kind", CELLS)
+@cells
 def test_cells_compute_with_the_rounded_weights(kind, weights, isa):
     tolerance = TOLERANCE[weights] if _C.multiplies_bfloat16() else 1e-5
-    module, exact = frozen_pair(CELLS, kind, weights, 33, 17)
+    module, exact = frozen_pair(CELL_MODULES, kind, weights, 33, 17)
     x = inputs(5, 33, dtype=torch.float32)
     hx = states(kind, None, 5, 17, dtype=torch.float32)
-    assert_close([module(x, hx)], [exact(x.double(), double(hx))], tolerance)
+    assert_close([module(x, hx)], [exact(x.double(), each(Tensor.double, hx))], tolerance)
     assert_close([module(x[0])], [exact(x[0].double())], tolerance)
 
 
@@ -90,7 +88,7 @@ def test_ragged_and_unbatched_inputs(kind, weights):
     packed = pack_sequence(sequences, enforce_sorted=False)
     for state in (None, hx):
         y, h = module(packed, state)
-        y_exact, h_exact = exact(packed.to(torch.float64), double(state))
+        y_exact, h_exact = exact(packed.to(torch.float64), each(Tensor.double, state))
         assert_close(h, h_exact, TOLERANCE[weights])
         assert_close(pad_packed_sequence(y)[0], pad_packed_sequence(y_exact)[0], TOLERANCE[weights])
     assert_close(module(sequences[1]), exact(sequences[1].double()), TOLERANCE[weights])
@@ -140,7 +138,7 @@ def test_what_is_not_finite_stays_in_its_row(kind, weights, bad, isa):
         assert y[2:, 1].isnan().all()
     hx = torch.zeros(1, 4, 17)
     hx[0, 1, 3] = torch.nan
-    y = module(x, (hx, torch.zeros(1, 4, 17)) if kind == "lstm" else hx)[0]
+    y = module(x, hx_of((hx, *[torch.zeros(1, 4, 17)] * (len(CELLS[kind].states) - 1))))[0]
     assert y[:, 1].isnan().all() and y[:, others].isfinite().all()
 
 

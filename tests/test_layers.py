@@ -1,13 +1,17 @@
-"""fastrnn's layers and cells give what torch.nn's give: construction, outputs, states and gradients."""
+"""fastrnn's layers and cells give what torch.nn's give: construction, outputs, states and gradients.
+
+Cells that torch.nn lacks give what the reference gives.
+"""
 
 import pytest
 import torch
 from comparison import (
-    CELLS,
+    CELL_MODULES,
     LAYERS,
-    assert_accurate,
+    TORCH_LAYERS,
     assert_same,
     cells,
+    each,
     inputs,
     layers,
     pair,
@@ -15,11 +19,14 @@ from comparison import (
     rows,
     states,
     tensors,
+    torch_cells,
+    with_options,
 )
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
+from fastrnn.testing import assert_accurate
 
 pytestmark = [
     pytest.mark.usefixtures("single_thread"),
@@ -42,17 +49,12 @@ PROJECTED = {
     "projected": {"proj_size": 3},
     "projected-all": {"proj_size": 3, "num_layers": 2, "bidirectional": True, "bias": False},
 }
-layers_with_options = pytest.mark.parametrize(
-    "kind,options",
-    [pytest.param(kind, options, id=f"{kind}-{name}") for kind in LAYERS for name, options in OPTIONS.items()]
-    + [pytest.param("lstm", options, id=f"lstm-{name}") for name, options in PROJECTED.items()],
-)
 
 
 # Construction
 
 
-@layers_with_options
+@with_options(OPTIONS | PROJECTED, TORCH_LAYERS)
 def test_same_seed_gives_the_same_module(kind, options):
     ours, theirs = reversed(pair(LAYERS, kind, 4, 5, **options))
     assert repr(ours) == repr(theirs)
@@ -66,10 +68,10 @@ def test_same_seed_gives_the_same_module(kind, options):
         assert getattr(ours, name) == getattr(theirs, name)
 
 
-@cells
+@torch_cells
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
 def test_same_seed_gives_the_same_cell(kind, bias):
-    ours, theirs = reversed(pair(CELLS, kind, 4, 5, bias=bias))
+    ours, theirs = reversed(pair(CELL_MODULES, kind, 4, 5, bias=bias))
     assert repr(ours) == repr(theirs)
     assert_same(ours.state_dict(), theirs.state_dict())
     for name in theirs.__constants__:
@@ -102,9 +104,9 @@ def test_meta_device_and_skip_init(kind):
 # Values and gradients
 
 
-@layers_with_options
+@with_options(OPTIONS | PROJECTED)
 @pytest.mark.parametrize("explicit", [False, True], ids=["zeros", "hx"])
-def test_options_match_torch_in_float64(kind, options, explicit):
+def test_options_match_the_peer_in_float64(kind, options, explicit):
     theirs, ours = pair(LAYERS, kind, 4, 5, dtype=torch.float64, **options)
     x = inputs(6, 3, 4)
     batch = 6 if ours.batch_first else 3
@@ -114,7 +116,7 @@ def test_options_match_torch_in_float64(kind, options, explicit):
 
 @layers
 @shapes
-def test_shapes_match_torch_in_float64(kind, T, B, H):
+def test_shapes_match_the_peer_in_float64(kind, T, B, H):
     theirs, ours = pair(LAYERS, kind, 7, H, dtype=torch.float64)
     x, hx = inputs(T, B, 7), states(kind, 1, B, H)
     assert_same(results(ours, x, hx), results(theirs, x, hx))
@@ -122,29 +124,27 @@ def test_shapes_match_torch_in_float64(kind, T, B, H):
 
 @layers
 @shapes
-def test_float32_is_as_accurate_as_torch(kind, T, B, H):
+def test_float32_keeps_the_accuracy_rule(kind, T, B, H):
     check_accuracy(LAYERS, kind, torch.float32, (T, B, 7), states(kind, 1, B, H), H)
 
 
 @layers
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-def test_half_precision_is_as_accurate_as_torch(kind, dtype):
+def test_half_precision_keeps_the_accuracy_rule(kind, dtype):
     check_accuracy(LAYERS, kind, dtype, (9, 3, 7), states(kind, 1, 3, 17), 17)
 
 
 @cells
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_cells_are_as_accurate_as_torch(kind, dtype):
-    check_accuracy(CELLS, kind, dtype, (3, 7), states(kind, None, 3, 17), 17)
+def test_cells_keep_the_accuracy_rule(kind, dtype):
+    check_accuracy(CELL_MODULES, kind, dtype, (3, 7), states(kind, None, 3, 17), 17)
 
 
 def check_accuracy(kinds, kind, dtype, shape, hx, H):
     theirs, ours = pair(kinds, kind, 7, H, dtype=dtype)
-    x = inputs(*shape, dtype=dtype)
-    hx = tuple(s.to(dtype) for s in hx) if kind == "lstm" else hx.to(dtype)
+    x, hx = inputs(*shape, dtype=dtype), each(lambda s: s.to(dtype), hx)
     expected = results(theirs, x, hx)
-    exact_hx = tuple(s.double() for s in hx) if kind == "lstm" else hx.double()
-    oracle = results(theirs.double(), x.double(), exact_hx)
+    oracle = results(theirs.double(), x.double(), each(Tensor.double, hx))
     assert_accurate(results(ours, x, hx), expected, oracle)
 
 
@@ -170,7 +170,7 @@ def test_non_contiguous_input_and_state(kind):
     theirs, ours = pair(LAYERS, kind, 4, 5, dtype=torch.float64)
     x = inputs(3, 8, 12).transpose(0, 1)[:, :, ::3]
     hx = states(kind, 1, 1, 5)
-    hx = tuple(s.expand(1, 3, 5) for s in hx) if kind == "lstm" else hx.expand(1, 3, 5)
+    hx = each(lambda s: s.expand(1, 3, 5), hx)
     assert_same(results(ours, x, hx), results(theirs, x, hx))
 
 
@@ -193,8 +193,9 @@ def test_packed(kind, enforce_sorted, explicit, name):
         assert wanted is got is None or torch.equal(got, wanted)
 
 
-def test_packed_with_projection():
-    theirs, ours = pair(LAYERS, "lstm", 4, 5, dtype=torch.float64, **PROJECTED["projected-all"])
+@with_options({"all": PROJECTED["projected-all"]})
+def test_packed_with_projection(kind, options):
+    theirs, ours = pair(LAYERS, kind, 4, 5, dtype=torch.float64, **options)
     x = ragged(enforce_sorted=False)
     assert_same(results(ours, x), results(theirs, x))
 
@@ -227,8 +228,8 @@ def test_state_carries_over_between_pieces(kind):
 @pytest.mark.parametrize("batch", [3, None, 0], ids=["batched", "unbatched", "empty"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
 @pytest.mark.parametrize("explicit", [False, True], ids=["zeros", "hx"])
-def test_cells_match_torch_in_float64(kind, batch, bias, explicit):
-    theirs, ours = pair(CELLS, kind, 4, 5, bias=bias, dtype=torch.float64)
+def test_cells_match_the_peer_in_float64(kind, batch, bias, explicit):
+    theirs, ours = pair(CELL_MODULES, kind, 4, 5, bias=bias, dtype=torch.float64)
     x = inputs(4) if batch is None else inputs(batch, 4)
     hx = states(kind, None, batch, 5) if explicit else None
     assert_same(results(ours, x, hx), results(theirs, x, hx))

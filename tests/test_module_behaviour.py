@@ -1,4 +1,4 @@
-"""Modules stay modules: modified, copied, hooked, cast, compiled. Each change is made to torch.nn's too."""
+"""Modules stay modules: modified, copied, hooked, cast, compiled. Each change is made to the peer too."""
 
 import copy
 import io
@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 from comparison import (
-    CELLS,
+    CELL_MODULES,
     LAYERS,
     assert_same,
     cells,
@@ -20,6 +20,7 @@ from comparison import (
     results,
     states,
     tensors,
+    torch_layers,
 )
 from torch import nn
 from torch.nn.utils import parametrizations, prune
@@ -69,7 +70,7 @@ MODIFICATIONS = {
 
 @layers
 @pytest.mark.parametrize("modify", MODIFICATIONS.values(), ids=MODIFICATIONS)
-def test_modified_modules_stay_in_step_with_torch(kind, modify):
+def test_modified_modules_stay_in_step_with_the_peer(kind, modify):
     theirs, ours = pair(LAYERS, kind, 4, 5, 2, dtype=torch.float64)
     x = inputs(6, 3, 4)
     for module in (theirs, ours):
@@ -87,12 +88,12 @@ def test_modified_modules_stay_in_step_with_torch(kind, modify):
 
 @cells
 @pytest.mark.parametrize("name", ["weight_norm", "prune"])
-def test_modified_cells_stay_in_step_with_torch(kind, name):
+def test_modified_cells_stay_in_step_with_the_peer(kind, name):
     modify = {
         "weight_norm": lambda m: parametrizations.weight_norm(m, "weight_hh"),
         "prune": lambda m: prune.l1_unstructured(m, "bias_hh", 0.3),
     }[name]
-    theirs, ours = pair(CELLS, kind, 4, 5, dtype=torch.float64)
+    theirs, ours = pair(CELL_MODULES, kind, 4, 5, dtype=torch.float64)
     for module in (theirs, ours):
         modify(module)
     assert_same(results(ours, inputs(3, 4)), results(theirs, inputs(3, 4)))
@@ -131,7 +132,7 @@ def test_deepcopy_of_a_parametrized_module_after_use():
     assert_same(results(copy.deepcopy(ours), inputs(6, 3, 4)), expected)
 
 
-@layers
+@torch_layers
 def test_state_dict_goes_both_ways(kind):
     theirs, ours = pair(LAYERS, kind, 4, 5, 2, bidirectional=True, dtype=torch.float64)
     for source, target in ((theirs, ours), (ours, theirs)):
@@ -199,7 +200,7 @@ def test_autocast_computes_in_its_dtype(kind, packed):
 
 @cells
 def test_autocast_of_cells(kind):
-    _, ours = pair(CELLS, kind, 4, 5)
+    _, ours = pair(CELL_MODULES, kind, 4, 5)
     with torch.autocast("cpu", torch.bfloat16):
         assert all(s.dtype == torch.bfloat16 for s in tensors(ours(inputs(3, 4, dtype=torch.float32))))
 

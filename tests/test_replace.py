@@ -6,15 +6,13 @@ import warnings
 
 import pytest
 import torch
-from comparison import LAYERS, MODULES, assert_same, inputs, pair, results
+from comparison import LAYERS, assert_same, every_torch_module, inputs, pair, results
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import fastrnn
 
 pytestmark = pytest.mark.usefixtures("single_thread")
-
-every_module = pytest.mark.parametrize("kinds,kind", MODULES)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +50,7 @@ def recurrent(model):
     return [m for m in model.modules() if isinstance(m, (nn.RNNBase, nn.RNNCellBase))]
 
 
-@every_module
+@every_torch_module
 def test_a_module_itself_is_swapped_and_restored(kinds, kind):
     theirs, _ = pair(kinds, kind, 4, 5, dtype=torch.float64)
     cls, attributes, text = type(theirs), set(vars(theirs)), repr(theirs)
@@ -70,7 +68,7 @@ def test_a_module_itself_is_swapped_and_restored(kinds, kind):
     assert_same(results(theirs, x), expected)
 
 
-@every_module
+@every_torch_module
 def test_a_module_built_as_fastrnn_is_restored_too(kinds, kind):
     theirs, ours = pair(kinds, kind, 4, 5, dtype=torch.float64)
     restored = fastrnn.restore(ours)
@@ -170,7 +168,7 @@ def weight_normed(kinds, kind):
     return parametrizations.weight_norm(module, name), name
 
 
-@every_module
+@every_torch_module
 def test_parametrized_modules(kinds, kind):
     module, name = weight_normed(kinds, kind)
     plain, text = type(module).__bases__[0], repr(module)
@@ -186,7 +184,7 @@ def test_parametrized_modules(kinds, kind):
     assert_same(results(module, inputs(3, 4)), expected)
 
 
-@every_module
+@every_torch_module
 def test_parametrizations_come_and_go_while_accelerated(kinds, kind):
     module, name = weight_normed(kinds, kind)
     other = name.replace("hh", "ih")

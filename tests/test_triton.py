@@ -9,23 +9,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comparison import assert_accurate
-from problems import (
-    Case,
-    Problem,
-    backward,
-    differentiated,
-    every_cell,
-    forward,
-    fused,
-    names,
-    oracle,
-    problem,
-    torch_nn,
-)
+from problems import Case, Problem, backward, every_cell, forward, fused, names, oracle, peer, problem
 from torch import Tensor
 
 from fastrnn.spec import CELLS, CellSpec, LayerSpec, reference
+from fastrnn.testing import assert_accurate
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
@@ -92,14 +80,6 @@ def products() -> Iterator[Callable[[str], None]]:
 
 def plan_of(p: Problem) -> Plan:
     return operators.plan_for(p.spec, p.case.B, p.case.H, p.x.dtype, p.x.device)
-
-
-def peer(cell: str, case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
-    """torch.nn, or in its place the reference where torch.nn lacks the cell."""
-    if hasattr(torch._VF, cell):
-        return torch_nn(cell, case, dtype)
-    p = problem(cell, case).to(dtype)
-    return differentiated(p, lambda x, state, weights: reference.layer(p.spec, x, state, weights, case.batch_sizes))
 
 
 def cooperative_size(cell: str) -> int:

@@ -3,18 +3,19 @@
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from benches.gpu.layers import Layer, by_kernels, by_oracle, by_torch_nn, make_values
 from benches.gpu.precision import PRECISIONS
-from benches.verify import Comparison, compare
-from fastrnn.backends.triton.operators import plan_for
+from fastrnn.backends.triton import operators
 from fastrnn.backends.triton.plans import Device, Plan, make_plan
+from fastrnn.spec import CELLS
+from fastrnn.testing import Case, Comparison, by_operators, by_peer, by_reference, compare, make_problem, poisoned
+from fastrnn.testing.problem import stairs
 
-__all__ = ["REGIMES", "Check", "check", "layers", "plan_of", "same_bits"]
+__all__ = ["REGIMES", "Check", "Layer", "check", "in_brief", "layers", "plan_of", "same_bits"]
 
 REGIMES = ("resident", "cooperative", "stepwise")
 
@@ -25,7 +26,7 @@ _SIZES = (17, 64, 100, 128, 256, 500, 512, 1024, 2048)
 _VARIANTS: dict[str, tuple[float, dict[str, Any]]] = {
     "dense": (0, {"T": 70, "B": 5, "I": 40}),
     "both": (0.5, {"T": 70, "B": 32, "I": 64, "directions": 2, "batch_first": True, "state": False}),
-    "ragged": (0.5, {"T": 70, "B": 70, "I": 33, "directions": 2, "ragged": True, "bias": False}),
+    "ragged": (0.5, {"T": 70, "B": 70, "I": 33, "directions": 2, "lengths": stairs(70, 70), "bias": False}),
     "large": (1, {"T": 40, "B": 1, "I": 128}),
     "waves": (1, {"T": 24, "B": 70, "I": 1}),
 }
@@ -38,30 +39,51 @@ _TAKEN = {
 }
 _PROJECTED = (
     {"T": 33, "B": 5, "H": 100, "I": 40, "P": 17, "directions": 2},
-    {"T": 24, "B": 32, "H": 256, "I": 64, "P": 100, "ragged": True},
+    {"T": 24, "B": 32, "H": 256, "I": 64, "P": 100, "lengths": stairs(24, 32)},
 )
 
 
+@dataclass(frozen=True)
+class Layer:
+    """What is checked: a cell in a case, which is to run in this regime."""
+
+    cell: str
+    regime: str
+    precision: str
+    case: Case
+
+    def __str__(self) -> str:
+        return f"{self.cell} {self.precision} {self.regime} {self.case}"
+
+
 def plan_of(layer: Layer, device: Device) -> Plan:
-    precision = PRECISIONS[layer.precision]
-    return make_plan(layer.spec, layer.B, layer.H, precision.dtype, precision.tf32, device)
+    precision, case = PRECISIONS[layer.precision], layer.case
+    spec = case.spec(layer.cell)
+    return make_plan(spec, case.B, case.H, precision.dtype, precision.tf32, device)
+
+
+def in_brief(cell: str) -> bool:
+    """Whether a cell before it has the same form, so that only what is done to single values differs."""
+    before = list(CELLS)[: list(CELLS).index(cell)]
+    return any(replace(CELLS[other], name=cell, equation=CELLS[cell].equation) == CELLS[cell] for other in before)
 
 
 def layers(device: Device, cells: list[str], precisions: list[str]) -> Iterator[Layer]:
     """For each regime, sizes at which ``make_plan`` takes it on this device; one that no size gives is left out."""
     for precision in (name for name in _TAKEN if name in precisions):
-        for cell in (name for name in ("lstm", "gru", "rnn_tanh", "rnn_relu") if name in cells):
+        # The largest first, so that a run which is cut short has said the most.
+        for cell in sorted((name for name in CELLS if name in cells), key=lambda name: -len(CELLS[name].gates)):
             for regime in REGIMES:
                 for variant in _TAKEN[precision]:
-                    if cell == "rnn_relu" and variant not in ("dense", "ragged"):
+                    if in_brief(cell) and variant not in ("dense", "ragged"):
                         continue
                     fraction, rest = _VARIANTS[variant]
-                    found = [Layer(cell, regime, precision, H=H, **rest) for H in _SIZES]
+                    found = [Layer(cell, regime, precision, Case(H=H, **rest)) for H in _SIZES]
                     found = [layer for layer in found if plan_of(layer, device).regime == regime]
                     if found:
                         yield found[round(fraction * (len(found) - 1))]
-            if cell == "lstm":
-                yield from (Layer(cell, "stepwise", precision, **sizes) for sizes in _PROJECTED)
+            if CELLS[cell].projectable:
+                yield from (Layer(cell, "stepwise", precision, Case(**sizes)) for sizes in _PROJECTED)
 
 
 @dataclass(frozen=True)
@@ -70,7 +92,7 @@ class Check:
 
     Attributes:
         worst: the largest error as a share of what is allowed.
-        errors: absolute, of fastrnn and of torch.nn.
+        errors: absolute, of fastrnn and of the peer.
     """
 
     case: str
@@ -102,15 +124,18 @@ def check(layer: Layer, device: str = "cuda") -> Check:
     """Runs where the kernels run. On the CPU that is Triton's interpreter."""
     # Before cuBLAS starts: without it, it may choose its algorithm by what other streams do.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    precision = PRECISIONS[layer.precision]
+    precision, case = PRECISIONS[layer.precision], layer.case
     with precision.active():
-        regime = plan_for(layer.spec, layer.B, layer.H, precision.dtype, torch.device(device)).regime
+        spec = case.spec(layer.cell)
+        regime = operators.plan_for(spec, case.B, case.H, precision.dtype, torch.device(device)).regime
         problems = [] if regime == layer.regime else [f"regime: expected {layer.regime}, got {regime}"]
-        values = make_values(layer, device)
-        ours, again = by_kernels(values, poisoned=True), by_kernels(values, poisoned=False)
-        peer = by_torch_nn(values)
-    exact = by_oracle(values)
+        p = make_problem(layer.cell, case, precision.dtype, device)
+        with poisoned():
+            ours = by_operators(p, operators)
+        again = by_operators(p, operators)
+        peer = by_peer(p)
+    exact = by_reference(p.to(torch.float64))
     differing = [name for name in ours if not same_bits(ours[name], again[name])]
     if differing:
         problems.append(f"not the same twice: {', '.join(differing)}")
-    return Check.of(str(layer), problems, compare(ours, peer, exact, precision.ulp, precision.floor_ulps))
+    return Check.of(str(layer), problems, compare(ours, peer, exact, precision.floor_ulps, precision.ulp))

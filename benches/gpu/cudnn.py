@@ -14,7 +14,9 @@ from benches.cases import Case
 __all__ = ["algorithm"]
 
 STANDARD, PERSISTENT, SMALL_H = "standard", "persistent static", "persistent static, small H"
-_SMALL_H = {"lstm": (192, 128), "gru": (192, 128), "rnn_tanh": (384, 256), "rnn_relu": (384, 256)}
+_SMALL_H = {"lstm": (192, 128), "gru": (192, 128), "rnn_tanh": (384, 256), "rnn_relu": (384, 256)}  # forward, backward
+# The persistent algorithm by the device's rules: the batch from which hidden sizes must be below 896; none for 0.
+_PERSISTENT_BELOW = {"lstm": 129, "gru": 0, "rnn_tanh": 96, "rnn_relu": 96}
 
 
 def algorithm(case: Case, backward: bool, capability: tuple[int, int], multiprocessors: int) -> str:
@@ -36,8 +38,8 @@ def _sizes_fit(case: Case) -> bool:
 
 def _device_fits(case: Case, capability: tuple[int, int], multiprocessors: int) -> bool:
     major, minor = capability
-    if major < 8 or minor == 6 or multiprocessors < 98 or case.cell == "gru":
+    if major < 8 or minor == 6 or multiprocessors < 98 or not _PERSISTENT_BELOW[case.cell]:
         return False
     if case.batch % 8 or case.batch > 128:
         return False
-    return case.cell == "lstm" or case.batch < 96 or case.hidden_size < 896
+    return case.batch < _PERSISTENT_BELOW[case.cell] or case.hidden_size < 896

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 import fastrnn
 from benches.gpu.checks import Check
 from benches.gpu.precision import PRECISIONS
-from benches.verify import compare
 from fastrnn.ops.dispatch import BACKENDS, reasons_against
+from fastrnn.testing import compare
 
-__all__ = ["CHECKS", "check"]
+__all__ = ["CELL", "CHECKS", "check"]
 
+CELL = "lstm"
 _T, _B, _H = 40, 32, 256
 
 
@@ -96,7 +97,7 @@ def check(name: str, device: str = "cuda") -> Check:
     run, precision_name = CHECKS[name]
     precision = PRECISIONS[precision_name]
     if device == "cuda":
-        against = reasons_against("lstm", torch.device(device), precision.dtype)
+        against = reasons_against(CELL, torch.device(device), precision.dtype)
         if "triton" not in {b.NAME for b in BACKENDS} or against["triton"]:
             return Check(name, [f"fastrnn.LSTM does not run on Triton's kernels: {against}"])
-    return Check.of(name, [], compare(*run(device), precision.ulp, precision.floor_ulps))
+    return Check.of(name, [], compare(*run(device), precision.floor_ulps, precision.ulp))

@@ -11,10 +11,9 @@ from benches.cases import Case
 from benches.gpu import barrier, checks, facts, public, speed
 from benches.gpu.barrier import Barrier
 from benches.gpu.cases import choose, label, plan_of, precision_of, spec_of
-from benches.gpu.checks import Check
+from benches.gpu.checks import Check, Layer
 from benches.gpu.child import Broken, Child, Failed, Hung
 from benches.gpu.clock import clock_for
-from benches.gpu.layers import Layer
 from benches.gpu.precision import PRECISIONS
 from benches.gpu.precompile import Precompiler
 from benches.gpu.record import Record
@@ -123,8 +122,10 @@ def run(options: Options, child: Child, precompiler_of: Callable[[Device], Preco
 
 
 def _kernels_of_layer(layer: Layer, device: Device) -> list[Kernel]:
-    plan, dtype = checks.plan_of(layer, device), PRECISIONS[layer.precision].dtype
-    return kernels_of(layer.spec, plan, layer.H, dtype, ragged=layer.ragged, inference=False)
+    case, dtype = layer.case, PRECISIONS[layer.precision].dtype
+    plan = checks.plan_of(layer, device)
+    ragged = case.lengths is not None
+    return kernels_of(case.spec(layer.cell), plan, case.H, dtype, ragged=ragged, inference=False)
 
 
 def _kernels_of_case(case: Case, device: Device) -> list[Kernel]:
@@ -150,7 +151,7 @@ def _checks(this: _Run, layers: dict[Layer, list[Kernel]], precompiler: Precompi
             queue = [other for other in queue if other.regime != layer.regime]
             this.leave_out("checks", [str(other) for other in same], f"{_MOST_BROKEN} of this regime broke the process")
         this.save()
-    if not this.options.cells or "lstm" in this.options.cells:
+    if not this.options.cells or public.CELL in this.options.cells:
         for name in public.CHECKS:
             if this.left(share) > 0:
                 record.checks.append(_checked(this.child, name, public.check, name, seconds=_PUBLIC_SECONDS)[0])

@@ -1,7 +1,7 @@
 """The registered operators: one layer forward, one layer backward, one frozen layer forward, opaque to the compiler.
 
-Schemas and fake implementations stand here, CPU implementations in ``csrc/torch/operators.cpp``. The schemas need no compiled
-extension. ``torch.library.Library`` rather than the ``custom_op`` decorator: it saves about 10 us a call.
+Schemas and fake implementations stand here, CPU implementations in ``csrc/torch/operators.cpp``. The schemas need no
+compiled extension. ``torch.library.Library`` rather than the ``custom_op`` decorator: it saves about 10 us a call.
 
 ``x`` is [T, B, I], [B, T, I] if ``batch_first``, or packed [N, I] if ``batch_sizes`` (int64 [T], on the CPU) is
 given. ``state`` is empty for zeros (not for a packed input), else ``h`` [D, B, P] and the cell's other states [D, B,

@@ -1,0 +1,175 @@
+"""The modules of every cell, what torch.nn has in their place, and a module that computes by the reference."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import Module, RNNBase
+from torch.nn.utils.rnn import PackedSequence
+
+from fastrnn.modules import Cell, Layers
+from fastrnn.modules.layers import hx_of
+from fastrnn.modules.replace import FAST, FASTRNN, cell_of
+from fastrnn.spec import CELLS, LayerSpec, reference
+
+__all__ = ["CELL_MODULES", "IN_TORCH", "LAYERS", "TIED", "Counterpart", "Kind", "counterpart_of", "on_reference"]
+
+M = TypeVar("M", bound=Module)
+
+
+class Kind(NamedTuple):
+    """The name of a class, in fastrnn and in torch.nn if it has it, and the arguments that choose the cell."""
+
+    class_name: str
+    arguments: dict[str, str]
+
+
+def _kinds(base: type[Module], suffix: str) -> dict[str, Kind]:
+    found = {}
+    written = {cls.__name__ for cls in FASTRNN if issubclass(cls, base)}
+    for cell in CELLS:
+        kind, _, nonlinearity = cell.partition("_")
+        class_name = kind.upper() + suffix
+        assert class_name in written, f"{cell} has no module {class_name}"
+        found[cell] = Kind(class_name, {"nonlinearity": nonlinearity} if nonlinearity else {})
+    return found
+
+
+LAYERS = _kinds(Layers, "")
+CELL_MODULES = _kinds(Cell, "Cell")
+
+_IN_TORCH_NAMES = {cls.__name__ for cls in FAST}
+# The cells whose modules torch.nn has.
+IN_TORCH = tuple(cell for cell, kind in LAYERS.items() if kind.class_name in _IN_TORCH_NAMES)
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """A cell of torch.nn that computes a cell of fastrnn, given other weights.
+
+    Attributes:
+        cell: torch.nn's.
+        of: fastrnn's.
+        gates: for each gate of torch.nn's cell the gate whose weights it takes, and their sign.
+    """
+
+    cell: str
+    of: str
+    gates: tuple[tuple[str, int], ...]
+
+    def weights(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """From weights of fastrnn's module by name to those of torch.nn's."""
+        names = CELLS[self.of].gates
+
+        def change(name: str, value: Tensor) -> Tensor:
+            if "weight_hr" in name:
+                return value
+            blocks = value.unflatten(0, (len(names), -1))
+            return torch.cat([sign * blocks[names.index(gate)] for gate, sign in self.gates])
+
+        return {name: change(name, value) for name, value in given.items()}
+
+    def gradients(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """From gradients of torch.nn's weights by name to those of fastrnn's, by the chain rule."""
+
+        def change(name: str, value: Tensor) -> Tensor:
+            if "weight_hr" in name:
+                return value
+            blocks = value.unflatten(0, (len(self.gates), -1))
+            taken = [[s * b for (gate, s), b in zip(self.gates, blocks, strict=True) if gate == own] for own in names]
+            return torch.cat([torch.stack(parts).sum(0) for parts in taken])
+
+        names = CELLS[self.of].gates
+        return {name: change(name, value) for name, value in found.items()}
+
+
+# Cells that torch.nn lacks, but computes by another cell with some of its weights tied.
+TIED = {
+    # 1 - sigmoid(f) = sigmoid(-f)
+    "cifg": Counterpart("lstm", "cifg", (("f", -1), ("f", 1), ("g", 1), ("o", 1))),
+}
+
+
+def counterpart_of(cell: str) -> Counterpart:
+    """Itself where torch.nn has it.
+
+    Raises:
+        ValueError: nothing in torch.nn computes this cell.
+    """
+    if cell in IN_TORCH:
+        return Counterpart(cell, cell, tuple((gate, 1) for gate in CELLS[cell].gates))
+    if cell not in TIED:
+        raise ValueError(f"expected a cell that torch.nn computes: {', '.join((*IN_TORCH, *TIED))}; got {cell}")
+    return TIED[cell]
+
+
+def on_reference(module: M) -> M:
+    """A copy of a layer or cell, fastrnn's or torch.nn's, that computes by the reference.
+
+    Stacking, packing and the order of dimensions are written here once more, so that they are checked as well.
+    """
+    twin = copy.deepcopy(module)
+    twin.__class__ = _on_reference(type(module))  # type: ignore[assignment, arg-type]
+    return twin
+
+
+@cache
+def _on_reference(cls: type[Module]) -> type[Module]:
+    forward = _forward_of_layers if issubclass(cls, RNNBase) else _forward_of_cell
+    return type(cls.__name__, (cls,), {"forward": forward})
+
+
+def _forward_of_layers(self: Any, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
+    spec = LayerSpec(_cell(self), 2 if self.bidirectional else 1, self.bias, projected=self.proj_size > 0)
+    state = () if hx is None else tuple(hx) if isinstance(hx, (tuple, list)) else (hx,)
+    packed, unbatched = isinstance(input, PackedSequence), False
+    batch_sizes = None
+    if isinstance(input, PackedSequence):
+        x, batch_sizes, order, back = input
+        state = tuple(s if order is None else s[:, order] for s in state)
+    elif input.dim() == 2:
+        unbatched = True
+        x, state = input.unsqueeze(1), tuple(s.unsqueeze(1) for s in state)
+    else:
+        x = input.transpose(0, 1) if self.batch_first else input
+
+    finals = []
+    of_layer = spec.directions
+    for i in range(self.num_layers):
+        if i > 0 and self.dropout and self.training:
+            x = torch.dropout(x, self.dropout, True)
+        names: list[str] = sum(self._all_weights[i * of_layer : (i + 1) * of_layer], [])
+        weights = [getattr(self, name) for name in names]
+        x, final = reference.layer(spec, x, [s[i * of_layer : (i + 1) * of_layer] for s in state], weights, batch_sizes)
+        finals.append(final)
+    state = tuple(torch.cat(s) for s in zip(*finals, strict=True))
+
+    if packed:
+        state = tuple(s if back is None else s[:, back] for s in state)
+        return PackedSequence(x, batch_sizes, order, back), hx_of(state)
+    if unbatched:
+        return x.squeeze(1), hx_of(tuple(s.squeeze(1) for s in state))
+    return x.transpose(0, 1) if self.batch_first else x, hx_of(state)
+
+
+def _forward_of_cell(self: Any, input: Tensor, hx: Any = None) -> Any:
+    spec = LayerSpec(_cell(self), has_bias=self.bias)
+    weights = [getattr(self, name) for name in spec.weight_names]
+    x = input if input.dim() == 2 else input.unsqueeze(0)
+    if hx is None:
+        state = tuple(x.new_zeros(len(x), self.hidden_size) for _ in spec.facts.states)
+    else:
+        state = tuple(hx) if isinstance(hx, (tuple, list)) else (hx,)
+        state = state if input.dim() == 2 else tuple(s.unsqueeze(0) for s in state)
+    new = reference.step(spec, x, state, weights)
+    return hx_of(new if input.dim() == 2 else tuple(s.squeeze(0) for s in new))
+
+
+def _cell(module: Module) -> str:
+    spec = cell_of(module)
+    assert spec is not None
+    return spec.name

@@ -1,0 +1,41 @@
+"""The search for wrong layers finds one, and makes it small."""
+
+import fuzz
+import pytest
+
+from fastrnn import _C, functional
+from fastrnn.ops.function import layer
+
+pytestmark = pytest.mark.usefixtures("isa_as_before")
+
+
+@pytest.fixture
+def isa_as_before():
+    before = _C.isa()
+    yield
+    _C.force_isa(before)
+
+
+def test_a_seed_is_one_layer_and_they_are_right():
+    for seed in range(40):
+        assert fuzz.draw(seed) == fuzz.draw(seed)
+        assert fuzz.failures(fuzz.draw(seed)) == []
+
+
+def wrong_layout(spec, x, *arguments):
+    """Rows and steps change places where nobody has tested both options at once."""
+    y, final = layer(spec, x, *arguments)
+    if spec.batch_first and spec.projected and y.dim() == 3:
+        y = y.transpose(0, 1).reshape(y.shape)
+    return y, final
+
+
+def test_a_fault_is_found_and_made_small(monkeypatch):
+    monkeypatch.setattr(functional, "layer", wrong_layout)
+    found = next(drawn for drawn in map(fuzz.draw, range(1000)) if fuzz.failures(drawn))
+    small = fuzz.shrink(found, lambda other: bool(fuzz.failures(other)))
+    assert (small.T, small.B, small.H, small.P, small.I, small.num_layers) == (2, 2, 2, 1, 1, 1)
+    plain = fuzz.Layer(small.seed, small.cell, small.isa)
+    differing = {name for name, value in vars(small).items() if value != vars(plain)[name]}
+    assert differing <= {"T", "B", "H", "P", "batch_first", "dtype", "no_gradient", "no_loss"}
+    assert str(small).startswith(f"{small.cell.upper()}(1, 2, batch_first=True, proj_size=1)")
