@@ -292,12 +292,14 @@ def _results(layer: Layer, module: nn.Module, dtype: torch.dtype) -> dict[str, T
 
 _ATEN = torch.ops.aten
 _ACTIVATIONS = (_ATEN.tanh.default, _ATEN.sigmoid.default)
-_PRODUCTS = (_ATEN.mm.default, _ATEN.addmm.default)
+# With the place of the factor whose last dimension is summed. Inference mode leaves linear as it is.
+_PRODUCTS = {_ATEN.mm.default: 0, _ATEN.addmm.default: 1, _ATEN.linear.default: 0}
 
 
 class _Disturbed(TorchDispatchMode):
     """Rounding as it may be: activations are up to four ulps off, as test_activations.py allows, and their derivatives
-    follow from them. Sums of products are off by an ulp of the largest, as in another order of summation.
+    follow from them. Sums of K products are off by sqrt(K) / 4 ulps of the largest, and at least one, as where they are
+    added one after another.
     """
 
     def __init__(self, seed: int) -> None:
@@ -308,7 +310,10 @@ class _Disturbed(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if func in _ACTIVATIONS:
             return self._off(result, 4 * result.double())
-        return self._off(result, result.double().abs().max()) if func in _PRODUCTS and result.numel() else result
+        if func in _PRODUCTS and result.numel():
+            ulps = max(1.0, args[_PRODUCTS[func]].shape[-1] ** 0.5 / 4)
+            return self._off(result, ulps * result.double().abs().max())
+        return result
 
     def _off(self, value: Tensor, scale: Tensor) -> Tensor:
         noise = torch.rand(value.shape, generator=self.generator, dtype=torch.float64) * 2 - 1
