@@ -243,7 +243,7 @@ GOOD = {"--target": "sm_90", "--cell": "lstm", "--hidden": "64", "--dtype": "bfl
     "change, message",
     [
         ({"--target": "sm_70"}, r"--target: .*'sm_70' .*sm_80.*sm_90.*gfx942"),
-        ({"--cell": "mgu"}, r"--cell: .*'mgu' .*rnn_tanh.*lstm.*gru"),
+        ({"--cell": "elman"}, r"--cell: .*'elman' .*rnn_tanh.*lstm.*gru"),
         ({"--dtype": "int8"}, r"--dtype: .*'int8' .*bfloat16.*float16.*float32"),
         ({"--hidden": "0"}, r"--hidden: expected a positive integer, got '0'"),
         ({"--batch": "-1"}, r"--batch: expected a positive integer, got '-1'"),

@@ -21,7 +21,7 @@ tl = pytest.importorskip("triton.language")
 from fastrnn.backends.triton import operators, persistent, stepwise  # noqa: E402
 from fastrnn.backends.triton.kernel import Kernel  # noqa: E402
 from fastrnn.backends.triton.launch import interpreted  # noqa: E402
-from fastrnn.backends.triton.plans import Device, Plan  # noqa: E402
+from fastrnn.backends.triton.plans import DEVICES, Device, Plan, make_plan  # noqa: E402
 from fastrnn.kernels import CELLS as WITH_KERNELS  # noqa: E402
 from fastrnn.kernels import cells  # noqa: E402
 from fastrnn.kernels.barrier import arrive, wait  # noqa: E402
@@ -84,7 +84,8 @@ def plan_of(p: Problem) -> Plan:
 
 def cooperative_size(cell: str) -> int:
     """Just more hidden units than one program holds."""
-    return 70 if len(CELLS[cell].gates) > 1 else 130
+    plans = {H: make_plan(LayerSpec(cell), 1, H, torch.float32, True, DEVICES["sm_90"]) for H in (70, 130)}
+    return next(H for H, plan in plans.items() if plan.regime == "cooperative")
 
 
 # By regime; sizes of the cooperative one are those of the cell.
