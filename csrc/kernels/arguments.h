@@ -36,7 +36,7 @@ enum class CellKind : int {};
 
 // What others need to know of a cell; cells.h says it, per struct.
 struct CellFacts {
-  const char* name;  // as in fastrnn/spec.py
+  const char* name;  // as in fastrnn/spec/cell.py
   int gates, sums;
   uint32_t apart;  // bit i: the two products of gate i go to sums of their own
   int saved;       // values per unit and step that forward saves; the cell state, where there is one, is the last

@@ -1,7 +1,7 @@
 // The cells. Each is two pure functions on vectors of hidden units, and the facts that lay out its memory, which
 // facts-inl.h checks:
 //
-//   kName          its key in CELLS of fastrnn/spec.py
+//   kName          its key in CELLS of fastrnn/spec/cell.py
 //   kGates         gates stacked in weight_ih and weight_hh, in PyTorch's order
 //   kSums          pre-activation sums per unit. A gate's products with x and with h go to the sums x_sum(gate) and
 //                  h_sum(gate); where these are the same, they are added in one register.

@@ -11,7 +11,7 @@
 
 namespace fastrnn {
 
-// The cells that are compiled in, by the names of fastrnn/spec.py.
+// The cells that are compiled in, by the names of fastrnn/spec/cell.py.
 std::vector<std::string> cell_names();
 std::optional<CellKind> find_cell(std::string_view name);
 const CellFacts& cell_facts(CellKind kind);

@@ -1,4 +1,4 @@
-// The operators of fastrnn/ops.py on the CPU, and the parts of them that others call.
+// The operators of fastrnn/ops/operators.py on the CPU, and the parts of them that others call.
 #pragma once
 
 #include <ATen/ATen.h>

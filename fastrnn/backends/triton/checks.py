@@ -1,6 +1,6 @@
 """Checks of the operators' arguments, once for each call: what the kernels read through pointers is known to be there.
 
-The same conditions and messages as in ``csrc/operators.cpp``.
+The same conditions and messages as in ``csrc/torch/checked_layer.cpp``.
 """
 
 import math
