@@ -41,7 +41,8 @@ class Cell(RNNCellBase):
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """As ``torch.nn``: ``input`` [B, I] or [I] and the state to the new state."""
         if not torch.compiler.is_compiling():
-            result = infer_step(self._parameters, self._weight_names, input, hx, self.mode.lower(), self.bias)
+            names = _WITH_BIAS if self.bias else _WITHOUT_BIAS
+            result = infer_step(self._parameters, names, input, hx, self.mode.lower(), self.bias)
             if result is not None:
                 return result
         dim = input.dim()
@@ -53,12 +54,8 @@ class Cell(RNNCellBase):
         state = self._run(input.unsqueeze(0), tuple([s.unsqueeze(0) for s in state]))
         return hx_of(tuple([s.squeeze(0) for s in state]))
 
-    @property
-    def _weight_names(self) -> list[str]:
-        return _WITH_BIAS if self.bias else _WITHOUT_BIAS
-
     def _run(self, x: Tensor, state: State) -> State:
-        weights = weights_of(self, self._weight_names)
+        weights = weights_of(self, _WITH_BIAS if self.bias else _WITHOUT_BIAS)
         self._check_input(x, state)
         if x.dtype != weights[0].dtype and not autocast_enabled(x):
             raise RuntimeError(f"Expected input of the weights' dtype {weights[0].dtype}, got {x.dtype}")
