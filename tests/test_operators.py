@@ -143,7 +143,7 @@ FORWARD_ERRORS = {
     "unknown-cell": (
         "dense",
         lambda a: {"cell": "elman"},
-        f"unknown cell 'elman', expected one of {' '.join(CELLS)}",
+        r"unknown cell 'elman', expected one of (\w+ )*lstm",
     ),
     "three-directions": ("dense", lambda a: {"directions": 3}, "expected 1 or 2 directions, got 3"),
     "too-few-weights": ("dense", lambda a: {"weights": a["weights"][:5]}, "expected 4 weights .* got 5 for 2"),
