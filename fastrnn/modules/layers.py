@@ -16,6 +16,8 @@ __all__ = ["Layers"]
 
 State = tuple[Tensor, ...]
 
+_TEMPLATE = torch.nn.LSTM  # as it is now: programs put fastrnn's class in its place
+
 
 def weights_of(module: Module, names: Sequence[str]) -> list[Tensor]:
     parameters: dict[str, Any] = module._parameters
@@ -80,7 +82,7 @@ class Layers(RNNBase):
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         # torch.nn checks the arguments and names the parameters, but knows its own modes only: the one that takes all
         # options stands for any other.
-        template = vars(torch.nn.LSTM(input_size, hidden_size, *others, proj_size or 0, device="meta", **unknown))
+        template = vars(_TEMPLATE(input_size, hidden_size, *others, proj_size or 0, device="meta", **unknown))
         Module.__init__(self)
         new = vars(self)
         new |= {name: value for name, value in template.items() if name not in new and name != "_flat_weights"}
