@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/version.h>
 
 #include "runtime/isa.h"
 #include "runtime/peak.h"
@@ -45,6 +46,8 @@ pybind11::dict facts_of(const std::string& cell) {
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Compiled CPU kernels of fastrnn.";
+  // Of the headers. Between minor versions torch's binary interface changes.
+  m.attr("built_for_torch") = TORCH_VERSION;
   m.def("isa", [] { return std::string(fastrnn::instruction_set().name); });
   m.def("multiplies_bfloat16", [] { return fastrnn::instruction_set().bf16 != nullptr; });
   m.def("cells", &fastrnn::cell_names);

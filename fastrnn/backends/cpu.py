@@ -10,15 +10,26 @@ import torch
 
 from fastrnn.spec import LayerSpec, Sizes
 
-extension: ModuleType | None = None
-missing: str | None = None
-try:
-    # Loading the extension registers its implementations of the operators in fastrnn.ops.
-    extension = importlib.import_module("fastrnn._C")
-except ImportError as error:
-    missing = f"the compiled extension fastrnn._C cannot be loaded ({error})"
-else:
-    extension.isa()  # raises ValueError for a FASTRNN_CPU_ISA that this build or processor does not run
+
+def _load() -> tuple[ModuleType | None, str | None]:
+    """The extension, whose loading registers its implementations of the operators, or why there is none to use.
+
+    Raises:
+        ValueError: for a FASTRNN_CPU_ISA that this build or processor does not run.
+    """
+    try:
+        module = importlib.import_module("fastrnn._C")
+    except ImportError as error:
+        return None, f"the compiled extension fastrnn._C cannot be loaded ({error})"
+    built_for = module.built_for_torch
+    if built_for.split(".")[:2] != torch.__version__.split(".")[:2]:
+        again = "pip install --no-build-isolation . builds it again"
+        return None, f"the compiled extension was built for torch {built_for}, this is {torch.__version__}; {again}"
+    module.isa()
+    return module, None
+
+
+extension, missing = _load()
 _cells: list[str] = extension.cells() if extension else []
 
 __all__ = ["NAME", "Plan", "extension", "frozen_products", "missing", "plan", "processor", "reasons_against"]
