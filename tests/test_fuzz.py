@@ -1,7 +1,9 @@
 """The search for wrong layers finds one, and makes it small."""
 
-import fuzz
 import pytest
+from fuzz.compute import failures
+from fuzz.layer import Layer, draw
+from shrink import shrink
 
 from fastrnn import _C, functional
 from fastrnn.ops.function import layer
@@ -18,8 +20,8 @@ def isa_as_before():
 
 def test_a_seed_is_one_layer_and_they_are_right():
     for seed in range(40):
-        assert fuzz.draw(seed) == fuzz.draw(seed)
-        assert fuzz.failures(fuzz.draw(seed)) == []
+        assert draw(seed) == draw(seed)
+        assert failures(draw(seed)) == []
 
 
 def wrong_layout(spec, x, *arguments):
@@ -32,10 +34,10 @@ def wrong_layout(spec, x, *arguments):
 
 def test_a_fault_is_found_and_made_small(monkeypatch):
     monkeypatch.setattr(functional, "layer", wrong_layout)
-    found = next(drawn for drawn in map(fuzz.draw, range(1000)) if fuzz.failures(drawn))
-    small = fuzz.shrink(found, lambda other: bool(fuzz.failures(other)))
+    found = next(drawn for drawn in map(draw, range(1000)) if failures(drawn))
+    small = shrink(found, lambda other: bool(failures(other)))
     assert (small.T, small.B, small.H, small.P, small.I, small.num_layers) == (2, 2, 2, 1, 1, 1)
-    plain = fuzz.Layer(small.seed, small.cell, small.isa)
+    plain = Layer(small.seed, small.cell, small.isa)
     differing = {name for name, value in vars(small).items() if value != vars(plain)[name]}
     assert differing <= {"T", "B", "H", "P", "batch_first", "dtype", "no_gradient", "no_loss"}
     assert str(small).startswith(f"{small.cell.upper()}(1, 2, batch_first=True, proj_size=1)")

@@ -1,0 +1,1 @@
+"""``make fuzz``: random layers against the reference."""
