@@ -3,7 +3,7 @@
 import pytest
 from fuzz.compute import failures
 from fuzz.layer import Layer, draw
-from shrink import shrink
+from fuzz.shrink import shrink
 
 from fastrnn import _C, functional
 from fastrnn.ops.function import layer
