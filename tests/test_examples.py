@@ -368,6 +368,7 @@ def test_generate_repeats_itself_with_a_seed(run, trained):
 
 def test_ctrl_c_ends_what_has_nothing_to_save(run, trained, monkeypatch):
     folder = trained("poems")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in its background
     monkeypatch.setattr(poems.Poems, "generate", lambda *_, **__: (signal.raise_signal(signal.SIGINT) for _ in "a"))
     code, _, errors = run("generate", folder)
     assert (code, errors) == (130, "python -m fastrnn generate: interrupted\n")
