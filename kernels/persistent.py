@@ -90,7 +90,6 @@ def forward(
     launch,
     CELL: tl.constexpr,
     GATES: tl.constexpr,
-    KEPT: tl.constexpr,
     HIDDEN: tl.constexpr,
     ROWS: tl.constexpr,
     UNITS: tl.constexpr,

@@ -50,7 +50,6 @@ def forward(
     step,
     CELL: tl.constexpr,
     GATES: tl.constexpr,
-    KEPT: tl.constexpr,
     HIDDEN: tl.constexpr,
     ROWS: tl.constexpr,
     UNITS: tl.constexpr,

@@ -15,6 +15,7 @@ __all__ = ["Cell"]
 
 State = tuple[Tensor, ...]
 
+# The names of a direction's weights are those of every cell.
 _WITH_BIAS = list(LayerSpec("").weight_names)
 _WITHOUT_BIAS = list(LayerSpec("", has_bias=False).weight_names)
 

@@ -32,7 +32,7 @@ _FORMATS = ("bfloat16", "int8")
 
 
 def freeze(model: M, weights: str) -> M:
-    """Makes every RNN, LSTM, GRU and cell in ``model``, ``torch.nn``'s and fastrnn's, an inference layer, in place.
+    """Makes every recurrent layer and cell in ``model``, ``torch.nn``'s and fastrnn's, an inference layer, in place.
 
     Where a step is bound by reading weights, which is at batch sizes of a few rows, fewer bits are faster. Large
     batches may be slower than in float32. Input, output, states, biases and gates stay float32, sums are taken in

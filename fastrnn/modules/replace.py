@@ -7,7 +7,7 @@ place that refers to it. Building a new module would have to copy all of this, a
 
 import warnings
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.nn import Module, RNNBase
@@ -111,13 +111,15 @@ def is_fast(module: Module) -> bool:
 
 def cell_of(module: Module) -> CellSpec | None:
     """The cell of a layer or cell of fastrnn or ``torch.nn``, or of a subclass; None of any other module."""
+    if not is_fast(module) and not isinstance(module, tuple(FAST)):
+        return None
     mode = getattr(module, "mode", None)
     if mode is None:  # torch.nn's cells do not name theirs
-        fast = next((fast for plain, fast in FAST.items() if isinstance(module, plain)), None)
-        mode = getattr(fast, "mode", None)
+        fast: Any = next(fast for plain, fast in FAST.items() if isinstance(module, plain))
+        mode = fast.mode
         if isinstance(mode, property) and mode.fget:  # it depends on the instance
             mode = mode.fget(module)
-    return CELLS.get(mode.lower()) if isinstance(mode, str) else None
+    return CELLS[str(mode).lower()]
 
 
 def become(module: Module, cls: type[Module]) -> None:

@@ -26,7 +26,8 @@ def forward_kernel(spec: LayerSpec, plan: Plan, hidden: int, dtype: torch.dtype,
 def backward_kernel(spec: LayerSpec, plan: Plan, hidden: int, dtype: torch.dtype, ragged: bool) -> Kernel:
     assert plan.backward is not None
     constants = _constants(spec, plan, plan.backward, hidden, ragged)
-    more = {"SPLIT": plan.backward.split, "APART": bool(spec.facts.apart)}
+    facts = spec.facts
+    more = {"KEPT": len(facts.kept), "SPLIT": plan.backward.split, "APART": bool(facts.apart)}
     return _kernel("persistent_backward", spec, plan.backward, dtype, {**constants, **more})
 
 
@@ -34,7 +35,6 @@ def _constants(spec: LayerSpec, plan: Plan, tile: Tile, hidden: int, ragged: boo
     return {
         "CELL": spec.cell,
         "GATES": len(spec.facts.gates),
-        "KEPT": len(spec.facts.kept),
         "HIDDEN": hidden,
         "ROWS": tile.rows,
         "UNITS": tile.units,

@@ -28,20 +28,19 @@ def forward_kernel(spec: LayerSpec, hidden: int, dtype: torch.dtype, ragged: boo
 
 
 def backward_kernel(spec: LayerSpec, hidden: int, dtype: torch.dtype, ragged: bool) -> Kernel:
-    flags = {"RAGGED": ragged, "APART": bool(spec.facts.apart), "PROJECTED": spec.projected}
-    return _kernel("pointwise_backward", spec, hidden, dtype, **flags)
+    constants = {"KEPT": len(spec.facts.kept), "RAGGED": ragged, "APART": bool(spec.facts.apart)}
+    return _kernel("pointwise_backward", spec, hidden, dtype, **constants, PROJECTED=spec.projected)
 
 
-def _kernel(name: str, spec: LayerSpec, hidden: int, dtype: torch.dtype, **flags: bool) -> Kernel:
+def _kernel(name: str, spec: LayerSpec, hidden: int, dtype: torch.dtype, **others: int) -> Kernel:
     units = min(256, max(16, 1 << (hidden - 1).bit_length()))
     constants = {
         "CELL": spec.cell,
         "GATES": len(spec.facts.gates),
-        "KEPT": len(spec.facts.kept),
         "HIDDEN": hidden,
         "ROWS": _TILE // units,
         "UNITS": units,
-        **flags,
+        **others,
     }
     return Kernel(name, dtype, len(spec.facts.states), tuple(constants.items()), warps=4)
 
