@@ -1,4 +1,7 @@
-"""Builds fastrnn._C, the CPU kernels. Everything else about the package stands in pyproject.toml."""
+"""Builds the CPU kernels: a library for torch alone, and the extension fastrnn._C on top of it, for Python.
+
+Everything else about the package stands in pyproject.toml.
+"""
 
 import sys
 from pathlib import Path
@@ -14,16 +17,40 @@ FLAGS = (CSRC / "flags").read_text().split()
 if sys.platform == "darwin":
     FLAGS.remove("-fopenmp")
 
-setup(
-    ext_modules=[
-        CppExtension(
-            "fastrnn._C",
-            sorted(str(path) for path in Path("csrc").glob("*/*.cpp")),
-            depends=["csrc/flags", *sorted(str(path) for path in Path("csrc").glob("*/*.h"))],
-            # Not among the folders for <headers>, which would mix csrc/torch with torch's own.
-            extra_compile_args=[*FLAGS, f"-iquote{CSRC.resolve()}"],
-            extra_link_args=[flag for flag in FLAGS if flag == "-fopenmp"],
-        )
-    ],
-    cmdclass={"build_ext": BuildExtension},
-)
+LIBRARY = "fastrnn.libfastrnn_torch"
+
+
+def extension(name: str, folders: list[str]) -> CppExtension:
+    return CppExtension(
+        name,
+        sorted(str(path) for folder in folders for path in Path("csrc", folder).glob("*.cpp")),
+        depends=["csrc/flags", "fastrnn/ops/schemas.inc", *sorted(str(path) for path in Path("csrc").glob("*/*.h"))],
+        # Not among the folders for <headers>, which would mix csrc/torch with torch's own.
+        extra_compile_args=[*FLAGS, f"-iquote{CSRC.resolve()}"],
+        extra_link_args=[flag for flag in FLAGS if flag == "-fopenmp"],
+    )
+
+
+library = extension(LIBRARY, ["kernels", "runtime", "torch"])
+library.libraries.remove("torch_python")  # programs without Python load it
+
+bindings = extension("fastrnn._C", ["python"])
+bindings.libraries.insert(0, "fastrnn_torch")
+bindings.extra_compile_args.append("-fvisibility=hidden")  # as pybind11 asks for
+bindings.extra_link_args.append("-Wl,-rpath,@loader_path" if sys.platform == "darwin" else "-Wl,-rpath,$ORIGIN")
+
+
+class Build(BuildExtension):
+    def get_ext_filename(self, name: str) -> str:
+        """The library has the name that linkers look for, and none of a Python version."""
+        if name in (LIBRARY, LIBRARY.rpartition(".")[2]):
+            return f"{name.replace('.', '/')}.so"
+        return super().get_ext_filename(name)
+
+    def build_extension(self, ext: CppExtension) -> None:
+        if ext is bindings:
+            ext.library_dirs.append(str(Path(self.get_ext_fullpath(LIBRARY)).parent))
+        super().build_extension(ext)
+
+
+setup(ext_modules=[library, bindings], cmdclass={"build_ext": Build})

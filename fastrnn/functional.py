@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 
+from fastrnn.ops import function
 from fastrnn.ops.function import layer
 from fastrnn.spec import CELLS, LayerSpec
 
@@ -69,8 +70,8 @@ def stack(
     """``rnn`` for callers that have checked their arguments. ``dropout`` is applied whenever it is not zero."""
     if autocast_enabled(x):
         x, state, weights = _autocast(x, state, weights)
-    if not state and batch_sizes is not None:
-        state = zero_state(spec, x, weights[1], num_layers, int(batch_sizes[0]))
+    if not state and batch_sizes is not None and (torch.compiler.is_compiling() or x.is_meta):
+        state = zero_state(spec, x, weights[1], num_layers, int(batch_sizes[0]))  # where the operator cannot look
     if num_layers == 1:
         return layer(spec, x, state, weights, batch_sizes)
     per_layer = len(weights) // num_layers
@@ -88,8 +89,7 @@ def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor]) ->
     """One step of one layer, the arguments checked by the caller: ``x`` [B, I], ``state`` [B, H] each or empty."""
     if autocast_enabled(x):
         x, state, weights = _autocast(x, state, weights)
-    _, final = layer(spec, x.unsqueeze(0), tuple([s.unsqueeze(0) for s in state]), weights)
-    return tuple([s.squeeze(0) for s in final])
+    return function.step(spec, x, state, weights)
 
 
 def autocast_enabled(x: Tensor) -> bool:
@@ -116,10 +116,8 @@ def zero_state(spec: LayerSpec, x: Tensor, w_hh: Tensor, num_layers: int, batch:
 
 
 def _dropout(x: Tensor, p: float, transposed: bool) -> Tensor:
-    # The generator fills memory in order and torch.nn's outputs are time-major: the same seed, the same mask.
-    if transposed:
-        return apply_dropout(x.transpose(0, 1).contiguous(), p).transpose(0, 1)
-    return apply_dropout(x, p)
+    # As it lies in memory: the generator fills that in order. The same seed, the same mask as in torch.nn.
+    return apply_dropout(x.transpose(0, 1), p).transpose(0, 1) if transposed else apply_dropout(x, p)
 
 
 def _spec(

@@ -1,8 +1,8 @@
 """What the regimes share: where rows lie in memory, and tuples of tiles to and from it.
 
-Every buffer of rows, [N, D*width], has one order of rows, that of the layer's input: the row of time ``t`` and batch
-entry ``b`` is ``t * row_t + b * row_b``, or ``offsets[t] + b`` in a packed batch. A ``line`` is one direction's part of
-a row. Offsets are 64-bit: 2^31 elements are few.
+Every buffer of rows, [N, D*width], lies in memory step by step: the row of time ``t`` and batch entry ``b`` is
+``t * batch + b``, or ``offsets[t] + b`` in a packed batch. A ``line`` is one direction's part of a row. Offsets are
+64-bit: 2^31 elements are few.
 """
 
 from typing import Any, NamedTuple
@@ -18,8 +18,6 @@ class Geometry(NamedTuple):
         offsets: [T] of a packed batch, the first row of each step.
         lengths: [B] of a packed batch, the steps of each entry.
         rows: of all steps.
-        row_t: from a step to the next, where the batch is not packed.
-        row_b: from a batch entry to the next.
     """
 
     offsets: Any
@@ -27,8 +25,6 @@ class Geometry(NamedTuple):
     batch: Any
     rows: Any
     steps: Any
-    row_t: Any
-    row_b: Any
     directions: Any
 
 
@@ -63,9 +59,9 @@ def row_at(t, place, geometry, RAGGED: tl.constexpr):
     """[R], the rows of time ``t``."""
     if RAGGED:
         # Before the first step there is no row, and none is read.
-        return tl.load(geometry.offsets + tl.maximum(t, 0)) + place.b * geometry.row_b
+        return tl.load(geometry.offsets + tl.maximum(t, 0)) + place.b
     else:
-        return t * geometry.row_t + place.b * geometry.row_b
+        return t * geometry.batch + place.b
 
 
 @triton.jit

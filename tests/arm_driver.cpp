@@ -38,7 +38,8 @@ std::vector<V> receive(int64_t count) {
 
 void set_rows(const Request& request, BatchRows& batch) {
   const Sizes& n = request.sizes;
-  if (Form(request.form) != Form::kPacked) return batch.set_dense(Form(request.form), n.T, n.B);
+  if (Form(request.form) != Form::kPacked)
+    return batch.set_dense(n.T, n.B, /*x_by_sequence=*/Form(request.form) == Form::kBatchFirst);
   const std::string wrong = batch.set_packed(receive<int64_t>(n.T).data(), n.T, n.B, n.N);
   if (wrong.empty()) return;
   std::fprintf(stderr, "%s\n", wrong.c_str());
@@ -49,7 +50,7 @@ template <class T>
 void answer(const Request& request) {
   BatchRows batch;
   set_rows(request, batch);
-  const Rows rows = batch.rows();
+  const Rows x_rows = batch.x_rows(), rows = batch.rows();
   std::deque<std::vector<T>> arrays;
   std::vector<const std::vector<T>*> results;
   const auto in = [&]() -> T* {
@@ -66,14 +67,14 @@ void answer(const Request& request) {
   std::vector<Weights<T>> weights;
   for (int64_t d = 0; d < request.sizes.D; ++d) weights.push_back({in(), in(), in(), in(), in()});
   if (request.backward) {
-    BackwardArgs<T> args{request.sizes, rows, in(), in(),  in(),  weights.data(), in(),
-                         in(),          in(), in(), out(), out(), out(),          nullptr};
+    BackwardArgs<T> args{request.sizes, x_rows, rows, in(), in(),  in(),  weights.data(), in(),
+                         in(),          in(),   in(), out(), out(), out(), nullptr,        {}};
     std::vector<WeightGradients<T>> gradients;
     for (int64_t d = 0; d < request.sizes.D; ++d) gradients.push_back({out(), out(), out(), out(), out()});
     args.gradients = gradients.data();
     run_backward(kind, args, int(request.threads));
   } else {
-    const ForwardArgs<T> args{request.sizes, rows, in(), in(), weights.data(), out(), out(), out(), out()};
+    const ForwardArgs<T> args{request.sizes, x_rows, rows, in(), in(), weights.data(), out(), out(), out(), out()};
     run_forward(kind, args, int(request.threads));
   }
   for (const std::vector<T>* result : results) std::fwrite(result->data(), sizeof(T), result->size(), stdout);

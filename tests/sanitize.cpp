@@ -152,7 +152,7 @@ Layer random_layer(Random& random, int64_t most, bool may_be_projected) {
     const std::string wrong = layer.rows.set_packed(sizes.data(), n.T, n.B, n.N);
     if (!wrong.empty()) fail(wrong);
   } else {
-    layer.rows.set_dense(layer.options.form, n.T, n.B);
+    layer.rows.set_dense(n.T, n.B, layer.options.form == Form::kBatchFirst);
   }
   layer.options.directions = n.D;
   layer.threads = int(random.between(1, 4));
@@ -185,7 +185,7 @@ void run(const Layer& layer, Random& random, const char* type) {
   };
   const auto forward = [&](int threads, bool save) {
     ForwardArgs<T> args{};
-    args.sizes = n, args.rows = layer.rows.rows(), args.x = x, args.h_0 = h_0, args.weights = weights.data();
+    args.sizes = n, args.x_rows = layer.rows.x_rows(), args.rows = layer.rows.rows(), args.x = x, args.h_0 = h_0, args.weights = weights.data();
     args.y = arrays.room<T>(n.N * n.D * n.P), args.h_T = arrays.room<T>(states * n.P);
     args.cell_state = cell_state ? initial() : nullptr;
     args.saved = save ? arrays.room<Real<T>>(n.D * n.N * facts.saved * n.H) : nullptr;
@@ -202,7 +202,7 @@ void run(const Layer& layer, Random& random, const char* type) {
   if (!saves) return;
 
   BackwardArgs<T> args{};
-  args.sizes = n, args.rows = made.rows, args.x = x, args.h_0 = h_0, args.cell_state_0 = c_0;
+  args.sizes = n, args.x_rows = made.x_rows, args.rows = made.rows, args.x = x, args.h_0 = h_0, args.cell_state_0 = c_0;
   args.weights = weights.data(), args.y = made.y, args.saved = made.saved;
   args.dy = random.one_in(4) ? nullptr : arrays.values<T>(n.N * n.D * n.P);
   args.dh_T = random.one_in(2) ? nullptr : arrays.values<T>(states * n.P);
@@ -219,10 +219,18 @@ void run(const Layer& layer, Random& random, const char* type) {
                          wanted(w.b_hh, gates), wanted(w.w_hr, n.P * n.H)});
   }
   args.gradients = gradients.data();
+  if (random.one_in(3)) {
+    args.by_row.dsums = arrays.room<T>(n.D * n.N * facts.sums * n.H);
+    if (layer.options.projected)
+      args.by_row.dh = arrays.room<T>(n.D * n.N * n.P), args.by_row.h = arrays.room<T>(n.D * n.N * n.H);
+  }
   run_backward(layer.options.cell, args, layer.threads);
   check_written(args.dx, n.N * n.I, "dx");
   check_written(args.dh_0, states * n.P, "dh_0");
   check_written(args.carry, states * n.H, "the carried gradient");
+  check_written(args.by_row.dsums, n.D * n.N * facts.sums * n.H, "gradients of the sums");
+  check_written(args.by_row.dh, n.D * n.N * n.P, "gradients of the outputs");
+  check_written(args.by_row.h, n.D * n.N * n.H, "what was projected");
   for (const WeightGradients<Real<T>>& g : gradients) {
     check_written(g.w_ih, gates * n.I, "d weight_ih");
     check_written(g.w_hh, gates * n.P, "d weight_hh");
@@ -256,7 +264,7 @@ void run_frozen_layer(const Layer& layer, Random& random, const char* type) {
       static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)), std::free);
   kernels.pack(layer.options.cell, n, weights.data(), panels.get());
   FrozenArgs args{};
-  args.sizes = n, args.rows = layer.rows.rows(), args.x = arrays.values<float>(n.N * n.I);
+  args.sizes = n, args.x_rows = layer.rows.x_rows(), args.rows = layer.rows.rows(), args.x = arrays.values<float>(n.N * n.I);
   args.h_0 = random.one_in(2) ? arrays.values<float>(states * n.H) : nullptr;
   args.panels = panels.get(), args.y = arrays.room<float>(n.N * n.D * n.H), args.h_T = arrays.room<float>(states * n.H);
   args.cell_state = layer.facts.states == 2 ? arrays.zeros<float>(states * n.H) : nullptr;
@@ -298,12 +306,12 @@ struct Planted {
     layer.options = {CellKind(0), Form::kTimeFirst, 1, true, false};
     layer.facts = cell_facts(layer.options.cell);
     layer.n = {3, 8, 64, 64, 64, 1, 24};
-    layer.rows.set_dense(Form::kTimeFirst, layer.n.T, layer.n.B);
+    layer.rows.set_dense(layer.n.T, layer.n.B, /*x_by_sequence=*/false);
     now_running = layer.describe(what);
     const int64_t H = layer.n.H, gates = layer.facts.gates * H, states = layer.n.B * H;
     weights.push_back({arrays.values<float>(gates * H), arrays.values<float>(gates * H), arrays.values<float>(gates),
                        arrays.values<float>(gates), nullptr});
-    args.sizes = layer.n, args.rows = layer.rows.rows(), args.x = arrays.values<float>(layer.n.N * H);
+    args.sizes = layer.n, args.x_rows = layer.rows.x_rows(), args.rows = layer.rows.rows(), args.x = arrays.values<float>(layer.n.N * H);
     args.weights = weights.data(), args.y = arrays.room<float>(layer.n.N * H), args.h_T = arrays.room<float>(states);
     args.cell_state = layer.facts.states == 2 ? arrays.zeros<float>(states) : nullptr;
   }

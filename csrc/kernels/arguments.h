@@ -48,8 +48,8 @@ struct Sizes {
   int64_t T, B, I, H, P, D, N;
 };
 
-// Row (t, b) of every sequence tensor is at row number first[t] + b * stride. Rows 0 .. active[t] - 1 take part in step
-// t, and active does not increase with t. So one description covers [T, B], [B, T] and packed batches.
+// Row (t, b) of a sequence tensor is at row number first[t] + b * stride. Rows 0 .. active[t] - 1 take part in step t,
+// and active does not increase with t. So one description covers [T, B], [B, T] and packed batches.
 struct Rows {
   const int64_t* first;
   const int64_t* active;
@@ -68,6 +68,13 @@ struct WeightGradients {
   T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;  // as Weights; null where not asked for
 };
 
+// What the gradients of the weights are products of, row by row in the order of y: for who forms them otherwise.
+template <class T>
+struct RowGradients {
+  T* dsums;    // [D, N, A*H]
+  T *dh, *h;   // with a projection: the gradient of the outputs [D, N, P], and what was projected [D, N, H]
+};
+
 // How threads share a layer. Directions run side by side where threads divide among them. The threads of a direction
 // split its rows, then the units of each part of the rows; splitting units costs a barrier per step.
 struct Plan {
@@ -83,7 +90,7 @@ struct Plan {
 template <class T>
 struct ForwardArgs {
   Sizes sizes;
-  Rows rows;
+  Rows x_rows, rows;          // of x, and of everything else
   const T* x;                 // [N, I]
   const T* h_0;               // [D, B, P] or null: zeros
   const Weights<T>* weights;  // [D]
@@ -96,7 +103,7 @@ struct ForwardArgs {
 template <class T>
 struct BackwardArgs {
   Sizes sizes;
-  Rows rows;
+  Rows x_rows, rows;            // of x, and of everything else
   const T* x;
   const T* h_0;                 // or null: zeros
   const Real<T>* cell_state_0;  // [D, B, H], null if the cell has none or for zeros
@@ -110,6 +117,7 @@ struct BackwardArgs {
   Real<T>* carry;  // [D, B, H]: the gradient of the cell state, final on entry and initial on return; scratch, zero on
                    // entry, for a cell that carries the gradient of h; null for one that carries nothing
   const WeightGradients<Real<T>>* gradients;  // [D]
+  RowGradients<T> by_row;                     // null where not asked for
 };
 
 // One direction of a layer that is frozen: weights of bfloat16, or int8_t with a scale for each row.
@@ -121,8 +129,8 @@ struct FrozenWeights {
 };
 
 struct FrozenArgs {
-  Sizes sizes;  // P is H
-  Rows rows;
+  Sizes sizes;         // P is H
+  Rows x_rows, rows;   // as in ForwardArgs
   const float* x;      // [N, I]
   const float* h_0;    // [D, B, H] or null: zeros
   const char* panels;  // as FrozenKernels::pack left them

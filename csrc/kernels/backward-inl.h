@@ -89,6 +89,7 @@ class LayerBackward {
       b.products = ChunkGradients<T, Gates>(n_, share_.unit_part, plan.unit_parts);
       b.products.take_buffers(chunk_rows_, arena_);
       b.numbers = take<int64_t>(chunk_rows_);
+      b.inputs = take<const T*>(chunk_rows_);
       b.previous = take<const T*>(chunk_rows_);
       return b;
     });
@@ -126,9 +127,9 @@ class LayerBackward {
   };
   struct ThreadBuffers {
     ChunkGradients<T, Gates> products;
-    // For each row of the chunk its number, and the hidden state before it.
+    // For each row of the chunk its number, its input, and the hidden state before it.
     int64_t* numbers = nullptr;
-    const T** previous = nullptr;
+    const T **inputs = nullptr, **previous = nullptr;
   };
   // One line more than the sums, so that rows do not fall into one set of the cache.
   int64_t dsums_ld() const { return Gates::kSums * n_.H + 64 / int64_t(sizeof(T)); }
@@ -151,7 +152,7 @@ class LayerBackward {
 
   void run_direction(int64_t d) {
     d_ = d;
-    const Steps steps{a_.rows, n_.T, share_.row_part, plan_.row_parts, d == 1};
+    const Steps steps{a_.x_rows, a_.rows, n_.T, share_.row_part, plan_.row_parts, d == 1};
     bool first_chunk = true;
     for (int64_t end = n_.T; end > 0; first_chunk = false) {
       int64_t begin = end, rows = 0;
@@ -173,10 +174,11 @@ class LayerBackward {
       now += steps.active(s) * dsums_ld();
     }
     list_rows(steps, begin, end);
-    const Chunk<T> chunk{rows,     first_chunk, chunk_dsums_,    dsums_ld(),
-                         rows_.dh, rows_.h,     thread_.numbers, thread_.previous};
-    thread_.products.add_weights(chunk, a_.x, gradients_[d_]);
+    const Chunk<T> chunk{rows,    first_chunk,     chunk_dsums_,   dsums_ld(),      rows_.dh,
+                         rows_.h, thread_.numbers, thread_.inputs, thread_.previous};
+    thread_.products.add_weights(chunk, gradients_[d_]);
     if (a_.dx) thread_.products.write_inputs(chunk, w_ih_[d_], d_ == 0 ? a_.dx : other_dx_);
+    if (a_.by_row.dsums) hand_out_rows(steps, begin, end);
     if (share_.unit_part == 0) __builtin_memcpy(rows_.dsums, next, steps.active(begin) * dsums_ld() * sizeof(T));
     wait(share_.group, plan_.unit_parts, share_.place);
   }
@@ -330,10 +332,28 @@ class LayerBackward {
       const int64_t begun = steps.begun(s);
       for (int64_t j = 0; j < steps.active(s); ++j, ++k) {
         thread_.numbers[k] = steps.row(s, j);
+        thread_.inputs[k] = a_.x + steps.x_row(s, j) * n_.I;
         if (j < begun)
           thread_.previous[k] = y + steps.row(s - 1, j) * n_.D * n_.P;
         else
           thread_.previous[k] = a_.h_0 ? a_.h_0 + of_batch(steps, j) * n_.P : nullptr;
+      }
+    }
+  }
+
+  // The chunk's rows, the thread's share, where the caller has asked for them.
+  void hand_out_rows(const Steps& steps, int64_t begin, int64_t end) {
+    int64_t k = 0;
+    const auto copy = [&](T* to, int64_t number, const T* rows, int64_t ld, int64_t width) {
+      if (to) __builtin_memcpy(to + (d_ * n_.N + number) * width, rows + k * ld, width * sizeof(T));
+    };
+    for (int64_t s = end - 1; s >= begin; --s) {
+      for (int64_t j = 0; j < steps.active(s); ++j, ++k) {
+        if (k % plan_.unit_parts != share_.unit_part) continue;
+        const int64_t number = steps.row(s, j);
+        copy(a_.by_row.dsums, number, chunk_dsums_, dsums_ld(), Gates::kSums * n_.H);
+        copy(a_.by_row.dh, number, rows_.dh, n_.P, n_.P);
+        copy(a_.by_row.h, number, rows_.h, n_.H, n_.H);
       }
     }
   }

@@ -161,7 +161,7 @@ class LayerForward {
   }
 
   void run_direction(int64_t d) {
-    const Steps steps{a_.rows, n_.T, share_.row_part, plan_.row_parts, d == 1};
+    const Steps steps{a_.x_rows, a_.rows, n_.T, share_.row_part, plan_.row_parts, d == 1};
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
     if (kUnroundedHidden<T, Cell>) widen_initial(d, groups);
     int64_t hoisted_end = 0, hoisted_row = 0;
@@ -191,7 +191,7 @@ class LayerForward {
     int64_t rows = 0;
     do {
       for (int64_t j = 0; j < steps.active(s); ++j, ++rows)
-        __builtin_memcpy(hoisted_.x + rows * n_.I, a_.x + steps.row(s, j) * n_.I, n_.I * sizeof(T));
+        __builtin_memcpy(hoisted_.x + rows * n_.I, a_.x + steps.x_row(s, j) * n_.I, n_.I * sizeof(T));
       ++s;
     } while (s < n_.T && rows + steps.active(s) <= kHoistRows);
     gx_rows_ = rows;
@@ -231,8 +231,8 @@ class LayerForward {
   // Rows whose previous hidden state is h[row * h_ld], null for zeros.
   void advance(int64_t d, const Steps& steps, Range groups, int64_t s, Range rows, const T* h, int64_t h_ld,
                int64_t hoisted_row) {
-    const T* x = a_.x + steps.first(s) * n_.I;
-    const int64_t x_ld = steps.stride() * n_.I;
+    const T* x = a_.x + steps.x_first(s) * n_.I;
+    const int64_t x_ld = steps.x_stride() * n_.I;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       const int vectors = groups_.vectors(q);
       for_row_blocks<kBlockRows>(rows, [&](int64_t row, int count) {

@@ -176,7 +176,7 @@ class FrozenForward {
   };
 
   void run_direction(int64_t d) {
-    const Steps steps{a_.rows, n_.T, share_.row_part, plan_.row_parts, d == 1};
+    const Steps steps{a_.x_rows, a_.rows, n_.T, share_.row_part, plan_.row_parts, d == 1};
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
     int64_t hoisted_end = 0, hoisted_row = 0;
     for (int64_t s = 0; s < n_.T; ++s) {
@@ -195,7 +195,7 @@ class FrozenForward {
     gx_rows_ = 0;
     do {
       for (int64_t j = 0; j < steps.active(s); ++j, ++gx_rows_)
-        Format::encode(thread_.encoded + gx_rows_ * ld, a_.x + steps.row(s, j) * n_.I, n_.I);
+        Format::encode(thread_.encoded + gx_rows_ * ld, a_.x + steps.x_row(s, j) * n_.I, n_.I);
       ++s;
     } while (s < n_.T && gx_rows_ + steps.active(s) <= kHoistRows);
     for (int64_t q = groups.begin; q < groups.end; ++q) {

@@ -61,6 +61,7 @@ struct Chunk {
   int64_t dsums_ld;
   const T *dh, *h;           // with a projection: gradient of the outputs [rows, P], and what was projected [rows, H]
   const int64_t* numbers;    // of each row in the sequence tensors
+  const T* const* inputs;    // x of each row
   const T* const* previous;  // the hidden state before each row, null for zeros
 };
 
@@ -80,11 +81,11 @@ class ChunkGradients {
     right_ = arena.take<T>(whole_pairs<T>(rows) * Groups::kWidth);
   }
 
-  void add_weights(const Chunk<T>& chunk, const T* x, const WeightGradients<Real<T>>& w) const {
+  void add_weights(const Chunk<T>& chunk, const WeightGradients<Real<T>>& w) const {
     const Range units = own_rows(n_.H);
     if (w.b_ih) add_bias(chunk, w.b_ih, Gates::x_sum, units);
     if (w.b_hh) add_bias(chunk, w.b_hh, Gates::h_sum, units);
-    const auto input = [&](int64_t k) { return x + chunk.numbers[k] * n_.I; };
+    const auto input = [&](int64_t k) { return chunk.inputs[k]; };
     const auto previous = [&](int64_t k) { return chunk.previous[k]; };
     if (w.w_ih || w.w_hh) pack_left<Gates::kSums>(chunk.dsums, chunk.dsums_ld, n_.H, chunk.rows, units);
     if (w.w_ih) add_outer(chunk, w.w_ih, n_.I, input, n_.H, Gates::kGates, Gates::x_sum, units);

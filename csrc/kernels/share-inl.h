@@ -32,7 +32,7 @@ struct Share {
 // The rows part, part + parts, part + 2 parts ... of a batch, seen by one direction: step s is the s-th one in its own
 // forward order. Taking every parts-th row balances ragged batches, which come sorted by length.
 struct Steps {
-  const Rows& rows;
+  const Rows &x_rows, &rows;
   int64_t T, part, parts;
   bool reverse;
 
@@ -43,6 +43,10 @@ struct Steps {
   int64_t first(int64_t s) const { return rows.first[time(s)] + part * rows.stride; }
   int64_t stride() const { return parts * rows.stride; }
   int64_t row(int64_t s, int64_t j) const { return first(s) + j * stride(); }
+  // The same in x.
+  int64_t x_first(int64_t s) const { return x_rows.first[time(s)] + part * x_rows.stride; }
+  int64_t x_stride() const { return parts * x_rows.stride; }
+  int64_t x_row(int64_t s, int64_t j) const { return x_first(s) + j * x_stride(); }
   // Rows 0 .. begun(s) - 1 of step s also took part in step s - 1, rows 0 .. followed(s) - 1 do in step s + 1.
   int64_t begun(int64_t s) const { return smaller(active(s), active(s - 1)); }
   int64_t followed(int64_t s) const { return smaller(active(s), active(s + 1)); }

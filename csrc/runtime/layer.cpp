@@ -45,22 +45,21 @@ Shapes<2> state_shapes(const LayerOptions& options, const Sizes& n) {
 
 void BatchRows::resize(int64_t T) {
   T_ = T;
-  long_.reset(T > kShort ? new int64_t[2 * T] : nullptr);
+  long_.reset(T > kShort ? new int64_t[3 * T] : nullptr);
 }
 
-void BatchRows::set_dense(Form form, int64_t T, int64_t B) {
+void BatchRows::set_dense(int64_t T, int64_t B, bool x_by_sequence) {
   resize(T);
-  const bool batch_first = form == Form::kBatchFirst;
-  stride_ = batch_first ? T : 1;
-  int64_t *first_of = first(), *active = first_of + T;
-  for (int64_t t = 0; t < T; ++t) first_of[t] = batch_first ? t : t * B, active[t] = B;
+  x_by_sequence_ = x_by_sequence;
+  int64_t *first_of = first(), *active = first_of + T, *first_of_x = active + T;
+  for (int64_t t = 0; t < T; ++t) first_of[t] = t * B, active[t] = B, first_of_x[t] = t;
 }
 
 std::string BatchRows::set_packed(const int64_t* batch_sizes, int64_t T, int64_t B, int64_t N) {
   using std::to_string;
   if (T < 1) return "fastrnn: expected batch_sizes of a step at least, got none";
   resize(T);
-  stride_ = 1;
+  x_by_sequence_ = false;
   int64_t *first_of = first(), *active = first_of + T;
   int64_t rows = 0;
   for (int64_t t = 0; t < T; ++t) {

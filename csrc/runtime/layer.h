@@ -58,12 +58,13 @@ Shapes<2> state_shapes(const LayerOptions& options, const Sizes& n);
 // Owns what Rows points to; on the heap from some steps on only, which a single step would notice.
 class BatchRows {
  public:
-  // T steps of B rows, of any form but a packed one.
-  void set_dense(Form form, int64_t T, int64_t B);
+  // T steps of B rows, step by step; those of x may be sequence by sequence.
+  void set_dense(int64_t T, int64_t B, bool x_by_sequence);
   // N rows in steps of batch_sizes[T], of a batch of B. Gives what is wrong with them, or nothing.
   std::string set_packed(const int64_t* batch_sizes, int64_t T, int64_t B, int64_t N);
 
-  Rows rows() const { return {first(), first() + T_, stride_}; }
+  Rows rows() const { return {first(), first() + T_, 1}; }
+  Rows x_rows() const { return {first() + (x_by_sequence_ ? 2 * T_ : 0), first() + T_, x_by_sequence_ ? T_ : 1}; }
 
  private:
   static constexpr int64_t kShort = 16;
@@ -72,8 +73,9 @@ class BatchRows {
   const int64_t* first() const { return long_ ? long_.get() : short_; }
   void resize(int64_t T);
 
-  int64_t T_ = 0, stride_ = 1;
-  int64_t short_[2 * kShort];  // first [T], then active [T]
+  int64_t T_ = 0;
+  bool x_by_sequence_ = false;
+  int64_t short_[3 * kShort];  // first [T], active [T], then first [T] of x where that differs
   std::unique_ptr<int64_t[]> long_;
 };
 

@@ -4,17 +4,21 @@
 
 namespace fastrnn {
 
-Plan make_plan(const InstructionSet& set, CellKind kind, const Sizes& n, int element_bytes, int threads) {
-  const int gates = set.cells[int(kind)].gates;
-  const double weight_elements = double(gates) * n.H * (n.I + n.P);
-  Plan plan;
-
+int threads_for(const InstructionSet& set, CellKind kind, const Sizes& n, int element_bytes, int64_t layers,
+                int threads) {
   // A thread is worth starting for some 4 us of work: of arithmetic or, with few rows, of reading the weights.
-  constexpr double flops_per_us = 1e5, bytes_per_us = 1e5;
-  const double flops = 2.0 * n.N * n.D * weight_elements;
-  const double bytes = double(gates) * n.H * (n.I + n.P * n.T) * n.D * element_bytes;
-  const double us = std::max(flops / flops_per_us, bytes / bytes_per_us);
-  threads = int(std::clamp<double>(us / 4, 1, std::max(threads, 1)));
+  constexpr double flops_per_us = 1e5, bytes_per_us = 1e5, worth_us = 4;
+  const double gates = double(set.cells[int(kind)].gates) * n.H;
+  const double flops = 2.0 * n.N * n.D * gates * (n.I + n.P);
+  const double bytes = gates * (n.I + n.P * n.T) * n.D * element_bytes;
+  const double us = layers * std::max(flops / flops_per_us, bytes / bytes_per_us);
+  return int(std::clamp<double>(us / worth_us, 1, std::max(threads, 1)));
+}
+
+Plan make_plan(const InstructionSet& set, CellKind kind, const Sizes& n, int element_bytes, int threads) {
+  const double weight_elements = double(set.cells[int(kind)].gates) * n.H * (n.I + n.P);
+  Plan plan;
+  threads = threads_for(set, kind, n, element_bytes, 1, threads);
 
   if (n.D > 1 && threads % n.D == 0) plan.directions_at_once = int(n.D);
   const int per_direction = threads / plan.directions_at_once;

@@ -1,5 +1,6 @@
 #include "runtime/run.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "runtime/isa.h"
@@ -14,7 +15,7 @@ thread_local Workspace workspace;
 
 template <class T, class Args, class Size, class Run>
 void run_layer(CellKind kind, const Args& args, int threads, Size size, Run run) {
-  Plan plan = make_plan(instruction_set(), kind, args.sizes, sizeof(T), usable_threads(threads));
+  Plan plan = make_plan(instruction_set(), kind, args.sizes, sizeof(T), threads);
   for (;; plan = make_plan(instruction_set(), kind, args.sizes, sizeof(T), 1)) {
     char* memory = static_cast<char*>(workspace.at_least(size(kind, args, plan)));
     // Nobody waits at those of a single thread.
@@ -34,28 +35,54 @@ void run_layer(CellKind kind, const Args& args, int threads, Size size, Run run)
   workspace.give_back_large();
 }
 
+// Each on one of the threads. False where the run-time gives fewer, and nothing was run.
+template <class T, class Args, class Size, class Run>
+bool run_side_by_side(CellKind kind, std::span<const Args> layers, int threads, Size size, Run run) {
+  const Plan plan = make_plan(instruction_set(), kind, layers[0].sizes, sizeof(T), 1);
+  // A size differs with what a layer is asked for, if at all.
+  int64_t each = 0;
+  for (const Args& args : layers) each = std::max(each, size(kind, args, plan));
+  constexpr int64_t line = 64;
+  each = (each + line - 1) / line * line;
+  char* memory = static_cast<char*>(workspace.at_least(threads * each));
+  const bool done = run_together(threads, [&](int rank) {
+    for (size_t i = rank; i < layers.size(); i += threads)
+      run(kind, layers[i], plan, Team{0, 1, nullptr, nullptr}, memory + rank * each);
+  });
+  workspace.give_back_large();
+  return done;
+}
+
+template <class T, class Args, class Size, class Run>
+void run_layers(CellKind kind, std::span<const Args> layers, int threads, Size size, Run run) {
+  threads = usable_threads(threads);
+  const int teams = threads_for(instruction_set(), kind, layers[0].sizes, sizeof(T), int64_t(layers.size()), threads);
+  if (teams > 1 && layers.size() >= size_t(teams) && run_side_by_side<T>(kind, layers, teams, size, run)) return;
+  for (const Args& args : layers) run_layer<T>(kind, args, threads, size, run);
+}
+
 }  // namespace
 
 template <class T>
-void run_forward(CellKind kind, const ForwardArgs<T>& args, int threads) {
-  run_layer<T>(kind, args, threads, kernels<T>().forward_workspace, kernels<T>().forward);
+void run_forward(CellKind kind, std::span<const ForwardArgs<T>> layers, int threads) {
+  run_layers<T>(kind, layers, threads, kernels<T>().forward_workspace, kernels<T>().forward);
 }
 
 template <class T>
-void run_backward(CellKind kind, const BackwardArgs<T>& args, int threads) {
-  run_layer<T>(kind, args, threads, kernels<T>().backward_workspace, kernels<T>().backward);
+void run_backward(CellKind kind, std::span<const BackwardArgs<T>> layers, int threads) {
+  run_layers<T>(kind, layers, threads, kernels<T>().backward_workspace, kernels<T>().backward);
 }
 
-template void run_forward(CellKind, const ForwardArgs<float>&, int);
-template void run_forward(CellKind, const ForwardArgs<double>&, int);
-template void run_backward(CellKind, const BackwardArgs<float>&, int);
-template void run_backward(CellKind, const BackwardArgs<double>&, int);
-template void run_forward(CellKind, const ForwardArgs<BFloat16>&, int);
-template void run_backward(CellKind, const BackwardArgs<BFloat16>&, int);
+template void run_forward(CellKind, std::span<const ForwardArgs<float>>, int);
+template void run_forward(CellKind, std::span<const ForwardArgs<double>>, int);
+template void run_backward(CellKind, std::span<const BackwardArgs<float>>, int);
+template void run_backward(CellKind, std::span<const BackwardArgs<double>>, int);
+template void run_forward(CellKind, std::span<const ForwardArgs<BFloat16>>, int);
+template void run_backward(CellKind, std::span<const BackwardArgs<BFloat16>>, int);
 
 template <class S>
 void run_frozen(CellKind kind, const FrozenArgs& args, int threads) {
-  run_layer<S>(kind, args, threads, frozen_kernels<S>().workspace, frozen_kernels<S>().forward);
+  run_layer<S>(kind, args, usable_threads(threads), frozen_kernels<S>().workspace, frozen_kernels<S>().forward);
 }
 
 template void run_frozen<BFloat16>(CellKind, const FrozenArgs&, int);

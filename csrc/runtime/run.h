@@ -1,15 +1,26 @@
 // Runs the kernels of a layer on a team of threads.
 #pragma once
 
+#include <span>
+
 #include "kernels/arguments.h"
 
 namespace fastrnn {
 
+// Layers of the same sizes, one after another on all threads, or side by side on one each where there are as many.
 // For BFloat16 only where instruction_set().bf16 is.
 template <class T>
-void run_forward(CellKind kind, const ForwardArgs<T>& args, int threads);
+void run_forward(CellKind kind, std::span<const ForwardArgs<T>> layers, int threads);
 template <class T>
-void run_backward(CellKind kind, const BackwardArgs<T>& args, int threads);
+void run_backward(CellKind kind, std::span<const BackwardArgs<T>> layers, int threads);
+template <class T>
+void run_forward(CellKind kind, const ForwardArgs<T>& layer, int threads) {
+  run_forward<T>(kind, std::span(&layer, 1), threads);
+}
+template <class T>
+void run_backward(CellKind kind, const BackwardArgs<T>& layer, int threads) {
+  run_backward<T>(kind, std::span(&layer, 1), threads);
+}
 
 // For weights frozen as S: BFloat16 or int8_t.
 template <class S>

@@ -10,13 +10,25 @@ CellKind cell_kind(std::string_view name) {
   return *kind;
 }
 
-Form form_of(const std::optional<Tensor>& batch_sizes, bool batch_first) {
-  return batch_sizes ? Form::kPacked : batch_first ? Form::kBatchFirst : Form::kTimeFirst;
+namespace {
+
+bool have_members(at::TensorList weights) { return weights.size() > 1 && weights[1].dim() == 3; }
+
+}  // namespace
+
+LayerOptions options_of(const Tensor& x, at::TensorList weights, const std::optional<Tensor>& batch_sizes,
+                        std::string_view cell, int64_t directions, bool has_bias, bool batch_first) {
+  const bool one_step = x.dim() - int64_t(have_members(weights)) == 2;
+  const Form form = batch_sizes   ? Form::kPacked
+                    : one_step    ? Form::kOneStep
+                    : batch_first ? Form::kBatchFirst
+                                  : Form::kTimeFirst;
+  return layer_options(cell_kind(cell), form, directions, has_bias, int64_t(weights.size()));
 }
 
 Layer::Layer(const Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options_,
              const std::optional<Tensor>& batch_sizes, std::optional<at::ScalarType> stored)
-    : options(options_), facts(cell_facts(options.cell)) {
+    : options(options_), facts(cell_facts(options.cell)), has_members(have_members(weights)) {
   TORCH_CHECK(options.directions == 1 || options.directions == 2, "fastrnn: expected 1 or 2 directions, got ",
               options.directions);
   const int64_t plain = options.plain_weights();
@@ -25,53 +37,76 @@ Layer::Layer(const Tensor& x, at::TensorList state, at::TensorList weights, cons
               options.directions);
   TORCH_CHECK(!options.projected || facts.projectable, "fastrnn: expected no projection for cell ", facts.name,
               ", got one");
-  TORCH_CHECK(weights[1].dim() == 2 && weights[1].size(0) % facts.gates == 0, "fastrnn: expected weight_hh [",
-              facts.gates, " * hidden_size, outputs], got ", weights[1].sizes());
+  const Tensor& w_hh = weights[1];
+  TORCH_CHECK(w_hh.dim() == 2 + has_members && w_hh.size(-2) % facts.gates == 0, "fastrnn: expected weight_hh [",
+              facts.gates, " * hidden_size, outputs], got ", w_hh.sizes());
+  if (has_members) members = w_hh.size(0);
   n.D = options.directions;
-  n.H = weights[1].size(0) / facts.gates;
-  n.P = weights[1].size(1);
-  const bool one_step = options.one_step(), packed = options.form == Form::kPacked;
-  TORCH_CHECK(x.dim() == (one_step || packed ? 2 : 3), "fastrnn: expected ",
+  n.H = w_hh.size(-2) / facts.gates;
+  n.P = w_hh.size(-1);
+  const bool packed = options.form == Form::kPacked, one_step = options.one_step();
+  const int64_t dims = x.dim() - has_members;
+  TORCH_CHECK(dims == (packed || one_step ? 2 : 3) && (!has_members || x.size(0) == members), "fastrnn: expected ",
               packed     ? "a packed input of 2"
               : one_step ? "one step of 2"
                          : "3",
-              " dimensions, got ", x.dim());
+              " dimensions", has_members ? " behind that of the members" : "", ", got ", dims);
+  TORCH_CHECK(!one_step || n.D == 1, "fastrnn: expected 1 direction of a single step, got ", n.D);
   n.I = x.size(-1);
-  y_shape.assign(x.sizes().begin(), x.sizes().end());
-  y_shape.back() = n.D * n.P;
   if (packed)
     set_packed_rows(x, state, *batch_sizes);
   else
     set_rows(x);
-  state_shapes = fastrnn::state_shapes(options, n);
+  state_shapes_ = state_shapes(options, n);
   check(x, state, weights, stored.value_or(x.scalar_type()));
+}
+
+Extent Layer::extent(at::IntArrayRef of_member) const {
+  Extent out;
+  if (has_members) out.push_back(members);
+  out.append(of_member.begin(), of_member.end());
+  return out;
+}
+
+Extent Layer::step_extent(int64_t width) const {
+  if (options.form == Form::kPacked) return extent({n.N, width});
+  return options.one_step() ? extent({n.B, width}) : extent({n.T, n.B, width});
+}
+
+Tensor Layer::swapped(const Tensor& t) const {
+  return options.form == Form::kBatchFirst ? t.transpose(has_members, has_members + 1) : t;
 }
 
 void Layer::set_rows(const Tensor& x) {
   const bool one_step = options.one_step(), batch_first = options.form == Form::kBatchFirst;
-  n.T = one_step ? 1 : x.size(batch_first ? 1 : 0), n.B = x.size(one_step || batch_first ? 0 : 1), n.N = n.T * n.B;
+  const int first = has_members;
+  n.T = one_step ? 1 : x.size(first + batch_first);
+  n.B = x.size(one_step || batch_first ? first : first + 1);
+  n.N = n.T * n.B;
   TORCH_CHECK(n.T > 0, "Expected sequence length to be larger than 0 in RNN");
-  batch.set_dense(options.form, n.T, n.B);
+  const bool other_order = !one_step && !x.is_contiguous() && x.transpose(first, first + 1).is_contiguous();
+  x_by_sequence = batch_first != other_order;
+  batch.set_dense(n.T, n.B, x_by_sequence);
 }
 
 void Layer::set_packed_rows(const Tensor& x, at::TensorList state, const Tensor& batch_sizes) {
-  TORCH_CHECK(!state.empty() && state[0].dim() == 3,
-              "fastrnn: expected initial states [D, B, P] with a packed input, got ",
-              state.empty() ? "none" : std::to_string(state[0].dim()) + " dimensions");
   TORCH_CHECK(batch_sizes.dim() == 1 && batch_sizes.scalar_type() == at::kLong && batch_sizes.is_cpu() &&
                   batch_sizes.size(0) > 0,
               "fastrnn: expected batch_sizes to be int64 [T] on the CPU, T > 0, got ", batch_sizes.scalar_type(), " ",
               batch_sizes.sizes(), " on ", batch_sizes.device());
   const Tensor sizes = batch_sizes.contiguous();
-  n.T = sizes.size(0), n.B = state[0].size(1), n.N = x.size(0);
-  const std::string wrong = batch.set_packed(sizes.const_data_ptr<int64_t>(), n.T, n.B, n.N);
+  const int64_t* size = sizes.const_data_ptr<int64_t>();
+  const bool has_state = !state.empty() && state[0].dim() == 3 + has_members;
+  n.T = sizes.size(0), n.B = has_state ? state[0].size(-2) : size[0], n.N = x.size(-2);
+  const std::string wrong = batch.set_packed(size, n.T, n.B, n.N);
   TORCH_CHECK(wrong.empty(), wrong);
 }
 
 void Layer::check(const Tensor& x, at::TensorList state, at::TensorList weights, at::ScalarType stored) const {
   const auto expect = [&](const Tensor& t, const Shape& shape, at::ScalarType type) {
-    const at::IntArrayRef sizes = sizes_of(shape);
-    TORCH_CHECK(t.sizes() == sizes, "fastrnn: expected ", shape.name, " of shape ", sizes, ", got ", t.sizes());
+    const Extent sizes = extent(shape);
+    TORCH_CHECK(t.sizes() == at::IntArrayRef(sizes), "fastrnn: expected ", shape.name, " of shape ",
+                at::IntArrayRef(sizes), ", got ", t.sizes());
     TORCH_CHECK(t.scalar_type() == type && t.device() == x.device(), "fastrnn: expected ", shape.name, " as ", type,
                 " on ", x.device(), type == x.scalar_type() ? " like the input" : "", ", got ", t.scalar_type(), " on ",
                 t.device());
@@ -84,7 +119,7 @@ void Layer::check(const Tensor& x, at::TensorList state, at::TensorList weights,
   TORCH_CHECK(options.projected || n.P == n.H, "fastrnn: expected weight_hh with ", n.H, " columns, got ", n.P);
   TORCH_CHECK(state.empty() || int(state.size()) == facts.states, "fastrnn: expected ", facts.states,
               " initial states or none, got ", state.size());
-  for (size_t i = 0; i < state.size(); ++i) expect(state[i], state_shapes[i], x.scalar_type());
+  for (size_t i = 0; i < state.size(); ++i) expect(state[i], state_shapes_[i], x.scalar_type());
 }
 
 }  // namespace fastrnn

@@ -12,17 +12,21 @@
 namespace fastrnn {
 
 CellKind cell_kind(std::string_view name);
-Form form_of(const std::optional<at::Tensor>& batch_sizes, bool batch_first);
 
 inline at::IntArrayRef sizes_of(const Shape& shape) { return {shape.size, size_t(shape.dims)}; }
+
+using Extent = c10::SmallVector<int64_t, 4>;
 
 struct Layer {
   LayerOptions options;
   const CellFacts& facts;
   Sizes n{};
   BatchRows batch;
-  Shapes<2> state_shapes;
-  c10::SmallVector<int64_t, 3> y_shape;
+  // Independent layers of these sizes: then every tensor has one dimension more, the first.
+  int64_t members = 1;
+  bool has_members = false;
+  // x lies in memory sequence by sequence: [B, T, I], and else [T, B, I].
+  bool x_by_sequence = false;
 
   // `batch_sizes` of a packed form, `stored` the dtype of weight_ih and weight_hh where it is not that of x.
   Layer(const at::Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options,
@@ -31,10 +35,27 @@ struct Layer {
 
   bool empty() const { return n.N == 0; }
 
+  // Shapes with the members in front.
+  Extent extent(at::IntArrayRef of_member) const;
+  Extent extent(const Shape& of_member) const { return extent(sizes_of(of_member)); }
+  // Of a sequence tensor as it lies in memory, step by step.
+  Extent step_extent(int64_t width) const;
+  Extent state_extent(int state) const { return extent(state_shapes_[state]); }  // [D, B, width], [B, width] of one step
+
+  // A batch-first layer's [B, T, ...] as [T, B, ...] and the other way; any other layer's as it is.
+  at::Tensor swapped(const at::Tensor& t) const;
+
  private:
+  Shapes<2> state_shapes_{};
+
   void set_rows(const at::Tensor& x);
   void set_packed_rows(const at::Tensor& x, at::TensorList state, const at::Tensor& batch_sizes);
   void check(const at::Tensor& x, at::TensorList state, at::TensorList weights, at::ScalarType stored) const;
 };
+
+// From the arguments of the operators.
+LayerOptions options_of(const at::Tensor& x, at::TensorList weights, const std::optional<at::Tensor>& batch_sizes,
+                        std::string_view cell, int64_t directions, bool has_bias, bool batch_first);
+inline at::TensorList given(const std::optional<at::TensorList>& state) { return state.value_or(at::TensorList()); }
 
 }  // namespace fastrnn

@@ -1,5 +1,4 @@
 #include <ATen/Parallel.h>
-#include <torch/library.h>
 
 #include <algorithm>
 
@@ -14,7 +13,6 @@ namespace fastrnn {
 namespace {
 
 using at::Tensor;
-using Tensors = std::vector<Tensor>;
 
 // The panels of a frozen layer, packed by the kernels of the instruction set in use. `weights` are as in Layer,
 // `scales` [w_ih, w_hh] of each direction, or none.
@@ -46,7 +44,7 @@ void run_as(const Layer& layer, const Tensor& x, const ReadyList& initial, at::T
                                           [&] { return pack_panels<S>(layer, weights, scales); });
   FrozenArgs args;
   args.sizes = layer.n;
-  args.rows = layer.batch.rows();
+  args.x_rows = layer.batch.x_rows(), args.rows = layer.batch.rows();
   args.x = const_pointer<float>(x);
   args.h_0 = initial.empty() ? nullptr : const_pointer<float>(*initial[0]);
   args.panels = static_cast<const char*>(panels.const_data_ptr());
@@ -58,7 +56,7 @@ void run_as(const Layer& layer, const Tensor& x, const ReadyList& initial, at::T
 
 }  // namespace
 
-std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, at::TensorList state, at::TensorList weights,
+std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, std::optional<at::TensorList> state, at::TensorList weights,
                                            const std::optional<Tensor>& batch_sizes, std::string_view cell,
                                            int64_t directions, bool has_bias, bool batch_first) {
   TORCH_CHECK(x.scalar_type() == at::kFloat, "fastrnn: expected a float32 input, got ", x.scalar_type());
@@ -72,9 +70,9 @@ std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, at::TensorList state
   Tensors matrices, scales;
   for (size_t i = 0; i < weights.size(); ++i) (i % per_direction < plain ? matrices : scales).push_back(weights[i]);
 
-  const LayerOptions options =
-      layer_options(cell_kind(cell), form_of(batch_sizes, batch_first), directions, has_bias, matrices.size());
-  const Layer layer(x, state, matrices, options, batch_sizes, stored);
+  const LayerOptions options = options_of(x, matrices, batch_sizes, cell, directions, has_bias, batch_first);
+  const Layer layer(x, given(state), matrices, options, batch_sizes, stored);
+  TORCH_CHECK(!layer.has_members, "fastrnn: expected frozen weights of 2 dimensions, got ", weights[1].sizes());
   const int64_t rows = layer.facts.gates * layer.n.H;
   for (const Tensor& t : scales)
     TORCH_CHECK(t.sizes() == at::IntArrayRef({rows}) && t.scalar_type() == at::kFloat && t.is_cpu(),
@@ -84,10 +82,10 @@ std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, at::TensorList state
   TORCH_CHECK(stored == at::kBFloat16 || std::max(layer.n.I, layer.n.H) <= most, "fastrnn: expected at most ", most,
               " inputs and units with int8 weights, got ", layer.n.I, " and ", layer.n.H);
 
-  const ReadyList initial = prepare(state, at::kFloat);
-  Output out = allocate_output(layer, initial, at::kFloat, at::kFloat);
+  const ReadyList initial = prepare(given(state), at::kFloat);
+  Output out = allocate_output(layer, initial, at::kFloat, at::kFloat, FinalHidden::kOwn);
   if (!layer.empty()) {
-    const Ready input = prepare(x, at::kFloat);
+    const Ready input = prepare_input(layer, x, at::kFloat);
     if (stored == at::kChar)
       run_as<int8_t>(layer, *input, initial, weights, matrices, scales, out);
     else
@@ -97,5 +95,3 @@ std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, at::TensorList state
 }
 
 }  // namespace fastrnn
-
-TORCH_LIBRARY_IMPL(fastrnn, CPU, m) { m.impl("frozen_forward", fastrnn::frozen_forward); }

@@ -1,50 +1,78 @@
 #include "torch/operators.h"
 
 #include <ATen/Parallel.h>
-#include <torch/library.h>
+
+#include <algorithm>
 
 #include "runtime/run.h"
+#include "torch/by_sample.h"
 #include "torch/checked_layer.h"
 #include "torch/tensors.h"
 
 namespace fastrnn {
-namespace {
 
 using at::Tensor;
-using Tensors = std::vector<Tensor>;
 
-// Weights or their gradients of direction d, by pointer_to(tensor): null where there is none.
-template <class To, class List, class F>
-To by_direction(const LayerOptions& options, List& tensors, int64_t d, F pointer_to) {
-  const auto w = [&](int64_t i) { return pointer_to(tensors[d * options.weights() + i]); };
+namespace {
+
+// Where each member's part of a tensor begins; null for a tensor that is not there.
+template <class T>
+struct MemberPointer {
+  T* first;
+  int64_t stride;
+
+  T* operator[](int64_t member) const { return first ? first + member * stride : nullptr; }
+};
+
+template <class T>
+MemberPointer<const T> read(const Tensor& t, int64_t members) {
+  return {const_pointer<T>(t), t.defined() ? t.numel() / members : 0};
+}
+template <class T>
+MemberPointer<const T> read(const ReadyList& list, size_t i, int64_t members) {
+  return i < list.size() ? read<T>(*list[i], members) : MemberPointer<const T>{};
+}
+template <class T>
+MemberPointer<T> written(Tensor& t, int64_t members) {
+  return {pointer<T>(t), t.defined() ? t.numel() / members : 0};
+}
+
+// Weights or their gradients of direction d, by pointer_to(number): null where there is none.
+template <class To, class F>
+To by_direction(const LayerOptions& options, int64_t d, F pointer_to) {
+  const auto w = [&](int64_t i) { return pointer_to(d * options.weights() + i); };
   const bool biased = options.has_bias;
   return {w(0), w(1), biased ? w(2) : nullptr, biased ? w(3) : nullptr,
           options.projected ? w(options.weights() - 1) : nullptr};
 }
 
+// Those of each member and direction.
 template <class T>
-c10::SmallVector<Weights<T>, 2> weight_pointers(const LayerOptions& options, const ReadyList& weights) {
+c10::SmallVector<Weights<T>, 2> weight_pointers(const Layer& layer, const ReadyList& weights) {
   c10::SmallVector<Weights<T>, 2> out;
-  for (int64_t d = 0; d < options.directions; ++d)
-    out.push_back(by_direction<Weights<T>>(options, weights, d, [](const Ready& t) { return const_pointer<T>(*t); }));
+  for (int64_t e = 0; e < layer.members; ++e)
+    for (int64_t d = 0; d < layer.n.D; ++d)
+      out.push_back(by_direction<Weights<T>>(layer.options, d,
+                                             [&](int64_t i) { return read<T>(weights, i, layer.members)[e]; }));
   return out;
 }
 
 template <class T>
 void forward_as(const Layer& layer, const Tensor& x, const ReadyList& state, const ReadyList& weights, Output& out,
                 Tensor& saved) {
-  const auto pointers = weight_pointers<T>(layer.options, weights);
-  ForwardArgs<T> args;
-  args.sizes = layer.n;
-  args.rows = layer.batch.rows();
-  args.x = const_pointer<T>(x);
-  args.h_0 = state.empty() ? nullptr : const_pointer<T>(*state[0]);
-  args.weights = pointers.data();
-  args.y = pointer<T>(out.y);
-  args.h_T = layer.options.one_step() ? nullptr : pointer<T>(out.final_state[0]);
-  args.cell_state = layer.facts.states > 1 ? pointer<Real<T>>(out.final_state[1]) : nullptr;
-  args.saved = pointer<Real<T>>(saved);
-  run_forward(layer.options.cell, args, at::get_num_threads());
+  const int64_t members = layer.members;
+  const auto pointers = weight_pointers<T>(layer, weights);
+  const bool shared = out.final_state[0].is_same(out.y), has_cell_state = layer.facts.states > 1;
+  Tensor none;
+  Tensor &h_T = shared ? none : out.final_state[0], &cell_state = has_cell_state ? out.final_state[1] : none;
+  const auto x_at = read<T>(x, members), h_0 = read<T>(state, 0, members);
+  const auto y = written<T>(out.y, members), h_T_at = written<T>(h_T, members);
+  const auto cell_state_at = written<Real<T>>(cell_state, members), saved_at = written<Real<T>>(saved, members);
+  c10::SmallVector<ForwardArgs<T>, 1> layers;
+  for (int64_t e = 0; e < members; ++e)
+    layers.push_back({layer.n, layer.batch.x_rows(), layer.batch.rows(), x_at[e], h_0[e],
+                      pointers.data() + e * layer.n.D, y[e], h_T_at[e], cell_state_at[e], saved_at[e]});
+  run_forward<T>(layer.options.cell, layers, at::get_num_threads());
 }
 
 // What backward reads, prepared; gradients from outside that are not there are zeros.
@@ -59,90 +87,115 @@ struct BackwardInputs {
 struct Gradients {
   Tensor x, h_0, carry;
   Tensors weights;
+  ByRow by_row;
 };
 
 template <class T>
 void backward_as(const Layer& layer, const BackwardInputs& in, Gradients& out) {
-  const auto pointers = weight_pointers<T>(layer.options, in.weights);
+  const int64_t members = layer.members;
+  const auto weights = weight_pointers<T>(layer, in.weights);
   std::vector<WeightGradients<Real<T>>> gradients;
-  for (int64_t d = 0; d < layer.n.D; ++d)
-    gradients.push_back(by_direction<WeightGradients<Real<T>>>(layer.options, out.weights, d,
-                                                               [](Tensor& t) { return pointer<Real<T>>(t); }));
-  BackwardArgs<T> args;
-  args.sizes = layer.n;
-  args.rows = layer.batch.rows();
-  args.x = const_pointer<T>(*in.x);
-  args.h_0 = in.state.empty() ? nullptr : const_pointer<T>(*in.state[0]);
-  args.cell_state_0 = in.state.size() > 1 ? const_pointer<Real<T>>(*in.state[1]) : nullptr;
-  args.weights = pointers.data();
-  args.y = const_pointer<T>(*in.y);
-  args.saved = const_pointer<Real<T>>(*in.saved);
-  args.dy = const_pointer<T>(in.dy);
-  args.dh_T = const_pointer<T>(in.dh_T);
-  args.dx = pointer<Real<T>>(out.x);
-  args.dh_0 = pointer<Real<T>>(out.h_0);
-  args.carry = pointer<Real<T>>(out.carry);
-  args.gradients = gradients.data();
-  run_backward(layer.options.cell, args, at::get_num_threads());
+  for (int64_t e = 0; e < members; ++e)
+    for (int64_t d = 0; d < layer.n.D; ++d)
+      gradients.push_back(by_direction<WeightGradients<Real<T>>>(
+          layer.options, d, [&](int64_t i) { return written<Real<T>>(out.weights[i], members)[e]; }));
+  const auto x = read<T>(*in.x, members), y = read<T>(*in.y, members);
+  const auto h_0 = read<T>(in.state, 0, members);
+  const auto cell_state_0 = read<Real<T>>(in.state, 1, members), saved = read<Real<T>>(*in.saved, members);
+  const auto dy = read<T>(in.dy, members), dh_T = read<T>(in.dh_T, members);
+  const auto dx = written<Real<T>>(out.x, members), dh_0 = written<Real<T>>(out.h_0, members);
+  const auto carry = written<Real<T>>(out.carry, members);
+  const auto dsums = written<T>(out.by_row.dsums, members), dh = written<T>(out.by_row.dh, members);
+  const auto h = written<T>(out.by_row.h, members);
+  c10::SmallVector<BackwardArgs<T>, 1> layers;
+  for (int64_t e = 0; e < members; ++e)
+    layers.push_back({layer.n, layer.batch.x_rows(), layer.batch.rows(), x[e], h_0[e], cell_state_0[e],
+                      weights.data() + e * layer.n.D, y[e], saved[e], dy[e], dh_T[e], dx[e], dh_0[e], carry[e],
+                      gradients.data() + e * layer.n.D, {dsums[e], dh[e], h[e]}});
+  run_backward<T>(layer.options.cell, layers, at::get_num_threads());
+}
+
+// New, step by step in memory, and [B, T, width] for a batch-first layer.
+Tensor allocate_rows(const Layer& layer, int64_t width, at::ScalarType type) {
+  Extent extent = layer.step_extent(width);
+  Tensor t = allocate(extent, type);
+  if (layer.options.form != Form::kBatchFirst) return t;
+  Extent strides(t.strides().begin(), t.strides().end());
+  const int first = layer.has_members;
+  std::swap(extent[first], extent[first + 1]);
+  std::swap(strides[first], strides[first + 1]);
+  t.unsafeGetTensorImpl()->set_sizes_and_strides(extent, strides);
+  return t;
 }
 
 // `saved` is written where it is defined.
-Output forward(const Layer& layer, const Tensor& x, at::TensorList state, at::TensorList weights, Tensor& saved) {
+Output forward(const Layer& layer, const Tensor& x, at::TensorList state, at::TensorList weights, Tensor& saved,
+               FinalHidden hidden) {
   const at::ScalarType type = product_type(x), real = real_type(x);
   const ReadyList initial = prepare_states(state, type, real);
-  Output out = allocate_output(layer, initial, type, real);
+  Output out = allocate_output(layer, initial, type, real, hidden);
   if (!layer.empty()) {
-    const Ready input = prepare(x, type);
+    const Ready input = prepare_input(layer, x, type);
     const ReadyList prepared = prepare(weights, type);
     with_type(type, [&]<class T>() { forward_as<T>(layer, *input, initial, prepared, out, saved); });
   }
   if (x.scalar_type() == real) return out;
+  const bool shared = out.final_state[0].is_same(out.y);
   out.y = convert(out.y, x.scalar_type());
   for (Tensor& s : out.final_state) s = convert(s, x.scalar_type());
+  if (shared) out.final_state[0] = out.y;
   return out;
 }
 
 }  // namespace
 
-Output allocate_output(const Layer& layer, const ReadyList& initial, at::ScalarType type, at::ScalarType real) {
+Ready prepare_input(const Layer& layer, const Tensor& x, at::ScalarType type) {
+  const bool batch_first = layer.options.form == Form::kBatchFirst;
+  if (batch_first == layer.x_by_sequence) return prepare(x, type);
+  return Ready::owned(*prepare(x.transpose(layer.has_members, layer.has_members + 1), type));
+}
+
+Output allocate_output(const Layer& layer, const ReadyList& initial, at::ScalarType type, at::ScalarType real,
+                       FinalHidden hidden) {
   Output out;
-  out.y = allocate(layer.y_shape, type);
-  const at::IntArrayRef h_shape = sizes_of(layer.state_shapes[0]);
-  if (layer.options.one_step())
+  out.y = allocate_rows(layer, layer.n.D * layer.n.P, type);
+  const Extent h_extent = layer.state_extent(0);
+  if (layer.options.one_step() && hidden == FinalHidden::kOfOneStepShared)
     out.final_state.push_back(out.y);
   else
-    out.final_state.push_back(layer.empty() ? zeros(h_shape, type) : allocate(h_shape, type));
+    out.final_state.push_back(layer.empty() ? zeros(h_extent, type) : allocate(h_extent, type));
   if (layer.facts.states > 1) {
     const Tensor* cell_state_0 = initial.empty() ? nullptr : &*initial[1];
-    out.final_state.push_back(copy_of(cell_state_0, sizes_of(layer.state_shapes[1]), real));
+    out.final_state.push_back(copy_of(cell_state_0, layer.state_extent(1), real));
   }
   return out;
 }
 
 Output infer_layer(const Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options) {
   Tensor nothing_saved;
-  return forward({x, state, weights, options}, x, state, weights, nothing_saved);
+  return forward({x, state, weights, options}, x, state, weights, nothing_saved, FinalHidden::kOfOneStepShared);
 }
 
-std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, at::TensorList state, at::TensorList weights,
-                                                  const std::optional<Tensor>& batch_sizes, std::string_view cell,
-                                                  int64_t directions, bool has_bias, bool batch_first, bool save) {
-  const LayerOptions options =
-      layer_options(cell_kind(cell), form_of(batch_sizes, batch_first), directions, has_bias, weights.size());
-  const Layer layer(x, state, weights, options, batch_sizes);
+std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, std::optional<at::TensorList> state,
+                                                  at::TensorList weights, const std::optional<Tensor>& batch_sizes,
+                                                  std::string_view cell, int64_t directions, bool has_bias,
+                                                  bool batch_first, bool save) {
+  const LayerOptions options = options_of(x, weights, batch_sizes, cell, directions, has_bias, batch_first);
+  const Layer layer(x, given(state), weights, options, batch_sizes);
   const Sizes& n = layer.n;
-  Tensor saved, nothing_saved;
-  saved = allocate({n.D, save ? n.N : 0, layer.facts.saved * n.H}, real_type(x));
-  Output out = forward(layer, x, state, weights, save ? saved : nothing_saved);
+  Tensor nothing_saved;
+  Tensor saved = allocate(layer.extent({n.D, save ? n.N : 0, layer.facts.saved * n.H}), real_type(x));
+  Output out = forward(layer, x, given(state), weights, save ? saved : nothing_saved, FinalHidden::kOwn);
   return {std::move(out.y), Tensors(out.final_state.begin(), out.final_state.end()), std::move(saved)};
 }
 
-Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::optional<Tensor>>& dstate, const Tensor& x,
-                       at::TensorList state, at::TensorList weights, const Tensor& y, const Tensor& saved,
-                       const std::optional<Tensor>& batch_sizes, std::string_view cell, int64_t directions,
-                       bool has_bias, bool batch_first, const c10::List<bool>& needed) {
-  const LayerOptions options =
-      layer_options(cell_kind(cell), form_of(batch_sizes, batch_first), directions, has_bias, weights.size());
+Tensors layer_backward(const std::optional<Tensor>& dy, const OptionalTensors& dstate, const Tensor& x,
+                       std::optional<at::TensorList> state_, at::TensorList weights, const Tensor& y,
+                       const Tensor& saved, const std::optional<Tensor>& batch_sizes, std::string_view cell,
+                       int64_t directions, bool has_bias, bool batch_first, const c10::List<bool>& needed,
+                       int64_t samples) {
+  const LayerOptions options = options_of(x, weights, batch_sizes, cell, directions, has_bias, batch_first);
+  const at::TensorList state = given(state_);
   const Layer layer(x, state, weights, options, batch_sizes);
   const Sizes& n = layer.n;
   const at::ScalarType type = product_type(x), real = real_type(x);
@@ -150,40 +203,61 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::opt
   TORCH_CHECK(needed.size() == 1 + state.size() + weights.size(), "fastrnn: expected ",
               1 + state.size() + weights.size(), " flags in needed, got ", needed.size());
   TORCH_CHECK(dstate.size() == states, "fastrnn: expected ", states, " final-state gradients, got ", dstate.size());
-  TORCH_CHECK(y.sizes() == at::IntArrayRef(layer.y_shape) &&
-                  saved.sizes() == at::IntArrayRef({n.D, n.N, layer.facts.saved * n.H}) &&
-                  saved.scalar_type() == real && y.device() == x.device() && saved.device() == x.device(),
+  const Rows rows = layer.batch.rows();
+  TORCH_CHECK(samples > 0 && std::all_of(rows.active, rows.active + n.T, [&](int64_t b) { return b % samples == 0; }),
+              "fastrnn: expected rows of each of ", samples, " samples at every step, got a batch of ", n.B);
+  const Extent saved_extent = layer.extent({n.D, n.N, layer.facts.saved * n.H});
+  const Tensor y_by_step = layer.swapped(y);
+  TORCH_CHECK(y_by_step.sizes() == at::IntArrayRef(layer.step_extent(n.D * n.P)) &&
+                  saved.sizes() == at::IntArrayRef(saved_extent) && saved.scalar_type() == real &&
+                  y.device() == x.device() && saved.device() == x.device(),
               "fastrnn: expected y and saved of this layer's forward, got ", y.sizes(), " and ", saved.scalar_type(),
               " ", saved.sizes());
 
-  const auto optional = [&](const std::optional<Tensor>& t, at::IntArrayRef shape, const char* name,
-                            at::ScalarType as) {
+  const auto outside = [&](const std::optional<Tensor>& t, at::IntArrayRef shape, const char* name) {
     if (!t || !t->defined()) return Tensor();
     TORCH_CHECK(t->sizes() == shape && t->device() == x.device(), "fastrnn: expected ", name, " of shape ", shape,
                 " on ", x.device(), ", got ", t->sizes(), " on ", t->device());
-    return Tensor(*prepare(*t, as));
+    return *t;
   };
-  const at::IntArrayRef h_shape = sizes_of(layer.state_shapes[0]), cell_state_shape = sizes_of(layer.state_shapes[1]);
+  const auto prepared = [](const Tensor& t, at::ScalarType as) {
+    return t.defined() ? Tensor(*prepare(t, as)) : Tensor();
+  };
+  const Extent h_extent = layer.state_extent(0);
+  const Extent carry_extent = options.one_step() ? layer.extent({n.B, n.H}) : layer.extent({n.D, n.B, n.H});
   BackwardInputs in;
-  in.dy = optional(dy, layer.y_shape, "dy", type);
-  in.dh_T = optional(dstate.get(0), h_shape, "dh_T", type);
-  const Tensor dcell_state_T = states > 1 ? optional(dstate.get(1), cell_state_shape, "dc_T", real) : Tensor();
+  const Tensor dy_given = outside(dy, y.sizes(), "dy");
+  if (dy_given.defined()) in.dy = prepared(layer.swapped(dy_given), type);
+  in.dh_T = prepared(outside(dstate.get(0), h_extent, "dh_T"), type);
+  const Tensor dcell_state_T =
+      states > 1 ? prepared(outside(dstate.get(1), layer.state_extent(1), "dc_T"), real) : Tensor();
 
   // Of no rows, the kernels write nothing.
   const auto result = [&](at::IntArrayRef shape) { return layer.empty() ? zeros(shape, real) : allocate(shape, real); };
+  const size_t first_weight = 1 + state.size();
   Gradients gradients;
-  if (needed.get(0)) gradients.x = allocate(x.sizes(), real);
-  if (!state.empty() && needed.get(1)) gradients.h_0 = result(h_shape);
+  if (needed.get(0)) gradients.x = allocate_rows(layer, n.I, real);
+  if (!state.empty() && needed.get(1)) gradients.h_0 = result(h_extent);
   if (layer.facts.has_carry)
-    gradients.carry = copy_of(dcell_state_T.defined() ? &dcell_state_T : nullptr, {n.D, n.B, n.H}, real);
+    gradients.carry = copy_of(dcell_state_T.defined() ? &dcell_state_T : nullptr, carry_extent, real);
   gradients.weights.resize(weights.size());
-  for (size_t i = 0; i < weights.size(); ++i)
-    if (needed.get(1 + state.size() + i)) gradients.weights[i] = result(weights[i].sizes());
+  bool any_weight = false;
+  for (size_t i = 0; i < weights.size(); ++i) any_weight |= needed.get(first_weight + i);
+  if (samples > 1 && any_weight)
+    gradients.by_row = allocate_by_row(layer, type);
+  else
+    for (size_t i = 0; i < weights.size(); ++i)
+      if (needed.get(first_weight + i)) gradients.weights[i] = result(weights[i].sizes());
 
   if (!layer.empty()) {
-    in.x = prepare(x, type), in.y = prepare(y, type), in.saved = prepare(saved, real);
+    in.x = prepare_input(layer, x, type), in.y = prepare(y_by_step, type), in.saved = prepare(saved, real);
     in.state = prepare_states(state, type, real), in.weights = prepare(weights, type);
     with_type(type, [&]<class T>() { backward_as<T>(layer, in, gradients); });
+  }
+  if (gradients.by_row.dsums.defined()) {
+    for (size_t i = 0; i < weights.size(); ++i)
+      if (needed.get(first_weight + i)) gradients.weights[i] = 
+          of_weight_by_sample(layer, gradients.by_row, x, state, y, samples, int64_t(i));
   }
 
   Tensors out;
@@ -197,8 +271,3 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const c10::List<std::opt
 }
 
 }  // namespace fastrnn
-
-TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
-  m.impl("layer_forward", fastrnn::layer_forward);
-  m.impl("layer_backward", fastrnn::layer_backward);
-}

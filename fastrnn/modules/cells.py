@@ -8,7 +8,7 @@ from torch.nn.modules.rnn import RNNCellBase
 
 from fastrnn.functional import autocast_enabled, step
 from fastrnn.modules.layers import hx_of, kind_of, weights_of
-from fastrnn.ops.dispatch import infer_step
+from fastrnn.ops.dispatch import call_cell
 from fastrnn.spec import CELLS, CellSpec, LayerSpec
 
 __all__ = ["Cell"]
@@ -43,7 +43,7 @@ class Cell(RNNCellBase):
         """As ``torch.nn``: ``input`` [B, I] or [I] and the state to the new state."""
         if not torch.compiler.is_compiling():
             names = _WITH_BIAS if self.bias else _WITHOUT_BIAS
-            result = infer_step(self._parameters, names, input, hx, self.mode.lower(), self.bias)
+            result = call_cell(self._parameters, names, input, hx, self.mode.lower(), self.bias)
             if result is not None:
                 return result
         dim = input.dim()

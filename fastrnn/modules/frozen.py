@@ -230,7 +230,7 @@ class Frozen(Module):
         for i, names in enumerate(self._order):
             of_layer = state if layers == 1 else [s[i * spec.directions : (i + 1) * spec.directions] for s in state]
             weights = [self._buffers[name] for name in names]
-            x, final = frozen_forward(x, list(of_layer), weights, batch_sizes, *spec.arguments)
+            x, final = frozen_forward(x, list(of_layer) or None, weights, batch_sizes, *spec.arguments)
             finals.append(final)
         if layers == 1:
             return x, tuple(finals[0])

@@ -9,7 +9,7 @@ from torch.nn import Module, Parameter, RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.functional import autocast_enabled, stack
-from fastrnn.ops.dispatch import infer
+from fastrnn.ops.dispatch import call_layers
 from fastrnn.spec import CELLS, CellSpec, LayerSpec
 
 __all__ = ["Layers"]
@@ -126,7 +126,7 @@ class Layers(RNNBase):
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
         """As ``torch.nn``: ``input`` [T, B, I], [B, T, I], [T, I] or packed, to the output and the final ``hx``."""
         if not (torch.compiler.is_compiling() or (self.dropout and self.training)):
-            result = infer(
+            result = call_layers(
                 self._parameters,
                 self._flat_weights_names,
                 input,

@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 
 from fastrnn.backends import cpu, triton
 
-__all__ = ["BACKENDS", "infer", "infer_step", "reasons_against", "runs_fused"]
+__all__ = ["BACKENDS", "call_cell", "call_layers", "reasons_against", "runs_fused"]
 
 BACKENDS = (cpu, triton)
 
@@ -54,7 +54,7 @@ def _nothing(*arguments: object) -> None:
     pass
 
 
-# What a module's forward returns where no gradient is needed, by a shorter way than the operators, or None where there
-# is none: csrc/torch/infer.h. It saves 9 us a call, several times what a short step takes.
-infer: Callable[..., Any] = cpu.extension.infer if cpu.extension else _nothing
-infer_step: Callable[..., Any] = cpu.extension.infer_step if cpu.extension else _nothing
+# What a module's forward returns, by a shorter way than the operators, or None where there is none:
+# csrc/python/call.h. It saves 9 us a call, several times what a short step takes.
+call_layers: Callable[..., Any] = cpu.extension.call_layers if cpu.extension else _nothing
+call_cell: Callable[..., Any] = cpu.extension.call_cell if cpu.extension else _nothing

@@ -1,90 +1,123 @@
 """The registered operators: one layer forward, one layer backward, one frozen layer forward, opaque to the compiler.
 
-Schemas and fake implementations stand here, CPU implementations in ``csrc/torch/operators.cpp``. The schemas need no
-compiled extension. ``torch.library.Library`` rather than the ``custom_op`` decorator: it saves about 10 us a call.
+Their schemas stand in ``schemas.inc``. They, the CPU implementations and the gradients are registered by the compiled
+extension (``csrc/torch/library.cpp``), so that programs without Python have them too. Where there is none, the schemas
+are defined here and the gradients come from ``fallback.py``, for the GPU.
 
-``x`` is [T, B, I], [B, T, I] if ``batch_first``, or packed [N, I] if ``batch_sizes`` (int64 [T], on the CPU) is
-given. ``state`` is empty for zeros (not for a packed input), else ``h`` [D, B, P] and the cell's other states [D, B,
-H]. ``weights`` lists w_ih [G*H, I], w_hh [G*H, P], with bias b_ih and b_hh [G*H], with a projection w_hr [P, H], for
-each direction. ``saved`` is [D, N, S*H] with N = 0 if ``save`` is false, its layout the backend's own; on the CPU it
-is of the type of computation, on a GPU of the type of ``x``. ``layer_backward`` returns gradients for those of (x,
-*state, *weights) that ``needed`` flags, in order.
+``x`` is [T, B, I]; [B, T, I] if ``batch_first``; packed [N, I] if ``batch_sizes`` (int64 [T], on the CPU) is given; or
+a single step [B, I]. ``state`` is None for zeros, else ``h`` [D, B, P] and the cell's other states [D, B, H], of a
+single step without D. ``weights`` lists w_ih [G*H, I], w_hh [G*H, P], with bias b_ih and b_hh [G*H], with a projection
+w_hr [P, H], for each direction. ``y`` lies in memory step by step, also where its shape is [B, T, D*P], as in
+``torch.nn``.
+
+``saved`` is [D, N, S*H], its rows those of y in memory, with N = 0 if ``save`` is false; on the CPU it is of the type
+of computation, on a GPU of the type of ``x``. A gradient that is recorded saves what it needs unasked.
+
+``layer_backward`` returns gradients for those of (x, *state, *weights) that ``needed`` flags, in order. With
+``samples`` > 1 those of the weights come for each sample, [samples, ...]: row b of a batch belongs to sample
+``b % samples``. ``layer_double_backward`` is its derivative: from the gradients of its results to those of (dy,
+*dstate, x, *state, *weights) that ``wanted`` flags.
+
+Where weights have one dimension more than said here, the first of size E, every tensor but ``batch_sizes`` has it:
+these are E layers, the members of an ensemble.
 
 ``frozen_forward`` takes float32 ``x`` and ``state``, and ``weights`` without projection whose w_ih and w_hh are
 bfloat16, or int8 with two more at the end of each direction: scale_ih and scale_hh, float32 [G*H].
 """
 
-import math
+import ast
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fastrnn.backends import cpu
 from fastrnn.spec import LayerSpec
 
-__all__ = ["frozen_forward", "layer_backward", "layer_forward"]
+__all__ = ["frozen_forward", "layer_backward", "layer_double_backward", "layer_forward", "library"]
 
-_library = torch.library.Library("fastrnn", "DEF")
-_library.define(
-    "layer_forward(Tensor x, Tensor[] state, Tensor[] weights, Tensor? batch_sizes, str cell, int directions, "
-    "bool has_bias, bool batch_first, bool save) -> (Tensor y, Tensor[] final_state, Tensor saved)"
-)
-_library.define(
-    "layer_backward(Tensor? dy, Tensor?[] dstate, Tensor x, Tensor[] state, Tensor[] weights, Tensor y, Tensor saved, "
-    "Tensor? batch_sizes, str cell, int directions, bool has_bias, bool batch_first, bool[] needed) -> Tensor[]"
-)
-
-_library.define(
-    "frozen_forward(Tensor x, Tensor[] state, Tensor[] weights, Tensor? batch_sizes, str cell, int directions, "
-    "bool has_bias, bool batch_first) -> (Tensor y, Tensor[] final_state)"
-)
+library = torch.library.Library("fastrnn", "FRAGMENT")
+if cpu.extension is None:
+    # String literals side by side are joined in Python as in C++.
+    for _schema in ast.literal_eval(f"[{Path(__file__).with_name('schemas.inc').read_text()}]"):
+        library.define(_schema)
 
 layer_forward = torch.ops.fastrnn.layer_forward.default
 layer_backward = torch.ops.fastrnn.layer_backward.default
+layer_double_backward = torch.ops.fastrnn.layer_double_backward.default
 frozen_forward = torch.ops.fastrnn.frozen_forward.default
 
 
-def _outputs(spec: LayerSpec, x: Tensor, state: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    _check_devices(x, state, weights)
-    batch = state[0].shape[1] if state else x.shape[0 if spec.batch_first else 1]
-    hidden, outputs = spec.hidden_and_outputs(weights[1])
-    y = x.new_empty((*x.shape[:-1], spec.directions * outputs))
-    widths = spec.state_widths(hidden, outputs).values()
-    return y, [x.new_empty((spec.directions, batch, width)) for width in widths]
+class _Form:
+    """Sizes of a call, and where its dimensions are."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        state: Sequence[Tensor] | None,
+        weights: Sequence[Tensor],
+        batch_sizes: Tensor | None,
+        spec: LayerSpec,
+    ) -> None:
+        for t in (*(state or ()), *weights):
+            # A call that mixes meta tensors with others would get memory that nobody has written.
+            if t.device != x.device:
+                raise RuntimeError(f"fastrnn: expected states and weights on {x.device} like the input, got {t.device}")
+        self.spec = spec
+        self.members = tuple(weights[1].shape[:-2])
+        first = len(self.members)
+        one_step = batch_sizes is None and x.dim() - first == 2
+        self.swapped = spec.batch_first and batch_sizes is None and not one_step
+        self.first = first
+        leading = x.shape[first:-1]
+        self.rows = leading[0] if len(leading) == 1 else leading[0] * leading[1]
+        self.leading = tuple(reversed(leading)) if self.swapped else tuple(leading)
+        if batch_sizes is None:
+            self.batch = self.leading[-1]
+        elif state:
+            self.batch = state[0].shape[-2]
+        else:
+            self.batch = torch.library.get_ctx().new_dynamic_size()
+        self.directions = () if one_step else (spec.directions,)
+        self.hidden, self.outputs = spec.hidden_and_outputs(weights[1])
+
+    def sequence(self, like: Tensor, width: int) -> Tensor:
+        """A new sequence tensor, step by step in memory."""
+        t = like.new_empty((*self.members, *self.leading, width))
+        return t.transpose(self.first, self.first + 1) if self.swapped else t
+
+    def final_state(self, x: Tensor) -> list[Tensor]:
+        widths = self.spec.state_widths(self.hidden, self.outputs).values()
+        return [x.new_empty((*self.members, *self.directions, self.batch, width)) for width in widths]
 
 
-def _check_devices(x: Tensor, state: list[Tensor], weights: list[Tensor]) -> None:
-    # A call that mixes meta tensors with others comes here too, and would get memory that nobody has written.
-    for t in (*state, *weights):
-        if t.device != x.device:
-            raise RuntimeError(f"fastrnn: expected states and weights on {x.device} like the input, got {t.device}")
-
-
-@torch.library.register_fake("fastrnn::layer_forward", lib=_library)
+@torch.library.register_fake("fastrnn::layer_forward", lib=library)
 def _layer_forward_fake(
     x: Tensor,
-    state: list[Tensor],
+    state: list[Tensor] | None,
     weights: list[Tensor],
     batch_sizes: Tensor | None,
     cell: str,
     directions: int,
     has_bias: bool,
     batch_first: bool,
-    save: bool,
+    save: bool = False,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     spec = LayerSpec(cell, directions, has_bias, batch_first)
-    y, final_state = _outputs(spec, x, state, weights)
-    rows = math.prod(x.shape[:-1])  # Size.numel() would fix a symbolic length
-    width = len(spec.facts.saved) * spec.hidden_and_outputs(weights[1])[0]
+    form = _Form(x, state, weights, batch_sizes, spec)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    dtype = x.dtype if x.is_cuda else wide
-    saved = x.new_empty((directions, rows if save else 0, width), dtype=dtype)
-    return y, final_state, saved
+    saved = x.new_empty(
+        (*form.members, directions, form.rows if save else 0, len(spec.facts.saved) * form.hidden),
+        dtype=x.dtype if x.is_cuda else wide,
+    )
+    return form.sequence(x, directions * form.outputs), form.final_state(x), saved
 
 
-@torch.library.register_fake("fastrnn::frozen_forward", lib=_library)
+@torch.library.register_fake("fastrnn::frozen_forward", lib=library)
 def _frozen_forward_fake(
     x: Tensor,
-    state: list[Tensor],
+    state: list[Tensor] | None,
     weights: list[Tensor],
     batch_sizes: Tensor | None,
     cell: str,
@@ -92,15 +125,16 @@ def _frozen_forward_fake(
     has_bias: bool,
     batch_first: bool,
 ) -> tuple[Tensor, list[Tensor]]:
-    return _outputs(LayerSpec(cell, directions, has_bias, batch_first), x, state, weights)
+    form = _Form(x, state, weights, batch_sizes, LayerSpec(cell, directions, has_bias, batch_first))
+    return form.sequence(x, directions * form.outputs), form.final_state(x)
 
 
-@torch.library.register_fake("fastrnn::layer_backward", lib=_library)
+@torch.library.register_fake("fastrnn::layer_backward", lib=library)
 def _layer_backward_fake(
     dy: Tensor | None,
     dstate: list[Tensor | None],
     x: Tensor,
-    state: list[Tensor],
+    state: list[Tensor] | None,
     weights: list[Tensor],
     y: Tensor,
     saved: Tensor,
@@ -110,9 +144,10 @@ def _layer_backward_fake(
     has_bias: bool,
     batch_first: bool,
     needed: list[bool],
+    samples: int = 1,
 ) -> list[Tensor]:
-    _check_devices(x, state, weights)
-    inputs = (x, *state, *weights)
-    return [
-        torch.empty(t.shape, dtype=t.dtype, device=t.device) for t, wanted in zip(inputs, needed, strict=True) if wanted
-    ]
+    form = _Form(x, state, weights, batch_sizes, LayerSpec(cell, directions, has_bias, batch_first))
+    gradients = [form.sequence(x, x.shape[-1]), *[s.new_empty(s.shape) for s in state or ()]]
+    by_sample = () if samples == 1 else (samples,)
+    gradients += [w.new_empty((*form.members, *by_sample, *w.shape[form.first :])) for w in weights]
+    return [t for t, wanted in zip(gradients, needed, strict=True) if wanted]

@@ -86,8 +86,8 @@ class LayerSpec(NamedTuple):
         return {name: outputs if name == "h" else hidden for name in self.facts.states}
 
     def hidden_and_outputs(self, w_hh: Tensor) -> tuple[int, int]:
-        """H and P, from ``weight_hh`` [G*H, P]."""
-        gates_rows, outputs = w_hh.shape
+        """H and P, from ``weight_hh`` [..., G*H, P]."""
+        gates_rows, outputs = w_hh.shape[-2:]
         return gates_rows // len(self.facts.gates), outputs
 
 

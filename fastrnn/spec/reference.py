@@ -69,8 +69,14 @@ def hidden(spec: LayerSpec, saved: Mapping[str, Tensor]) -> Tensor:
 
 
 def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor]) -> State:
-    """One step of one direction: ``x`` [B, I] and ``state`` to the new state, projected if there is a projection."""
+    """One step of one direction: ``x`` [B, I] and ``state``, empty for zeros, to the new state.
+
+    It is projected if there is a projection.
+    """
     w = dict(zip(spec.weight_names, weights, strict=True))
+    if not state:
+        widths = spec.state_widths(*spec.hidden_and_outputs(w["weight_hh"])).values()
+        state = tuple([x.new_zeros(len(x), width) for width in widths])
     gx = linear(x, w["weight_ih"], w.get("bias_ih"))
     gh = linear(state[0], w["weight_hh"], w.get("bias_hh"))
     h, *others = _CELL_FUNCTIONS[spec.cell](gx, gh, state)
@@ -100,16 +106,16 @@ def layer(
 
     Args:
         x: [T, B, I]; [B, T, I] if ``spec.batch_first``; [sum of batch_sizes, I] if ``batch_sizes`` is given.
-        state: initial ``h`` [D, B, P] and the cell's other states [D, B, H]; empty for zeros, unless packed.
+        state: initial ``h`` [D, B, P] and the cell's other states [D, B, H]; empty for zeros.
         weights: for each direction ``weight_ih`` [G*H, I], ``weight_hh`` [G*H, P], with bias ``bias_ih`` and
             ``bias_hh`` [G*H], with a projection ``weight_hr`` [P, H]. P is H where there is no projection.
         batch_sizes: int64 [T] on the CPU, not increasing: rows active at each step, as in ``PackedSequence``.
 
     Returns:
-        ``y`` shaped as ``x`` with D*P in the last dimension, and the final states shaped as ``state``.
+        ``y`` shaped as ``x`` with D*P in the last dimension, step by step in memory, and the final states shaped as
+        ``state``.
     """
-    time = 1 if spec.batch_first else 0
-    steps = x.unbind(time) if batch_sizes is None else x.split(batch_sizes.tolist())
+    steps = x.unbind(1 if spec.batch_first else 0) if batch_sizes is None else x.split(batch_sizes.tolist())
     if not state:
         widths = spec.state_widths(*spec.hidden_and_outputs(weights[1])).values()
         state = [x.new_zeros(spec.directions, len(steps[0]), width) for width in widths]
@@ -118,6 +124,8 @@ def layer(
     for d in range(spec.directions):
         mine = weights[d * per_direction : (d + 1) * per_direction]
         y, final = _direction(spec, steps, tuple(s[d] for s in state), mine, reverse=d == 1)
-        ys.append(torch.cat(y) if batch_sizes is not None else torch.stack(y, time))
+        ys.append(torch.cat(y) if batch_sizes is not None else torch.stack(y))
         finals.append(final)
-    return torch.cat(ys, -1), tuple(torch.stack(s) for s in zip(*finals, strict=True))
+    y = torch.cat(ys, -1)
+    in_order = spec.batch_first and batch_sizes is None
+    return y.transpose(0, 1) if in_order else y, tuple(torch.stack(s) for s in zip(*finals, strict=True))

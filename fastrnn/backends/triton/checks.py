@@ -4,7 +4,7 @@ The same conditions and messages as in ``csrc/torch/checked_layer.cpp``.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -36,6 +36,30 @@ class Inputs:
     weights: Sequence[Tensor]
     batch_sizes: Tensor | None
 
+    def members(self) -> Iterator["Inputs"]:
+        """Those of each member of an ensemble."""
+        if any(len(t) != len(self.x) for t in (*self.state, *self.weights)):
+            _refuse(f"expected states and weights of {len(self.x)} members like the input")
+        for e in range(len(self.x)):
+            yield Inputs(self.x[e], [s[e] for s in self.state], [w[e] for w in self.weights], self.batch_sizes)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What forward gave, and the gradients that came for it."""
+
+    dy: Tensor | None
+    dstate: Sequence[Tensor | None]
+    y: Tensor
+    saved: Tensor
+
+    def members(self, count: int) -> Iterator["Results"]:
+        def of(t: Tensor | None, e: int) -> Tensor | None:
+            return None if t is None else t[e]
+
+        for e in range(count):
+            yield Results(of(self.dy, e), [of(d, e) for d in self.dstate], self.y[e], self.saved[e])
+
 
 def check_options(
     cell: str, directions: int, has_bias: bool, batch_first: bool, weights: Sequence[Tensor]
@@ -56,7 +80,7 @@ def check_layer(spec: LayerSpec, inputs: Inputs) -> int:
     dimensions = 3 if batch_sizes is None else 2
     if x.dim() != dimensions:
         _refuse(f"expected {'3' if dimensions == 3 else 'a packed input of 2'} dimensions, got {x.dim()}")
-    batch = _batch(x, state, batch_sizes, spec.batch_first)
+    batch = _batch(x, state, batch_sizes)
 
     shapes = spec.weight_shapes(x.shape[-1], hidden, outputs)
     for i, weight in enumerate(weights):
@@ -77,13 +101,15 @@ def check_layer(spec: LayerSpec, inputs: Inputs) -> int:
 def check_backward(
     spec: LayerSpec,
     inputs: Inputs,
-    dy: Tensor | None,
-    dstate: Sequence[Tensor | None],
-    y: Tensor,
-    saved: Tensor,
+    results: Results,
     needed: Sequence[bool],
+    samples: int,
 ) -> None:
     batch, x = check_layer(spec, inputs), inputs.x
+    dy, dstate, y, saved = results.dy, results.dstate, results.y, results.saved
+    rows = [batch] if inputs.batch_sizes is None else inputs.batch_sizes.tolist()
+    if samples < 1 or any(active % samples for active in rows):
+        _refuse(f"expected rows of each of {samples} samples at every step, got a batch of {batch}")
     hidden, outputs = spec.hidden_and_outputs(inputs.weights[1])
     widths = spec.state_widths(hidden, outputs)
     expected = 1 + len(inputs.state) + len(inputs.weights)
@@ -107,23 +133,20 @@ def check_backward(
             )
 
 
-def _batch(x: Tensor, state: Sequence[Tensor], batch_sizes: Tensor | None, batch_first: bool) -> int:
+def _batch(x: Tensor, state: Sequence[Tensor], batch_sizes: Tensor | None) -> int:
     """The size of the batch; every step is checked."""
     if batch_sizes is None:
-        batch, steps = x.shape[:2] if batch_first else (x.shape[1], x.shape[0])
+        steps, batch = x.shape[:2]
         if steps == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         return batch
-    if not state or state[0].dim() != 3:
-        found = f"{state[0].dim()} dimensions" if state else "none"
-        _refuse(f"expected initial states [D, B, P] with a packed input, got {found}")
     if batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64 or not batch_sizes.is_cpu or not len(batch_sizes):
         _refuse(
             f"expected batch_sizes to be int64 [T] on the CPU, T > 0, got {_name(batch_sizes)} "
             f"{list(batch_sizes.shape)} on {batch_sizes.device}"
         )
-    batch = state[0].shape[1]
     sizes = batch_sizes.tolist()
+    batch = state[0].shape[1] if state and state[0].dim() == 3 else sizes[0]
     most = batch
     for t, size in enumerate(sizes):
         if not 0 < size <= most:

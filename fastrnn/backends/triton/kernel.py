@@ -31,7 +31,7 @@ _STATES = ("initial", "carried", "final")
 _OTHERS: dict[str, Any] = {
     "counters": "*i32",
     "geometry": Geometry(
-        offsets="*i64", lengths="*i32", batch="i32", rows="i64", steps="i32", row_t="i64", row_b="i64", directions="i32"
+        offsets="*i64", lengths="*i32", batch="i64", rows="i64", steps="i32", directions="i32"
     ),
     "launch": Launch(first_group="i32", first_step="i32", last_step="i32"),
     "base": "*i32",

@@ -14,9 +14,9 @@ __all__ = ["Layout"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows of [N, width] buffers in the order of the layer's input.
+    """Rows of [N, width] buffers, step by step.
 
-    The row of time t and batch entry b is ``t * row_t + b * row_b``, or ``offsets[t] + b`` in a packed batch.
+    The row of time t and batch entry b is ``t * batch + b``, or ``offsets[t] + b`` in a packed batch.
 
     Attributes:
         sizes: of a packed batch, active rows at each step.
@@ -28,8 +28,6 @@ class Layout:
     steps: int
     batch: int
     rows: int
-    row_t: int
-    row_b: int
     directions: int
     sizes: tuple[int, ...] = ()
     starts: tuple[int, ...] = ()
@@ -39,9 +37,8 @@ class Layout:
     @staticmethod
     def of(spec: LayerSpec, x: Tensor, batch_sizes: Tensor | None) -> "Layout":
         if batch_sizes is None:
-            batch, steps = x.shape[:2] if spec.batch_first else (x.shape[1], x.shape[0])
-            row_t, row_b = (1, steps) if spec.batch_first else (batch, 1)
-            return Layout(steps, batch, steps * batch, row_t, row_b, spec.directions)
+            steps, batch = x.shape[:2]
+            return Layout(steps, batch, steps * batch, spec.directions)
         sizes = tuple(batch_sizes.tolist())
         batch, steps = sizes[0], len(sizes)
         *starts, rows = accumulate(sizes, initial=0)
@@ -53,8 +50,6 @@ class Layout:
             steps,
             batch,
             rows,
-            0,
-            1,
             spec.directions,
             sizes,
             tuple(starts),
@@ -85,13 +80,8 @@ class Layout:
         """For each row of ``y`` [N, P], one direction's outputs, the one a step before, or ``initial`` [B, P]: [N,
         P]."""
         if self.offsets is None:
-            batch_first = self.row_t == 1 and self.steps > 1
-            time = 1 if batch_first else 0
-            y = y.unflatten(0, (self.batch, self.steps) if batch_first else (self.steps, self.batch))
-            first = initial.unsqueeze(time)
-            if direction == 0:
-                return torch.cat((first, y.narrow(time, 0, self.steps - 1)), time).flatten(0, 1)
-            return torch.cat((y.narrow(time, 1, self.steps - 1), first), time).flatten(0, 1)
+            others = self.rows - self.batch
+            return torch.cat((initial, y[:others]) if direction == 0 else (y[self.batch :], initial))
         assert self.lengths is not None
         times = torch.arange(self.steps, device=y.device)
         t = times.repeat_interleave(self.offsets.diff(), output_size=self.rows)

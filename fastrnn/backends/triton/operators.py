@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastrnn.backends.triton import persistent, stepwise
-from fastrnn.backends.triton.checks import Inputs, check_backward, check_layer, check_options
+from fastrnn.backends.triton.checks import Inputs, Results, check_backward, check_layer, check_options
 from fastrnn.backends.triton.launch import current_device
 from fastrnn.backends.triton.layout import Layout
 from fastrnn.backends.triton.plans import Plan, make_plan
@@ -23,24 +24,68 @@ def plan_for(spec: LayerSpec, batch: int, hidden: int, dtype: torch.dtype, devic
     return make_plan(spec, batch, hidden, dtype, tf32, current_device(device))
 
 
+class _Order(NamedTuple):
+    """How the tensors of a call differ from those of [T, B, ...] and [D, B, ...], on which everything below runs."""
+
+    first: int  # dimensions in front, those of the members
+    one_step: bool
+    swapped: bool  # [B, T, ...]
+
+    @staticmethod
+    def of(spec: LayerSpec, x: Tensor, weights: Sequence[Tensor], batch_sizes: Tensor | None) -> "_Order":
+        first = weights[1].dim() - 2 if len(weights) > 1 else 0
+        one_step = batch_sizes is None and x.dim() - first == 2
+        return _Order(first, one_step, spec.batch_first and batch_sizes is None and not one_step)
+
+    def enter(self, t: Tensor | None) -> Tensor | None:
+        if t is None or t.dim() <= self.first + 1:
+            return t  # which the checks refuse
+        return t.unsqueeze(self.first) if self.one_step else self._swap(t)
+
+    def leave(self, t: Tensor) -> Tensor:
+        return t.squeeze(self.first) if self.one_step else self._swap(t)
+
+    def enter_states(self, state: Sequence[Tensor | None] | None) -> list[Tensor | None]:
+        return [s if s is None or not self.one_step else s.unsqueeze(self.first) for s in state or ()]
+
+    def leave_state(self, s: Tensor) -> Tensor:
+        return s.squeeze(self.first) if self.one_step else s
+
+    def _swap(self, t: Tensor) -> Tensor:
+        return t.transpose(self.first, self.first + 1) if self.swapped and t.dim() > self.first + 1 else t
+
+
 def layer_forward(
     x: Tensor,
-    state: Sequence[Tensor],
+    state: Sequence[Tensor] | None,
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
     cell: str,
     directions: int,
     has_bias: bool,
     batch_first: bool,
-    save: bool,
+    save: bool = False,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     spec = check_options(cell, directions, has_bias, batch_first, weights)
-    check_layer(spec, Inputs(x, state, weights, batch_sizes))
+    order = _Order.of(spec, x, weights, batch_sizes)
+    y, final, saved = _forward(
+        spec, Inputs(order.enter(x), order.enter_states(state), weights, batch_sizes), order.first, save
+    )
+    return order.leave(y), [order.leave_state(s) for s in final], saved
+
+
+def _forward(spec: LayerSpec, inputs: Inputs, members: int, save: bool) -> tuple[Tensor, list[Tensor], Tensor]:
+    if members:
+        each = [_forward(spec, of_member, 0, save) for of_member in inputs.members()]
+        ys, finals, every_saved = zip(*each, strict=True)
+        return torch.stack(ys), [torch.stack(s) for s in zip(*finals, strict=True)], torch.stack(every_saved)
+    check_layer(spec, inputs)
+    x, state, weights, batch_sizes = inputs.x, inputs.state, inputs.weights, inputs.batch_sizes
     w = Weights.of(spec, weights)
     layout = Layout.of(spec, x, batch_sizes)
     initial = _initial(spec, state, w, layout)
-    y = x.new_empty(layout.rows, directions * w.outputs)
-    saved = x.new_empty(directions, layout.rows if save else 0, len(spec.facts.saved) * w.hidden)
+    y = x.new_empty(layout.rows, spec.directions * w.outputs)
+    saved = x.new_empty(spec.directions, layout.rows if save else 0, len(spec.facts.saved) * w.hidden)
     if layout.rows == 0:
         return y.view(*x.shape[:-1], y.shape[-1]), [s.clone() for s in initial], saved
 
@@ -59,7 +104,7 @@ def layer_backward(
     dy: Tensor | None,
     dstate: Sequence[Tensor | None],
     x: Tensor,
-    state: Sequence[Tensor],
+    state: Sequence[Tensor] | None,
     weights: Sequence[Tensor],
     y: Tensor,
     saved: Tensor,
@@ -69,9 +114,30 @@ def layer_backward(
     has_bias: bool,
     batch_first: bool,
     needed: Sequence[bool],
+    samples: int = 1,
 ) -> list[Tensor]:
     spec = check_options(cell, directions, has_bias, batch_first, weights)
-    check_backward(spec, Inputs(x, state, weights, batch_sizes), dy, dstate, y, saved, needed)
+    order = _Order.of(spec, x, weights, batch_sizes)
+    inputs = Inputs(order.enter(x), order.enter_states(state), weights, batch_sizes)
+    results = Results(order.enter(dy), order.enter_states(dstate), order.enter(y), saved)
+    gradients = _backward(spec, inputs, order.first, results, needed, samples)
+    of_x, of_states = needed[0], sum(needed[1 : 1 + len(state or ())])
+    for i in range(of_x + of_states):
+        gradients[i] = (order.leave if of_x and i == 0 else order.leave_state)(gradients[i])
+    return gradients
+
+
+def _backward(
+    spec: LayerSpec, inputs: Inputs, members: int, results: Results, needed: Sequence[bool], samples: int
+) -> list[Tensor]:
+    if members:
+        pairs = zip(inputs.members(), results.members(len(inputs.x)), strict=True)
+        each = [_backward(spec, of_member, 0, its_results, needed, samples) for of_member, its_results in pairs]
+        return [torch.stack(t) for t in zip(*each, strict=True)]
+    check_backward(spec, inputs, results, needed, samples)
+    x, state, weights, batch_sizes = inputs.x, inputs.state, inputs.weights, inputs.batch_sizes
+    dy, dstate, y, saved = results.dy, results.dstate, results.y, results.saved
+    directions = spec.directions
     w = Weights.of(spec, weights)
     layout = Layout.of(spec, x, batch_sizes)
     initial = _initial(spec, state, w, layout)
@@ -79,7 +145,9 @@ def layer_backward(
         [torch.zeros_like(s) if d is None else aligned(d.to(s.dtype)) for s, d in zip(initial, dstate, strict=True)]
     )
     if layout.rows == 0:
-        given = [torch.zeros_like(x), *dfinal[: len(state)], *[torch.zeros_like(v) for v in weights]]
+        by_sample = (samples,) if samples > 1 else ()
+        of_weights = [v.new_zeros(*by_sample, *v.shape) for v in weights]
+        given = [torch.zeros_like(x), *dfinal[: len(state)], *of_weights]
         return [d.clone() for d, wanted in zip(given, needed, strict=True) if wanted]
 
     y = aligned(y.to(x.dtype).reshape(layout.rows, -1))
@@ -97,39 +165,46 @@ def layer_backward(
     wanted = iter(needed)
     gradients = [(dgx @ w.w_ih).view_as(x)] if next(wanted) else []
     gradients += [d for d in dinitial[: len(state)] if next(wanted)]
-    gradients += _of_weights(spec, layout, tensors, x.reshape(layout.rows, -1), list(wanted))
+    gradients += _of_weights(spec, layout, tensors, x.reshape(layout.rows, -1), list(wanted), samples)
     assert len(gradients) == sum(needed)
     return gradients
 
 
 def _of_weights(
-    spec: LayerSpec, layout: Layout, tensors: BackwardTensors, rows: Tensor, needed: Sequence[bool]
+    spec: LayerSpec, layout: Layout, tensors: BackwardTensors, rows: Tensor, needed: Sequence[bool], samples: int
 ) -> list[Tensor]:
     """Gradients of the weights, those of one direction after those of the other: products and sums over all steps."""
     dgx, dgh, initial = tensors.dgx, tensors.dgh, tensors.initial
 
     @cache
     def sums(apart: bool) -> Tensor:
-        return (dgx if apart else dgh).sum(0)
+        gates = dgx if apart else dgh
+        return gates.sum(0) if samples == 1 else gates.unflatten(0, (-1, samples)).sum(0)
+
+    def product(left: Tensor, right: Tensor) -> Tensor:
+        """Over all rows, or over those of each sample."""
+        if samples == 1:
+            return left.t() @ right
+        return left.unflatten(0, (-1, samples)).permute(1, 2, 0) @ right.unflatten(0, (-1, samples)).transpose(0, 1)
 
     def of_weight(direction: int, name: str) -> Tensor:
         of_gates = _part(dgh, direction, spec)
         of_outputs = _part(tensors.y, direction, spec)
         match name:
             case "weight_ih":
-                return dgx[:, of_gates].t() @ rows
+                return product(dgx[:, of_gates], rows)
             case "weight_hh":
                 before = layout.before(tensors.y[:, of_outputs], initial[0][direction], direction)
-                return dgh[:, of_gates].t() @ before
+                return product(dgh[:, of_gates], before)
             case "bias_ih":
-                return sums(bool(spec.facts.apart))[of_gates].clone()
+                return sums(bool(spec.facts.apart))[..., of_gates].clone()
             case "bias_hh":
-                return sums(False)[of_gates].clone()
+                return sums(False)[..., of_gates].clone()
             case _:
                 assert tensors.dprojected is not None
                 saved = tensors.saved[direction].chunk(len(spec.facts.saved), -1)
                 hidden = reference.hidden(spec, dict(zip(spec.facts.saved, saved, strict=True)))
-                return tensors.dprojected[:, of_outputs].t() @ hidden
+                return product(tensors.dprojected[:, of_outputs], hidden)
 
     every = [(d, name) for d in range(spec.directions) for name in spec.weight_names]
     return [of_weight(*weight) for weight, wanted in zip(every, needed, strict=True) if wanted]

@@ -145,6 +145,6 @@ def _rows(buffer: Tensor, layout: Layout, direction: int, step: int) -> Tensor:
     """One direction's part [active, width] of [N, D*width] at a step of forward."""
     t = layout.time(direction, step)
     width = buffer.shape[1] // layout.directions
-    first = layout.starts[t] if layout.starts else t * layout.row_t
-    rows = buffer[first :: layout.row_b][: layout.active(t)]
+    first = layout.starts[t] if layout.starts else t * layout.batch
+    rows = buffer[first : first + layout.active(t)]
     return rows[:, direction * width : (direction + 1) * width]

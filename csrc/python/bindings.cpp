@@ -9,7 +9,7 @@
 #include "runtime/plan.h"
 #include "runtime/threads.h"
 #include "torch/checked_layer.h"
-#include "torch/infer.h"
+#include "python/call.h"
 
 namespace fastrnn {
 namespace {
@@ -64,17 +64,17 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       pybind11::arg("cell"), pybind11::arg("T"), pybind11::arg("B"), pybind11::arg("I"), pybind11::arg("H"),
       pybind11::arg("P"), pybind11::arg("D"), pybind11::arg("rows"), pybind11::arg("element_bytes"),
       pybind11::arg("threads"));
-  m.def("infer", [](const pybind11::dict& parameters, const pybind11::list& names, const pybind11::object& input,
+  m.def("call_layers", [](const pybind11::dict& parameters, const pybind11::list& names, const pybind11::object& input,
                     const pybind11::object& hx, std::string_view cell, int64_t layers, bool bidirectional,
                     bool has_bias, bool batch_first) {
     const fastrnn::Form form = batch_first ? fastrnn::Form::kBatchFirst : fastrnn::Form::kTimeFirst;
-    return fastrnn::infer(
+    return fastrnn::call_layers(
         parameters, names, input, hx,
         fastrnn::stack_of(cell, form, layers, bidirectional ? 2 : 1, has_bias, int64_t(names.size())));
   });
-  m.def("infer_step", [](const pybind11::dict& parameters, const pybind11::list& names, const pybind11::object& input,
+  m.def("call_cell", [](const pybind11::dict& parameters, const pybind11::list& names, const pybind11::object& input,
                          const pybind11::object& hx, std::string_view cell, bool has_bias) {
-    return fastrnn::infer_step(parameters, names, input, hx,
+    return fastrnn::call_cell(parameters, names, input, hx,
                                fastrnn::stack_of(cell, fastrnn::Form::kOneStep, 1, 1, has_bias, int64_t(names.size())));
   });
   m.def(

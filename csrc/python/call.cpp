@@ -1,4 +1,4 @@
-#include "torch/infer.h"
+#include "python/call.h"
 
 #include <ATen/ATen.h>
 #include <ATen/PythonTorchFunctionTLS.h>
@@ -10,13 +10,14 @@
 
 #include <algorithm>
 
+#include "torch/autograd.h"
 #include "torch/operators.h"
 
 namespace fastrnn {
 namespace {
 
 using at::Tensor;
-using Tensors = c10::SmallVector<Tensor, 10>;
+using Taken = c10::SmallVector<Tensor, 10>;
 using pybind11::object;
 
 // Whether a mode, a transform or a tracer wants to see the operators that are called, or change what they are given.
@@ -27,26 +28,26 @@ bool operators_are_observed() {
          keys.included_.has(c10::DispatchKey::Tracer) || at::autocast::is_autocast_enabled(at::kCPU);
 }
 
-// Appends the tensor of a Python object. False where a subclass, a wrapper, a transform or a gradient stands behind it.
-bool take(PyObject* python, Tensors& out) {
+// Appends the tensor of a Python object. False where a subclass, a wrapper or a transform stands behind it.
+bool take(PyObject* python, Taken& out) {
   if (!python || !THPVariable_CheckExact(python)) return false;
   const Tensor& t = THPVariable_Unpack(python);
   if (!t.is_cpu() || t.layout() != at::kStrided || t.is_neg() || t._is_zerotensor() || at::isTensorSubclassLike(t) ||
-      t._fw_grad(/*level=*/0).defined() || (at::GradMode::is_enabled() && t.requires_grad()))
+      t._fw_grad(/*level=*/0).defined())
     return false;
   out.push_back(t);
   return true;
 }
 
 // None, a tensor, or for a cell with a state of its own a pair.
-bool take_state(const object& hx, bool pair, Tensors& out) {
+bool take_state(const object& hx, bool pair, Taken& out) {
   if (hx.is_none()) return true;
   if (!pair) return take(hx.ptr(), out);
   return PyTuple_CheckExact(hx.ptr()) && PyTuple_GET_SIZE(hx.ptr()) == 2 && take(PyTuple_GET_ITEM(hx.ptr(), 0), out) &&
          take(PyTuple_GET_ITEM(hx.ptr(), 1), out);
 }
 
-bool take_weights(const pybind11::dict& parameters, const pybind11::list& names, Tensors& out) {
+bool take_weights(const pybind11::dict& parameters, const pybind11::list& names, Taken& out) {
   for (const pybind11::handle name : names)
     if (!take(PyDict_GetItem(parameters.ptr(), name.ptr()), out)) return false;
   return !out.empty();
@@ -61,7 +62,7 @@ object wrap_state(at::TensorList state) {
 
 // What a module checks before it runs, so that it is the module that raises, in torch.nn's words. What else may be
 // wrong, the layer finds.
-bool fits(const Tensor& x, const Tensors& state, const Tensors& weights, const Stack& stack) {
+bool fits(const Tensor& x, const Taken& state, const Taken& weights, const Stack& stack) {
   const LayerOptions& options = stack.options;
   const bool one_step = options.one_step(), batch_first = options.form != Form::kTimeFirst;
   if (x.dim() != (one_step ? 2 : 3) || !x.is_floating_point() || weights[0].dim() != 2 || weights[1].dim() != 2 ||
@@ -78,28 +79,47 @@ bool fits(const Tensor& x, const Tensors& state, const Tensors& weights, const S
   return true;
 }
 
-int64_t weights_size(const Tensors& weights) {
+int64_t weights_size(const Taken& weights) {
   int64_t elements = 0;
   for (const Tensor& w : weights) elements += w.numel();
   return elements;
 }
 
-Output run(Tensor x, const Tensors& state, const Tensors& weights, const Stack& stack) {
+bool requires_gradient(const Tensor& x, const Taken& state, const Taken& weights) {
+  const auto any = [](const Taken& list) {
+    return std::any_of(list.begin(), list.end(), [](const Tensor& t) { return t.requires_grad(); });
+  };
+  return at::GradMode::is_enabled() && (x.requires_grad() || any(state) || any(weights));
+}
+
+Output record_layer(const Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options) {
+  const std::optional<at::TensorList> initial = state.empty() ? std::nullopt : std::optional(state);
+  auto [y, final_state, saved] = layer_forward_autograd(x, initial, weights, /*batch_sizes=*/std::nullopt,
+                                                        cell_facts(options.cell).name, options.directions,
+                                                        options.has_bias, options.form == Form::kBatchFirst,
+                                                        /*save=*/false);
+  return {std::move(y), {final_state.begin(), final_state.end()}};
+}
+
+Output run(Tensor x, const Taken& state, const Taken& weights, const Stack& stack) {
   // Handing the interpreter over and taking it back costs 0.3 us, and another thread keeps it for 5 ms.
   constexpr int64_t kShort = 500'000;  // multiply-adds, some 20 us
   std::optional<pybind11::gil_scoped_release> release;
   if (x.numel() / std::max<int64_t>(x.size(-1), 1) * weights_size(weights) > kShort) release.emplace();
-  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  const bool recorded = requires_gradient(x, state, weights);
+  std::optional<at::AutoDispatchBelowADInplaceOrView> below_autograd;
+  if (!recorded) below_autograd.emplace();
   RECORD_FUNCTION("fastrnn::layer_forward", c10::ArrayRef<const c10::IValue>{});
   const auto layer = [&](const Tensor& input, at::TensorList initial, at::TensorList of_layer) {
-    return infer_layer(input, initial, of_layer, stack.options);
+    return recorded ? record_layer(input, initial, of_layer, stack.options)
+                    : infer_layer(input, initial, of_layer, stack.options);
   };
   if (stack.layers == 1) return layer(x, state, weights);
   const int64_t directions = stack.options.directions;
   const size_t per_layer = weights.size() / stack.layers;
   std::vector<Tensor> finals[2];
   for (int64_t i = 0; i < stack.layers; ++i) {
-    Tensors initial;
+    Taken initial;
     for (const Tensor& s : state) initial.push_back(s.narrow(0, i * directions, directions));
     Output out = layer(x, initial, at::TensorList(weights).slice(i * per_layer, per_layer));
     x = std::move(out.y);
@@ -114,7 +134,7 @@ Output run(Tensor x, const Tensors& state, const Tensors& weights, const Stack& 
 // Nothing where the arguments, or a mode in force, ask for more than the kernels do.
 std::optional<Output> run_plain(const pybind11::dict& parameters, const pybind11::list& names, const object& input,
                                 const object& hx, const std::optional<Stack>& stack) {
-  Tensors x, state, weights;
+  Taken x, state, weights;
   if (!stack || operators_are_observed() || !take(input.ptr(), x) ||
       !take_state(hx, cell_facts(stack->options.cell).states > 1, state) || !take_weights(parameters, names, weights) ||
       !fits(x[0], state, weights, *stack))
@@ -131,14 +151,14 @@ std::optional<Stack> stack_of(std::string_view cell, Form form, int64_t layers, 
   return Stack{layer_options(*kind, form, directions, has_bias, weights / std::max<int64_t>(layers, 1)), layers};
 }
 
-object infer(const pybind11::dict& parameters, const pybind11::list& names, const object& input, const object& hx,
+object call_layers(const pybind11::dict& parameters, const pybind11::list& names, const object& input, const object& hx,
              const std::optional<Stack>& stack) {
   const auto out = run_plain(parameters, names, input, hx, stack);
   if (!out) return pybind11::none();
   return pybind11::make_tuple(wrap(out->y), wrap_state(out->final_state));
 }
 
-object infer_step(const pybind11::dict& parameters, const pybind11::list& names, const object& input, const object& hx,
+object call_cell(const pybind11::dict& parameters, const pybind11::list& names, const object& input, const object& hx,
                   const std::optional<Stack>& stack) {
   const auto out = run_plain(parameters, names, input, hx, stack);
   return out ? wrap_state(out->final_state) : pybind11::none();

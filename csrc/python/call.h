@@ -1,4 +1,4 @@
-// What a module's forward computes where no gradient is needed, straight from the module's own parameters.
+// What a module's forward computes, straight from the module's own parameters.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -25,12 +25,12 @@ std::optional<Stack> stack_of(std::string_view cell, Form form, int64_t layers, 
 // the order of torch.nn.RNNBase.all_weights, `input` [T, B, I] or [B, T, I], `hx` None, a tensor or a tuple of tensors.
 //
 // A step of one row takes 2 us; this way adds 3 us to it, from the call of the module on, the operators 12.
-pybind11::object infer(const pybind11::dict& parameters, const pybind11::list& names, const pybind11::object& input,
-                       const pybind11::object& hx, const std::optional<Stack>& stack);
+pybind11::object call_layers(const pybind11::dict& parameters, const pybind11::list& names,
+                             const pybind11::object& input, const pybind11::object& hx,
+                             const std::optional<Stack>& stack);
 
 // The same for one step of a cell module: `input` [B, I], states [B, H]; gives the new hx.
-pybind11::object infer_step(const pybind11::dict& parameters, const pybind11::list& names,
-                            const pybind11::object& input, const pybind11::object& hx,
-                            const std::optional<Stack>& stack);
+pybind11::object call_cell(const pybind11::dict& parameters, const pybind11::list& names, const pybind11::object& input,
+                           const pybind11::object& hx, const std::optional<Stack>& stack);
 
 }  // namespace fastrnn

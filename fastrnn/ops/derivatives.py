@@ -1,0 +1,141 @@
+"""Derivatives that no kernel forms: the second ones, and all of them where there is no compiled extension."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import grad
+
+from fastrnn.backends import cpu
+from fastrnn.ops.operators import layer_backward, layer_double_backward, library
+from fastrnn.spec import LayerSpec, reference
+
+__all__: list[str] = []
+
+
+def _run(
+    spec: LayerSpec, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], batch_sizes: Tensor | None
+) -> tuple[Tensor, ...]:
+    """y and the final states by the reference, of every form that the operators take."""
+    if weights[1].dim() == 3:
+        states = zip(*state, strict=True) if state else [()] * len(x)
+        members = zip(x, states, zip(*weights, strict=True), strict=True)
+        each = [_run(spec, x_, state_, weights_, batch_sizes) for x_, state_, weights_ in members]
+        return tuple([torch.stack(t) for t in zip(*each, strict=True)])
+    if batch_sizes is None and x.dim() == 2:
+        final = reference.step(spec, x, tuple(state), weights)
+        return final[0], *final
+    y, final = reference.layer(spec, x, state, weights, batch_sizes)
+    return y, *final
+
+
+def _given(tensors: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> dict[str, list[Tensor]]:
+    """Arguments of ``grad``: those of the tensors that are there, depend on something, and have a gradient."""
+    pairs = [(t, d) for t, d in zip(tensors, gradients, strict=True) if t is not None and t.requires_grad]
+    pairs = [(t, d) for t, d in pairs if d is not None]
+    return {"outputs": [t for t, _ in pairs], "grad_outputs": [d for _, d in pairs]}
+
+
+@torch.library.impl(library, "layer_double_backward", "CompositeImplicitAutograd")
+def _double_backward(
+    ddgradients: Sequence[Tensor | None],
+    dy: Tensor | None,
+    dstate: Sequence[Tensor | None],
+    x: Tensor,
+    state: Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    cell: str,
+    directions: int,
+    has_bias: bool,
+    batch_first: bool,
+    needed: Sequence[bool],
+    wanted: Sequence[bool],
+) -> list[Tensor]:
+    """Runs the layer again, on the reference, and differentiates it twice.
+
+    On views of its inputs, so that where one input is computed from another, or is the same tensor, the paths between
+    them are left to autograd, which follows them outside.
+    """
+    recorded = torch.is_grad_enabled()
+    spec = LayerSpec.of_weights(cell, directions, has_bias, batch_first, weights)
+    states = len(state or ())
+    with torch.enable_grad():
+        dresults = [d if d is None else d.view_as(d) for d in (dy, *dstate)]
+        inputs = [t.view_as(t) for t in (x, *(state or ()), *weights)]
+        results = _run(spec, inputs[0], inputs[1 : 1 + states], inputs[1 + states :], batch_sizes)
+        of = [t for t, flag in zip(inputs, needed, strict=True) if flag]
+        gradients = grad(**_given(results, dresults), inputs=of, create_graph=True, allow_unused=True)
+    variables = [t for t, flag in zip((*dresults, *inputs), wanted, strict=True) if flag]
+    found = _given(gradients, ddgradients)
+    if not found["outputs"]:
+        return [torch.zeros_like(t) for t in variables]
+    second = grad(**found, inputs=variables, create_graph=recorded, allow_unused=True)
+    return [torch.zeros_like(t) if d is None else d for t, d in zip(variables, second, strict=True)]
+
+
+# In C++ these are in csrc/torch/autograd.cpp. ``inputs`` are all the arguments of an operator, in order.
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor], Tensor]) -> None:
+    x, state, weights, batch_sizes, *ctx.options, _ = inputs
+    y, _, saved = output
+    ctx.states = None if state is None else len(state)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(batch_sizes, y, saved, x, *(state or ()), *weights)
+
+
+def _inputs(ctx: Any, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor] | None, list[Tensor]]:
+    x, *others = tensors
+    if ctx.states is None:
+        return x, None, others
+    return x, others[: ctx.states], others[ctx.states :]
+
+
+def _spread(ctx: Any, gradients: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Any, ...]:
+    """The gradients of x, state and weights, None where none was wanted."""
+    given = iter(gradients)
+    x, *others = [next(given) if flag else None for flag in wanted]
+    states = ctx.states or 0
+    return x, None if ctx.states is None else others[:states], others[states:]
+
+
+def _flags(x: bool, state: Sequence[bool] | None, weights: Sequence[bool]) -> list[bool]:
+    return [x, *(state or ()), *weights]
+
+
+def _backward(ctx: Any, dy: Tensor | None, dfinal: list[Tensor | None] | None, _: Any) -> tuple[Any, ...]:
+    batch_sizes, y, saved, *tensors = ctx.saved_tensors
+    x, state, weights = _inputs(ctx, tensors)
+    spec = LayerSpec(*ctx.options)
+    needed = _flags(*ctx.needs_input_grad[:3])
+    dstate = dfinal or [None] * len(spec.facts.states)
+    gradients = layer_backward(dy, dstate, x, state, weights, y, saved, batch_sizes, *spec.arguments, needed)
+    return *_spread(ctx, gradients, needed), *(None,) * 6
+
+
+def _keep_of_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    dy, dstate, x, state, weights, _, _, batch_sizes, *ctx.options, ctx.needed, ctx.samples = inputs
+    ctx.states = None if state is None else len(state)
+    ctx.dresults = 1 + len(dstate)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(batch_sizes, dy, *dstate, x, *(state or ()), *weights)
+
+
+def _of_backward(ctx: Any, ddgradients: list[Tensor | None]) -> tuple[Any, ...]:
+    if ctx.samples != 1:
+        raise NotImplementedError("fastrnn: gradients by sample have no derivative")
+    batch_sizes, *tensors = ctx.saved_tensors
+    (dy, *dstate), tensors = tensors[: ctx.dresults], tensors[ctx.dresults :]
+    of_dresults = [ctx.needs_input_grad[0], *ctx.needs_input_grad[1]]
+    wanted = [*of_dresults, *_flags(*ctx.needs_input_grad[2:5])]
+    arguments = (dy, dstate, *_inputs(ctx, tensors), batch_sizes, *LayerSpec(*ctx.options).arguments)
+    given = iter(layer_double_backward(ddgradients, *arguments, ctx.needed, wanted))
+    ddy, *ddstate = [next(given) if flag else None for flag in of_dresults]
+    return ddy, ddstate, *_spread(ctx, list(given), wanted[ctx.dresults :]), *(None,) * 9
+
+
+if cpu.extension is None:
+    torch.library.register_autograd("fastrnn::layer_forward", _backward, setup_context=_keep, lib=library)
+    torch.library.register_autograd("fastrnn::layer_backward", _of_backward, setup_context=_keep_of_backward, lib=library)

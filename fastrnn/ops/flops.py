@@ -1,0 +1,67 @@
+"""Counts a layer's operations for ``torch.utils.flop_counter.FlopCounterMode``: those of its products, as PyTorch does."""
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrnn.ops.operators import frozen_forward, layer_backward, layer_forward
+
+__all__ = ["announce"]
+
+
+def _forward(x: Tensor, state: Any, weights: Sequence[Tensor], *_: Any, **__: Any) -> int:
+    """Every row meets every matrix, in a multiplication and an addition for each element."""
+    return 2 * _rows(x) * sum(_elements(w) for w in weights)
+
+
+def _backward(
+    dy: Any,
+    dstate: Any,
+    x: Tensor,
+    state: Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    y: Any,
+    saved: Any,
+    batch_sizes: Any,
+    cell: str,
+    directions: int,
+    has_bias: bool,
+    batch_first: bool,
+    needed: Sequence[bool],
+    *_: Any,
+    **__: Any,
+) -> int:
+    """A matrix meets the gradients of the sums, unless they end there, and these the rows, where that is needed."""
+    total = 0
+    per_direction = len(weights) // directions
+    of_weights = needed[1 + len(state or ()) :]
+    for i, (w, wanted) in enumerate(zip(weights, of_weights, strict=True)):
+        passed_on = needed[0] if i % per_direction == 0 else True
+        total += _elements(w) * (wanted + passed_on)
+    return 2 * _rows(x) * total
+
+
+def _rows(x: Tensor) -> int:
+    return math.prod(x.shape[:-1])
+
+
+def _elements(weight: Tensor) -> int:
+    """Of a matrix; a bias counts for nothing."""
+    return math.prod(weight.shape[-2:]) if weight.dim() >= 2 else 0
+
+
+_FORMULAS = {layer_forward: _forward, frozen_forward: _forward, layer_backward: _backward}
+
+
+def announce() -> None:
+    """Tells the counters that are in force how to count. Their module takes 0.3 s to import, so they are not told before."""
+    if torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack():
+        return
+    if "torch.utils.flop_counter" in sys.modules:
+        for mode in torch.utils._python_dispatch._get_current_dispatch_mode_stack():
+            registry = getattr(getattr(mode, "counter", mode), "flop_registry", {})
+            registry.update({operator.overloadpacket: formula for operator, formula in _FORMULAS.items()})
