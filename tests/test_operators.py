@@ -179,11 +179,6 @@ FORWARD_ERRORS = {
         lambda a: {"state": [s[:, :2] for s in a["state"]]},
         r"h_0 of shape \[2, 3, 6\], got \[2, 2, 6\]",
     ),
-    "packed-without-state": (
-        "packed",
-        lambda a: {"state": []},
-        "expected initial states .* with a packed input, got none",
-    ),
     "packed-3-D": ("packed", lambda a: {"x": torch.zeros(T, B, I)}, "expected a packed input of 2 dimensions, got 3"),
     "sizes-increase": ("packed", with_sizes(3, 1, 2, 2), "do not increase, .* got 2 at step 2"),
     "sizes-above-batch": ("packed", with_sizes(4, 2, 1, 1), "do not increase, from 3 .* got 4 at step 0"),

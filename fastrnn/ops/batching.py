@@ -191,3 +191,23 @@ def _backward(
     by_sample = [rows.by_sample(t, samples) for t in gradients[len(of_inputs) :]]
     dims = [axis + 1 for axis in of_inputs] + [rows.members + (samples > 1)] * len(by_sample)
     return results + by_sample, dims
+
+
+@torch.library.impl(library, "layer_backward", "Batched")
+def _backward_of_batched_gradients(*args: Any) -> list[Tensor]:
+    """For ``torch.autograd.grad(..., is_grads_batched=True)``, which maps by an older mechanism than ``torch.vmap``."""
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+
+    def bare(value: Any) -> tuple[Any, Any]:
+        """The value and its mapped dimension, in lists as they come."""
+        if isinstance(value, list):
+            pairs = [bare(v) for v in value]
+            return [v for v, _ in pairs], [dim for _, dim in pairs]
+        if isinstance(value, Tensor) and torch._C._functorch.is_legacy_batchedtensor(value):
+            return torch._remove_batch_dim(value, level, 0, 0), 0
+        return value, None
+
+    values, dims = bare(list(args))
+    results = torch.vmap(layer_backward, tuple(dims))(*values)
+    return [torch._add_batch_dim(t, 0, level) for t in results]

@@ -37,6 +37,7 @@ def _given(tensors: Sequence[Tensor | None], gradients: Sequence[Tensor | None])
     return {"outputs": [t for t, _ in pairs], "grad_outputs": [d for _, d in pairs]}
 
 
+@torch.library.impl(library, "layer_double_backward", "Batched")  # is_grads_batched=True
 @torch.library.impl(library, "layer_double_backward", "CompositeImplicitAutograd")
 def _double_backward(
     ddgradients: Sequence[Tensor | None],

@@ -26,9 +26,10 @@ _answers: dict[tuple[str, str, torch.dtype], bool] = {}
 def runs_fused(cell: str, x: torch.Tensor) -> bool:
     """Whether a fused backend takes a cell on tensors like ``x``. Warns once for each kind that none takes.
 
-    Inside ``torch.autograd.forward_ad`` the answer is no: the operators have no forward-mode derivative.
+    Inside ``torch.autograd.forward_ad`` the answer is no: the operators have no forward-mode derivative. So it is
+    inside two gradients of ``torch.func``, one in the other: ``torch.vmap`` does not map the second derivative.
     """
-    if forward_ad._current_level >= 0:
+    if forward_ad._current_level >= 0 or _in_nested_gradients():
         return False
     kind = (cell, x.device.type, x.dtype)
     answer = _answers.get(kind)
@@ -37,6 +38,13 @@ def runs_fused(cell: str, x: torch.Tensor) -> bool:
         if not torch.compiler.is_compiling():  # Dynamo would guard on the missing entry and compile again
             _answers[kind] = answer
     return answer
+
+
+def _in_nested_gradients() -> bool:
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return False
+    levels = torch._C._functorch.get_interpreter_stack() or []
+    return sum(level.key() == torch._C._functorch.TransformType.Grad for level in levels) > 1
 
 
 def _ask(cell: str, device: torch.device, dtype: torch.dtype) -> bool:

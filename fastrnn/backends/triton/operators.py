@@ -33,7 +33,7 @@ class _Order(NamedTuple):
 
     @staticmethod
     def of(spec: LayerSpec, x: Tensor, weights: Sequence[Tensor], batch_sizes: Tensor | None) -> "_Order":
-        first = weights[1].dim() - 2 if len(weights) > 1 else 0
+        first = int(weights[1].dim() == 3)
         one_step = batch_sizes is None and x.dim() - first == 2
         return _Order(first, one_step, spec.batch_first and batch_sizes is None and not one_step)
 
