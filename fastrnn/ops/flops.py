@@ -37,12 +37,20 @@ def _backward(
 ) -> int:
     """A matrix meets the gradients of the sums, unless they end there, and these the rows, where that is needed."""
     total = 0
+    rows = _rows(x)
     per_direction = len(weights) // directions
-    of_weights = needed[1 + len(state or ()) :]
-    for i, (w, wanted) in enumerate(zip(weights, of_weights, strict=True)):
-        passed_on = needed[0] if i % per_direction == 0 else True
-        total += _elements(w) * (wanted + passed_on)
-    return 2 * _rows(x) * total
+    of_x, *of_states = needed[: 1 + len(state or ())]
+    before_the_first = 0 if any(of_states[:1]) else _batch(x, batch_sizes, batch_first)
+    for i, (w, wanted) in enumerate(zip(weights, needed[1 + len(of_states) :], strict=True)):
+        passed_on = {0: rows if of_x else 0, 1: rows - before_the_first}.get(i % per_direction, rows)
+        total += _elements(w) * (rows * wanted + passed_on)
+    return 2 * total
+
+
+def _batch(x: Tensor, batch_sizes: Tensor | None, batch_first: bool) -> int:
+    if batch_sizes is not None:
+        return int(batch_sizes[0])
+    return len(x) if batch_first or x.dim() == 2 else x.shape[1]
 
 
 def _rows(x: Tensor) -> int:
