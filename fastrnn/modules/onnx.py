@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
-from torch.nn.functional import pad
 
 from fastrnn.functional import zero_state
 from fastrnn.ops.function import layer
@@ -131,15 +130,20 @@ def _projected_layer(spec: LayerSpec, x: Tensor, state: State, weights: Sequence
     plain, projections = [], weights[per_direction - 1 :: per_direction]
     for d, w_hr in enumerate(projections):
         w_ih, w_hh, *biases, _ = weights[d * per_direction : (d + 1) * per_direction]
-        recurrent = torch.cat([w_hh @ w_hr, w_hh], 1) if state else w_hh @ w_hr
-        matrices = [w_ih, recurrent, *biases]
-        plain += [_more_units(w, hidden, outputs) for w in matrices] if state else matrices
+        inside = w_hh @ w_hr
+        if state:
+            grown = (w_ih, torch.cat([inside, w_hh], 1), *biases)
+            plain += [_more_units(w, hidden, outputs) for w in grown]
+        else:
+            plain += [w_ih, inside, *biases]
     if state:
-        state = (pad(state[0], (hidden, 0)), *[pad(s, (0, outputs)) for s in state[1:]])
-    y, (h, *others) = _layer(spec._replace(projected=False), x, state, plain, None)
-    ys = [part[..., :hidden] @ w_hr.t() for part, w_hr in zip(y.chunk(spec.directions, -1), projections, strict=True)]
+        h, c = state
+        state = torch.cat([torch.zeros_like(c), h], -1), torch.cat([c, torch.zeros_like(h)], -1)
+    y, (h, c) = _layer(spec._replace(projected=False), x, state, plain, None)
+    units = hidden + (outputs if state else 0)
+    ys = [y[..., d * units : d * units + hidden] @ w_hr.t() for d, w_hr in enumerate(projections)]
     hs = [h[d, :, :hidden] @ w_hr.t() for d, w_hr in enumerate(projections)]
-    return torch.cat(ys, -1), (torch.stack(hs), *[s[..., :hidden] for s in others])
+    return torch.cat(ys, -1), (torch.stack(hs), c[..., :hidden])
 
 
 def _hidden_and_outputs(spec: LayerSpec, weights: Sequence[Tensor]) -> tuple[int, int]:
@@ -151,8 +155,9 @@ def _hidden_and_outputs(spec: LayerSpec, weights: Sequence[Tensor]) -> tuple[int
 
 
 def _more_units(w: Tensor, hidden: int, more: int) -> Tensor:
-    """A weight or bias [G*H, ...] with zeros for more units behind those of each gate."""
-    return pad(w.unflatten(0, (-1, hidden)), (*(0, 0) * (w.dim() - 1), 0, more)).flatten(0, 1)
+    """A weight or bias [G*H, ...] with zeros for more units, fewer than H, behind those of each gate."""
+    gates = w.split(hidden)
+    return torch.cat([part for gate in gates for part in (gate, torch.zeros_like(gate[:more]))])
 
 
 def _inputs(
@@ -194,6 +199,7 @@ class _Traced(torch.autograd.Function):
     def forward(
         ctx: Any,
         spec: LayerSpec,
+        attributes: dict[str, Any],
         batch_sizes: Tensor | None,
         arranged: int,
         *tensors: Tensor,
