@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.modules.rnn import RNNCellBase
 
 from fastrnn.functional import autocast_enabled, step
-from fastrnn.modules import onnx
+from fastrnn.modules import fx, onnx
 from fastrnn.modules.layers import hx_of, kind_of, weights_of
 from fastrnn.ops.dispatch import infer_step
 from fastrnn.spec import CELLS, CellSpec, LayerSpec
@@ -47,6 +47,8 @@ class Cell(RNNCellBase):
             result = infer_step(self._parameters, names, input, hx, self.mode.lower(), self.bias)
             if result is not None:
                 return result
+        if tracer := fx.tracer_of(input, hx):
+            return fx.record(tracer, self, input, hx)
         dim = input.dim()
         if dim not in (1, 2):
             raise ValueError(f"{kind_of(self.mode)}Cell: Expected input to be 1D or 2D, got {dim}D instead")

@@ -249,7 +249,7 @@ class _FrozenLayers(Frozen):
         spec = self.layer_spec
         if state:
             self._check_state(x, state, batch_sizes)
-        elif batch_sizes is not None:
+        elif batch_sizes is not None and not onnx.exporting():
             state = zero_state(spec, x, self._buffers[self._order[0][1]], self.num_layers, int(batch_sizes[0]))
         return self._stack(spec, x, state, batch_sizes)
 

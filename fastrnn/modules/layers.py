@@ -9,7 +9,7 @@ from torch.nn import Module, Parameter, RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.functional import autocast_enabled, stack
-from fastrnn.modules import onnx
+from fastrnn.modules import fx, onnx
 from fastrnn.ops.dispatch import infer
 from fastrnn.spec import CELLS, CellSpec, LayerSpec
 
@@ -140,6 +140,8 @@ class Layers(RNNBase):
             )
             if result is not None:
                 return result
+        if tracer := fx.tracer_of(input, hx):
+            return fx.record(tracer, self, input, hx)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
         dim = input.dim()
