@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 
-from fastrnn.functional import zero_state
+from fastrnn.functional import autocast_enabled, zero_state
 from fastrnn.ops.function import layer
 from fastrnn.spec import LayerSpec
 
@@ -62,8 +62,13 @@ def stack(
     num_layers: int,
     dropout: float,
 ) -> tuple[Tensor, State]:
-    """As ``functional.stack``."""
-    _check(spec, x, batch_sizes)
+    """As ``functional.stack``.
+
+    Raises:
+        RuntimeError: no node computes the cell, or the exporter has none for packed sequences, or for projected ones.
+    """
+    if batch_sizes is not None:
+        _check_packed(spec)
     transposed = spec.batch_first and batch_sizes is None
     spec = spec._replace(batch_first=False)
     x = x.transpose(0, 1) if transposed else x
@@ -72,8 +77,8 @@ def stack(
     for i in range(num_layers):
         if i > 0 and dropout > 0:
             x = apply_dropout(x, dropout)
-        mine = slice(i * spec.directions, (i + 1) * spec.directions)
-        of_layer = state if num_layers == 1 else tuple([s[mine] for s in state])
+        rows = slice(i * spec.directions, (i + 1) * spec.directions)
+        of_layer = state if num_layers == 1 else tuple([s[rows] for s in state])
         x, final = _layer(spec, x, of_layer, weights[i * per_layer : (i + 1) * per_layer], batch_sizes)
         finals.append(final)
     final = finals[0] if num_layers == 1 else tuple([torch.cat(s) for s in zip(*finals, strict=True)])
@@ -86,20 +91,25 @@ def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor]) ->
     return tuple([s[0] for s in final])
 
 
-def _check(spec: LayerSpec, x: Tensor, batch_sizes: Tensor | None) -> None:
-    if batch_sizes is None:
-        return
+def _check_packed(spec: LayerSpec) -> None:
     if not torch.jit.is_tracing():
-        raise RuntimeError("packed sequences: expected torch.onnx.export(dynamo=False), which alone can export them")
+        raise RuntimeError(
+            "packed sequences: expected torch.onnx.export(dynamo=False), the only exporter that has them"
+        )
     if spec.projected:
-        raise RuntimeError("packed sequences: expected proj_size=0 in torch.onnx.export; ONNX has no projection")
+        raise RuntimeError("packed sequences: expected proj_size=0 in torch.onnx.export, as ONNX has no projection")
 
 
 def _layer(
     spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor], batch_sizes: Tensor | None
 ) -> tuple[Tensor, State]:
+    if autocast_enabled(x):  # a node computes in the dtype of its weights
+        dtype = weights[0].dtype
+        x, state = x.to(dtype), tuple([s.to(dtype) for s in state])
     if spec.projected:
         return _projected_layer(spec, x, state, weights)
+    if spec.cell not in _OPERATORS:
+        raise RuntimeError(f"torch.onnx.export: expected one of the cells {', '.join(_OPERATORS)}, got {spec.cell}")
     hidden, _ = _hidden_and_outputs(spec, weights)
     attributes = _attributes(spec, hidden)
     arranged = _arranged(spec, weights, hidden)
