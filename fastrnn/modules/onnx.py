@@ -233,10 +233,7 @@ class _Traced(torch.autograd.Function):
         inputs = _inputs(spec, x, values[:arranged], batch_sizes, state, absent)
         typed = {f"{name}_{'i' if isinstance(value, int) else 's'}": value for name, value in attributes.items()}
         y, *final = g.op(_OPERATORS[spec.cell].name, *inputs, outputs=1 + len(spec.facts.states), **typed)
-        # From [T, D, B, H]. By these nodes, and no others, the exporter recognises a layer of a packed sequence.
-        if spec.directions == 1:
-            y = g.op("Squeeze", y, g.op("Constant", value_t=torch.tensor([1])))
-        else:
-            y = g.op("Transpose", y, perm_i=[0, 2, 1, 3])
-            y = g.op("Reshape", y, g.op("Constant", value_t=torch.tensor([0, 0, -1])))
+        # From [T, D, B, H]. It is by these two nodes that the exporter finds the layer of a packed sequence.
+        y = g.op("Transpose", y, perm_i=[0, 2, 1, 3])
+        y = g.op("Reshape", y, g.op("Constant", value_t=torch.tensor([0, 0, -1])))
         return y, *final
