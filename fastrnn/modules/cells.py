@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.modules.rnn import RNNCellBase
 
 from fastrnn.functional import autocast_enabled, step
+from fastrnn.modules import fx, onnx
 from fastrnn.modules.layers import hx_of, kind_of, weights_of
 from fastrnn.ops.dispatch import call_cell
 from fastrnn.spec import CELLS, CellSpec, LayerSpec
@@ -46,6 +47,8 @@ class Cell(RNNCellBase):
             result = call_cell(self._parameters, names, input, hx, self.mode.lower(), self.bias)
             if result is not None:
                 return result
+        if tracer := fx.tracer_of(input, hx):
+            return fx.record(tracer, self, input, hx)
         dim = input.dim()
         if dim not in (1, 2):
             raise ValueError(f"{kind_of(self.mode)}Cell: Expected input to be 1D or 2D, got {dim}D instead")
@@ -60,7 +63,8 @@ class Cell(RNNCellBase):
         self._check_input(x, state)
         if x.dtype != weights[0].dtype and not autocast_enabled(x):
             raise RuntimeError(f"Expected input of the weights' dtype {weights[0].dtype}, got {x.dtype}")
-        return step(self.layer_spec, x, state, weights)
+        run = onnx.step if onnx.exporting() else step
+        return run(self.layer_spec, x, state, weights)
 
     def _check_input(self, x: Tensor, state: State) -> None:
         if x.size(1) != self.input_size:

@@ -15,7 +15,7 @@ from torch.nn import Module, RNNBase
 from torch.nn.utils import parametrize, prune
 
 from fastrnn.backends import cpu
-from fastrnn.functional import zero_state
+from fastrnn.modules import onnx
 from fastrnn.modules.layers import Layers
 from fastrnn.modules.replace import FASTRNN, PLAIN, become, swappable
 from fastrnn.ops import frozen_forward
@@ -225,6 +225,9 @@ class Frozen(Module):
 
     def _stack(self, spec: LayerSpec, x: Tensor, state: State, batch_sizes: Tensor | None) -> tuple[Tensor, State]:
         """All layers on arguments that were checked, as ``functional.stack``."""
+        if onnx.exporting():
+            weights = [getattr(self, name) for name in sum(_weight_names(self), [])]
+            return onnx.stack(spec, x, state, weights, batch_sizes, num_layers=len(self._order), dropout=0.0)
         finals = []
         layers = len(self._order)
         for i, names in enumerate(self._order):
@@ -245,8 +248,6 @@ class _FrozenLayers(Frozen):
         spec = self.layer_spec
         if state:
             self._check_state(x, state, batch_sizes)
-        elif batch_sizes is not None:
-            state = zero_state(spec, x, self._buffers[self._order[0][1]], self.num_layers, int(batch_sizes[0]))
         return self._stack(spec, x, state, batch_sizes)
 
 

@@ -9,6 +9,7 @@ from torch.nn import Module, Parameter, RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.functional import autocast_enabled, stack
+from fastrnn.modules import fx, onnx
 from fastrnn.ops.dispatch import call_layers
 from fastrnn.spec import CELLS, CellSpec, LayerSpec
 
@@ -139,6 +140,8 @@ class Layers(RNNBase):
             )
             if result is not None:
                 return result
+        if tracer := fx.tracer_of(input, hx):
+            return fx.record(tracer, self, input, hx)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
         dim = input.dim()
@@ -173,7 +176,8 @@ class Layers(RNNBase):
         if batch_sizes is None and x.size(1 if self.batch_first else 0) == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         dropout = self.dropout if self.training else 0.0
-        return stack(self.layer_spec, x, state, weights, batch_sizes, num_layers=self.num_layers, dropout=dropout)
+        run = onnx.stack if onnx.exporting() else stack
+        return run(self.layer_spec, x, state, weights, batch_sizes, num_layers=self.num_layers, dropout=dropout)
 
     def _check_state(self, x: Tensor, state: State, batch_sizes: Tensor | None) -> None:
         rows = self.num_layers * (2 if self.bidirectional else 1)

@@ -1,0 +1,35 @@
+"""fastrnn's modules in ``torch.fx.symbolic_trace``: leaves of the graph, as ``torch.nn``'s are."""
+
+from typing import Any
+
+from torch.fx import Proxy
+from torch.fx.proxy import TraceError
+from torch.nn import Module
+
+__all__ = ["record", "tracer_of"]
+
+
+def tracer_of(input: Any, hx: Any) -> Any:
+    """The Tracer in whose graph an argument of a module stands for a value, or None."""
+    for value in (input, *(hx if isinstance(hx, (tuple, list)) else (hx,))):
+        if isinstance(value, Proxy):
+            return value.tracer
+    return None
+
+
+def record(tracer: Any, module: Module, input: Any, hx: Any) -> Any:
+    """The module's results in the graph, as those of a leaf.
+
+    A Tracer takes only ``torch.nn``'s modules for leaves by itself, so it has entered this one when it comes here.
+
+    Raises:
+        TraceError: the module is what is traced, not a part of it; or it has hooks, which were traced on the way here
+            and would run once more with the module.
+    """
+    name = type(module).__name__
+    if module is tracer.root:
+        raise TraceError(f"fastrnn's {name} is a leaf: expected a model that contains it")
+    path = tracer.path_of_module(module)
+    if module._forward_pre_hooks or module._forward_hooks:
+        raise TraceError(f"{path} has forward hooks: expected a Tracer whose is_leaf_module() takes {name} for a leaf")
+    return tracer.create_proxy("call_module", path, (input,) if hx is None else (input, hx), {})
