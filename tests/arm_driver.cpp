@@ -67,7 +67,7 @@ void answer(const Request& request) {
   std::vector<Weights<T>> weights;
   for (int64_t d = 0; d < request.sizes.D; ++d) weights.push_back({in(), in(), in(), in(), in()});
   if (request.backward) {
-    BackwardArgs<T> args{request.sizes, x_rows, rows, in(), in(),  in(),  weights.data(), in(),
+    BackwardArgs<T> args{request.sizes, x_rows, rows, in(),  in(),  in(),  weights.data(), in(),
                          in(),          in(),   in(), out(), out(), out(), nullptr,        {}};
     std::vector<WeightGradients<T>> gradients;
     for (int64_t d = 0; d < request.sizes.D; ++d) gradients.push_back({out(), out(), out(), out(), out()});

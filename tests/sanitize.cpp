@@ -185,7 +185,8 @@ void run(const Layer& layer, Random& random, const char* type) {
   };
   const auto forward = [&](int threads, bool save) {
     ForwardArgs<T> args{};
-    args.sizes = n, args.x_rows = layer.rows.x_rows(), args.rows = layer.rows.rows(), args.x = x, args.h_0 = h_0, args.weights = weights.data();
+    args.sizes = n, args.x_rows = layer.rows.x_rows(), args.rows = layer.rows.rows(), args.x = x, args.h_0 = h_0,
+    args.weights = weights.data();
     args.y = arrays.room<T>(n.N * n.D * n.P), args.h_T = arrays.room<T>(states * n.P);
     args.cell_state = cell_state ? initial() : nullptr;
     args.saved = save ? arrays.room<Real<T>>(n.D * n.N * facts.saved * n.H) : nullptr;
@@ -264,7 +265,8 @@ void run_frozen_layer(const Layer& layer, Random& random, const char* type) {
       static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)), std::free);
   kernels.pack(layer.options.cell, n, weights.data(), panels.get());
   FrozenArgs args{};
-  args.sizes = n, args.x_rows = layer.rows.x_rows(), args.rows = layer.rows.rows(), args.x = arrays.values<float>(n.N * n.I);
+  args.sizes = n, args.x_rows = layer.rows.x_rows(), args.rows = layer.rows.rows(),
+  args.x = arrays.values<float>(n.N * n.I);
   args.h_0 = random.one_in(2) ? arrays.values<float>(states * n.H) : nullptr;
   args.panels = panels.get(), args.y = arrays.room<float>(n.N * n.D * n.H), args.h_T = arrays.room<float>(states * n.H);
   args.cell_state = layer.facts.states == 2 ? arrays.zeros<float>(states * n.H) : nullptr;
@@ -311,7 +313,8 @@ struct Planted {
     const int64_t H = layer.n.H, gates = layer.facts.gates * H, states = layer.n.B * H;
     weights.push_back({arrays.values<float>(gates * H), arrays.values<float>(gates * H), arrays.values<float>(gates),
                        arrays.values<float>(gates), nullptr});
-    args.sizes = layer.n, args.x_rows = layer.rows.x_rows(), args.rows = layer.rows.rows(), args.x = arrays.values<float>(layer.n.N * H);
+    args.sizes = layer.n, args.x_rows = layer.rows.x_rows(), args.rows = layer.rows.rows(),
+    args.x = arrays.values<float>(layer.n.N * H);
     args.weights = weights.data(), args.y = arrays.room<float>(layer.n.N * H), args.h_T = arrays.room<float>(states);
     args.cell_state = layer.facts.states == 2 ? arrays.zeros<float>(states) : nullptr;
   }

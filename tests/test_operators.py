@@ -25,24 +25,29 @@ BATCH_SIZES = torch.tensor([3, 2, 2, 1])
 
 
 def forward_arguments(cell: str, batch: str = "dense", **changes: object) -> dict:
-    """Arguments of layer_forward by name. ``batch``: dense, batch-first, packed, no-state or projected."""
+    """Arguments of layer_forward by name.
+
+    ``batch``: dense, batch-first, packed, packed-no-state, no-state, projected, step, or members, of an ensemble.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def make(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    x = {"packed": (int(BATCH_SIZES.sum()), I), "batch-first": (B, T, I)}.get(batch, (T, B, I))
+    packed, members, directions = batch.startswith("packed"), (2,) * (batch == "members"), 1 if batch == "step" else 2
+    x = (int(BATCH_SIZES.sum()), I) if packed else {"batch-first": (B, T, I), "step": (B, I)}.get(batch, (T, B, I))
     P = 2 if batch == "projected" else H
     rows = len(CELLS[cell].gates) * H
     of_direction = [(rows, I), (rows, P), (rows,), (rows,)] + [(P, H)] * (batch == "projected")
-    states = [] if batch == "no-state" else [P, H][: len(CELLS[cell].states)]
+    of_state = members if batch == "step" else (*members, directions)
+    state = [make(*of_state, B, width) for width in [P, H][: len(CELLS[cell].states)]]
     return {
-        "x": make(*x),
-        "state": [make(2, B, width) for width in states],
-        "weights": [make(*shape) for shape in of_direction * 2],
-        "batch_sizes": BATCH_SIZES if batch == "packed" else None,
+        "x": make(*members, *x),
+        "state": None if batch.endswith("no-state") else state,
+        "weights": [make(*members, *shape) for shape in of_direction * directions],
+        "batch_sizes": BATCH_SIZES if packed else None,
         "cell": cell,
-        "directions": 2,
+        "directions": directions,
         "has_bias": True,
         "batch_first": batch == "batch-first",
         "save": True,
@@ -54,7 +59,7 @@ def backward_arguments(forward: dict, layer_forward: Callable = layer_forward, *
     forward = forward | {"save": True}
     y, final, saved = layer_forward(**forward)
     shared = {name: forward[name] for name in forward if name != "save"}
-    needed = [True] * (1 + len(forward["state"]) + len(forward["weights"]))
+    needed = [True] * (1 + len(forward["state"] or ()) + len(forward["weights"]))
     return shared | {"dy": y.cos(), "dstate": list(final), "y": y, "saved": saved, "needed": needed} | changes
 
 
@@ -64,6 +69,8 @@ SAMPLES = {f"{cell}-dense": (cell, "dense") for cell in CELLS} | {
     "lstm-no-state": ("lstm", "no-state"),
     "lstm-packed": ("lstm", "packed"),
     "lstm-projected": ("lstm", "projected"),
+    "lstm-step": ("lstm", "step"),
+    "gru-members": ("gru", "members"),
 }
 every_sample = pytest.mark.parametrize("cell,batch", SAMPLES.values(), ids=SAMPLES)
 
@@ -80,7 +87,8 @@ BACKWARD_CHANGES = {
     "dh-alone": lambda a: {"dy": None, "dstate": [a["dstate"][0], None][: len(a["dstate"])]},
     "dc-alone": lambda a: {"dy": None, "dstate": [None, a["dstate"][-1]][-len(a["dstate"]) :]},
     "x-alone": lambda a: {"needed": [i == 0 for i in range(len(a["needed"]))]},
-    "weights-alone": lambda a: {"needed": [i >= 1 + len(a["state"]) for i in range(len(a["needed"]))]},
+    "weights-alone": lambda a: {"needed": [i >= 1 + len(a["state"] or ()) for i in range(len(a["needed"]))]},
+    "by-sample": lambda a: {"samples": B} if a["batch_sizes"] is None else {},
 }
 
 
@@ -121,6 +129,68 @@ def test_meta_tensors_have_the_form_of_real_ones(cell, batch, dtype):
         meta = list(tensors(operator(**convert(arguments, device="meta"))))
         assert [(t.shape, t.dtype, t.stride()) for t in meta] == [(t.shape, t.dtype, t.stride()) for t in real]
         assert all(t.is_meta for t in meta)
+
+
+def each_result(results: object) -> dict[int, Tensor]:
+    return dict(enumerate(tensors(results)))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_step_is_a_sequence_of_one(cell, operators):
+    step = forward_arguments(cell, "step")
+    sequence = step | {"x": step["x"][None], "state": [s[None] for s in step["state"]]}
+    y, final, saved = operators.layer_forward(**step)
+    expected_y, expected_final, expected_saved = operators.layer_forward(**sequence)
+    expected = [expected_y[0], [s[0] for s in expected_final], expected_saved]
+    torch.testing.assert_close(each_result((y, final, saved)), each_result(expected), rtol=0, atol=0)
+    got = operators.layer_backward(**backward_arguments(step, operators.layer_forward))
+    dx, *others = operators.layer_backward(**backward_arguments(sequence, operators.layer_forward))
+    states = len(step["state"])
+    expected = [dx[0], *[d[0] for d in others[:states]], *others[states:]]
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_state_is_zeros_in_a_packed_batch(cell, operators):
+    given = forward_arguments(cell, "packed")
+    zeros = given | {"state": [torch.zeros_like(s) for s in given["state"]]}
+    got, expected = operators.layer_forward(**given | {"state": None}), operators.layer_forward(**zeros)
+    torch.testing.assert_close(each_result(got), each_result(expected), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("cell", CELLS)
+def test_members_are_layers(cell, threads, operators):
+    torch.set_num_threads(threads)
+    whole = forward_arguments(cell, "members")
+    gradients = operators.layer_backward(**backward_arguments(whole, operators.layer_forward, samples=B))
+    results = operators.layer_forward(**whole)
+    for e in range(2):
+        member = whole | {name: [t[e] for t in whole[name]] for name in ("state", "weights")} | {"x": whole["x"][e]}
+        expected = operators.layer_forward(**member)
+        torch.testing.assert_close({i: t[e] for i, t in each_result(results).items()}, each_result(expected))
+        expected = operators.layer_backward(**backward_arguments(member, operators.layer_forward, samples=B))
+        torch.testing.assert_close([t[e] for t in gradients], expected)
+
+
+@pytest.mark.parametrize("cell,batch", [*SAMPLES.values(), ("cifg", "projected")])
+def test_gradients_by_sample_add_up(cell, batch, operators):
+    arguments = backward_arguments(forward_arguments(cell, batch), operators.layer_forward)
+    samples = 1 if batch == "packed" else B
+    if batch == "packed":  # every row twice, and so two equal samples
+        rows, states = arguments["x"].repeat_interleave(2, 0), [s.repeat_interleave(2, 1) for s in arguments["state"]]
+        doubled = forward_arguments(cell, batch) | {"x": rows, "state": states, "batch_sizes": 2 * BATCH_SIZES}
+        arguments, samples = backward_arguments(doubled, operators.layer_forward), 2
+    whole = operators.layer_backward(**arguments)
+    split = operators.layer_backward(**arguments | {"samples": samples})
+    inputs = 1 + len(arguments["state"] or ())
+    torch.testing.assert_close(split[:inputs], whole[:inputs], rtol=0, atol=0)
+    of_members = int(batch == "members")
+    added = [t.sum(of_members) for t in split[inputs:]]
+    torch.testing.assert_close(added, whole[inputs:], rtol=1e-4, atol=1e-5)
+    if batch == "packed":
+        for t in split[inputs:]:
+            torch.testing.assert_close(t[0], t[1])
 
 
 # Errors
@@ -208,6 +278,7 @@ BACKWARD_ERRORS = {
     "saved-dtype": (lambda a: {"saved": a["saved"].double()}, "expected y and saved of .*Double"),
     "y-shape": (lambda a: {"y": a["y"][:2]}, r"expected y and saved of .*got \[2, 3, 12\]"),
     "weights": (with_weight(0, 24, 7), r"weight_ih of shape \[24, 5\], got \[24, 7\]"),
+    "samples": (lambda a: {"samples": 2}, "rows of each of 2 samples at every step, got a batch of 3"),
 }
 
 

@@ -71,8 +71,8 @@ struct WeightGradients {
 // What the gradients of the weights are products of, row by row in the order of y: for who forms them otherwise.
 template <class T>
 struct RowGradients {
-  T* dsums;    // [D, N, A*H]
-  T *dh, *h;   // with a projection: the gradient of the outputs [D, N, P], and what was projected [D, N, H]
+  T* dsums;   // [D, N, A*H]
+  T *dh, *h;  // with a projection: the gradient of the outputs [D, N, P], and what was projected [D, N, H]
 };
 
 // How threads share a layer. Directions run side by side where threads divide among them. The threads of a direction
@@ -103,7 +103,7 @@ struct ForwardArgs {
 template <class T>
 struct BackwardArgs {
   Sizes sizes;
-  Rows x_rows, rows;            // of x, and of everything else
+  Rows x_rows, rows;  // of x, and of everything else
   const T* x;
   const T* h_0;                 // or null: zeros
   const Real<T>* cell_state_0;  // [D, B, H], null if the cell has none or for zeros

@@ -4,12 +4,12 @@
 #include <pybind11/stl.h>
 #include <torch/version.h>
 
+#include "python/call.h"
 #include "runtime/isa.h"
 #include "runtime/peak.h"
 #include "runtime/plan.h"
 #include "runtime/threads.h"
 #include "torch/checked_layer.h"
-#include "python/call.h"
 
 namespace fastrnn {
 namespace {
@@ -65,17 +65,17 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       pybind11::arg("P"), pybind11::arg("D"), pybind11::arg("rows"), pybind11::arg("element_bytes"),
       pybind11::arg("threads"));
   m.def("call_layers", [](const pybind11::dict& parameters, const pybind11::list& names, const pybind11::object& input,
-                    const pybind11::object& hx, std::string_view cell, int64_t layers, bool bidirectional,
-                    bool has_bias, bool batch_first) {
+                          const pybind11::object& hx, std::string_view cell, int64_t layers, bool bidirectional,
+                          bool has_bias, bool batch_first) {
     const fastrnn::Form form = batch_first ? fastrnn::Form::kBatchFirst : fastrnn::Form::kTimeFirst;
     return fastrnn::call_layers(
         parameters, names, input, hx,
         fastrnn::stack_of(cell, form, layers, bidirectional ? 2 : 1, has_bias, int64_t(names.size())));
   });
   m.def("call_cell", [](const pybind11::dict& parameters, const pybind11::list& names, const pybind11::object& input,
-                         const pybind11::object& hx, std::string_view cell, bool has_bias) {
+                        const pybind11::object& hx, std::string_view cell, bool has_bias) {
     return fastrnn::call_cell(parameters, names, input, hx,
-                               fastrnn::stack_of(cell, fastrnn::Form::kOneStep, 1, 1, has_bias, int64_t(names.size())));
+                              fastrnn::stack_of(cell, fastrnn::Form::kOneStep, 1, 1, has_bias, int64_t(names.size())));
   });
   m.def(
       "peak_flops",

@@ -94,10 +94,10 @@ bool requires_gradient(const Tensor& x, const Taken& state, const Taken& weights
 
 Output record_layer(const Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options) {
   const std::optional<at::TensorList> initial = state.empty() ? std::nullopt : std::optional(state);
-  auto [y, final_state, saved] = layer_forward_autograd(x, initial, weights, /*batch_sizes=*/std::nullopt,
-                                                        cell_facts(options.cell).name, options.directions,
-                                                        options.has_bias, options.form == Form::kBatchFirst,
-                                                        /*save=*/false);
+  auto [y, final_state, saved] =
+      layer_forward_autograd(x, initial, weights, /*batch_sizes=*/std::nullopt, cell_facts(options.cell).name,
+                             options.directions, options.has_bias, options.form == Form::kBatchFirst,
+                             /*save=*/false);
   return {std::move(y), {final_state.begin(), final_state.end()}};
 }
 
@@ -152,14 +152,14 @@ std::optional<Stack> stack_of(std::string_view cell, Form form, int64_t layers, 
 }
 
 object call_layers(const pybind11::dict& parameters, const pybind11::list& names, const object& input, const object& hx,
-             const std::optional<Stack>& stack) {
+                   const std::optional<Stack>& stack) {
   const auto out = run_plain(parameters, names, input, hx, stack);
   if (!out) return pybind11::none();
   return pybind11::make_tuple(wrap(out->y), wrap_state(out->final_state));
 }
 
 object call_cell(const pybind11::dict& parameters, const pybind11::list& names, const object& input, const object& hx,
-                  const std::optional<Stack>& stack) {
+                 const std::optional<Stack>& stack) {
   const auto out = run_plain(parameters, names, input, hx, stack);
   return out ? wrap_state(out->final_state) : pybind11::none();
 }

@@ -156,8 +156,8 @@ class CallNode : public Node {
     const auto metadata =
         torch::dynamo::autograd::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
             torch::dynamo::autograd::get_input_metadata(next_edges()));
-    variable_list out = compiler->call_function(saved.get_py_compiler(), "apply_functional", bound, gradients,
-                                                arguments, metadata);
+    variable_list out =
+        compiler->call_function(saved.get_py_compiler(), "apply_functional", bound, gradients, arguments, metadata);
     visit_saved([&](SavedVariable& t) { saved.after(t); });
     return out;
   }
@@ -368,7 +368,8 @@ Tensors layer_backward_autograd(const std::optional<Tensor>& dy, const OptionalT
     return run();
 
   auto node = make_node<CallNode<OfBackward>>();
-  node->set_next_edges(torch::autograd::collect_next_edges(dy_given, at::TensorList(dstate_given), x, given(state), weights));
+  node->set_next_edges(
+      torch::autograd::collect_next_edges(dy_given, at::TensorList(dstate_given), x, given(state), weights));
   Tensors gradients = run();
   node->keep(x, state, weights, batch_sizes, cell, directions, has_bias, batch_first);
   node->own.dy = SavedVariable(dy_given, false);

@@ -15,10 +15,12 @@
 namespace fastrnn {
 
 // Saves for backward where it will be needed, whatever `save` says; that decides only whether `saved` is returned.
-std::tuple<at::Tensor, Tensors, at::Tensor> layer_forward_autograd(
-    const at::Tensor& x, std::optional<at::TensorList> state, at::TensorList weights,
-    const std::optional<at::Tensor>& batch_sizes, std::string_view cell, int64_t directions, bool has_bias,
-    bool batch_first, bool save);
+std::tuple<at::Tensor, Tensors, at::Tensor> layer_forward_autograd(const at::Tensor& x,
+                                                                   std::optional<at::TensorList> state,
+                                                                   at::TensorList weights,
+                                                                   const std::optional<at::Tensor>& batch_sizes,
+                                                                   std::string_view cell, int64_t directions,
+                                                                   bool has_bias, bool batch_first, bool save);
 
 // Differentiable by layer_double_backward.
 Tensors layer_backward_autograd(const std::optional<at::Tensor>& dy, const OptionalTensors& dstate, const at::Tensor& x,

@@ -36,8 +36,7 @@ Tensor previous(const Layer& layer, const Tensor& y, const Tensor& h_0, int64_t 
   for (int64_t t = 0; t < n.T; ++t) {
     const int64_t before = direction == 0 ? t - 1 : t + 1;
     const int64_t begun = before < 0 || before >= n.T ? 0 : rows.active[before];
-    for (int64_t b = 0; b < rows.active[t]; ++b)
-      out[rows.first[t] + b] = b < begun ? rows.first[before] + b : n.N + b;
+    for (int64_t b = 0; b < rows.active[t]; ++b) out[rows.first[t] + b] = b < begun ? rows.first[before] + b : n.N + b;
   }
   return at::cat({y, h_0}, 1).index_select(1, number);
 }
@@ -78,7 +77,8 @@ Tensor of_weight_by_sample(const Layer& layer, const ByRow& by_row, const Tensor
     if (name == "weight_ih") {
       out = products(dgates, rows_of(x), samples);
     } else if (name == "weight_hh") {
-      const Tensor h_0 = state.empty() ? at::zeros({layer.members, n.B, n.P}, dsums.options()) : of_direction(state[0], n.B);
+      const Tensor h_0 =
+          state.empty() ? at::zeros({layer.members, n.B, n.P}, dsums.options()) : of_direction(state[0], n.B);
       const Tensor outputs = rows_of(y).narrow(-1, direction * n.P, n.P);
       out = products(dgates, previous(layer, outputs, h_0, direction), samples);
     } else {

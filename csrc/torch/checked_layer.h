@@ -40,7 +40,9 @@ struct Layer {
   Extent extent(const Shape& of_member) const { return extent(sizes_of(of_member)); }
   // Of a sequence tensor as it lies in memory, step by step.
   Extent step_extent(int64_t width) const;
-  Extent state_extent(int state) const { return extent(state_shapes_[state]); }  // [D, B, width], [B, width] of one step
+  Extent state_extent(int state) const {
+    return extent(state_shapes_[state]);
+  }  // [D, B, width], [B, width] of one step
 
   // A batch-first layer's [B, T, ...] as [T, B, ...] and the other way; any other layer's as it is.
   at::Tensor swapped(const at::Tensor& t) const;

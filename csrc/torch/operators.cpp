@@ -52,8 +52,8 @@ c10::SmallVector<Weights<T>, 2> weight_pointers(const Layer& layer, const ReadyL
   c10::SmallVector<Weights<T>, 2> out;
   for (int64_t e = 0; e < layer.members; ++e)
     for (int64_t d = 0; d < layer.n.D; ++d)
-      out.push_back(by_direction<Weights<T>>(layer.options, d,
-                                             [&](int64_t i) { return read<T>(weights, i, layer.members)[e]; }));
+      out.push_back(
+          by_direction<Weights<T>>(layer.options, d, [&](int64_t i) { return read<T>(weights, i, layer.members)[e]; }));
   return out;
 }
 
@@ -109,9 +109,22 @@ void backward_as(const Layer& layer, const BackwardInputs& in, Gradients& out) {
   const auto h = written<T>(out.by_row.h, members);
   c10::SmallVector<BackwardArgs<T>, 1> layers;
   for (int64_t e = 0; e < members; ++e)
-    layers.push_back({layer.n, layer.batch.x_rows(), layer.batch.rows(), x[e], h_0[e], cell_state_0[e],
-                      weights.data() + e * layer.n.D, y[e], saved[e], dy[e], dh_T[e], dx[e], dh_0[e], carry[e],
-                      gradients.data() + e * layer.n.D, {dsums[e], dh[e], h[e]}});
+    layers.push_back({layer.n,
+                      layer.batch.x_rows(),
+                      layer.batch.rows(),
+                      x[e],
+                      h_0[e],
+                      cell_state_0[e],
+                      weights.data() + e * layer.n.D,
+                      y[e],
+                      saved[e],
+                      dy[e],
+                      dh_T[e],
+                      dx[e],
+                      dh_0[e],
+                      carry[e],
+                      gradients.data() + e * layer.n.D,
+                      {dsums[e], dh[e], h[e]}});
   run_backward<T>(layer.options.cell, layers, at::get_num_threads());
 }
 
@@ -256,8 +269,8 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const OptionalTensors& d
   }
   if (gradients.by_row.dsums.defined()) {
     for (size_t i = 0; i < weights.size(); ++i)
-      if (needed.get(first_weight + i)) gradients.weights[i] = 
-          of_weight_by_sample(layer, gradients.by_row, x, state, y, samples, int64_t(i));
+      if (needed.get(first_weight + i))
+        gradients.weights[i] = of_weight_by_sample(layer, gradients.by_row, x, state, y, samples, int64_t(i));
   }
 
   Tensors out;

@@ -30,8 +30,8 @@ class _Rows:
         self.state_axis = self.members + (0 if self.one_step else 1)
         self.saved_axis = self.members + 1
 
-    def fold(self, t: Tensor | None, dim: Dim, axis: int) -> Tensor | None:
-        """Into the axis of the rows, as of a tensor that is not mapped."""
+    def fold(self, t: Any, dim: Dim, axis: int) -> Any:
+        """A tensor or None, into the axis of the rows, as of a tensor that is not mapped."""
         if t is None:
             return None
         front = t.expand(self.size, *t.shape) if dim is None else t.movedim(dim, 0)
@@ -47,7 +47,7 @@ class _Rows:
             return t.unsqueeze(self.members) if self.size == 1 else t
         return self.unfold(t, self.members)
 
-    def states(self, state: Sequence[Tensor | None] | None, dims: Any) -> list[Tensor | None] | None:
+    def states(self, state: Sequence[Tensor | None] | None, dims: Any) -> Any:
         if state is None:
             return None
         return [self.fold(s, dim, self.state_axis) for s, dim in zip(state, dims, strict=True)]
@@ -57,7 +57,7 @@ class _Rows:
 
 
 def _to_members(size: int, nested: bool, values: Any, dims: Any) -> Any:
-    """Tensors and lists of them with the mapped dimension as the members', or within it if there are members already."""
+    """Tensors, and lists of them, with the mapped dimension as the members', or in front of theirs if ``nested``."""
     if values is None:
         return None
     if not isinstance(values, Tensor):

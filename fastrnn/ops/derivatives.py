@@ -30,10 +30,11 @@ def _run(
     return y, *final
 
 
-def _given(tensors: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> dict[str, list[Tensor]]:
+def _given(tensors: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> dict[str, Any]:
     """Arguments of ``grad``: those of the tensors that are there, depend on something, and have a gradient."""
-    pairs = [(t, d) for t, d in zip(tensors, gradients, strict=True) if t is not None and t.requires_grad]
-    pairs = [(t, d) for t, d in pairs if d is not None]
+    pairs = [
+        (t, d) for t, d in zip(tensors, gradients, strict=True) if t is not None and t.requires_grad and d is not None
+    ]
     return {"outputs": [t for t, _ in pairs], "grad_outputs": [d for _, d in pairs]}
 
 
@@ -67,12 +68,12 @@ def _double_backward(
         inputs = [t.view_as(t) for t in (x, *(state or ()), *weights)]
         results = _run(spec, inputs[0], inputs[1 : 1 + states], inputs[1 + states :], batch_sizes)
         of = [t for t, flag in zip(inputs, needed, strict=True) if flag]
-        gradients = grad(**_given(results, dresults), inputs=of, create_graph=True, allow_unused=True)
-    variables = [t for t, flag in zip((*dresults, *inputs), wanted, strict=True) if flag]
+        gradients: Any = grad(**_given(results, dresults), inputs=of, create_graph=True, allow_unused=True)
+    variables = [t for t, flag in zip((*dresults, *inputs), wanted, strict=True) if flag and t is not None]
     found = _given(gradients, ddgradients)
     if not found["outputs"]:
         return [torch.zeros_like(t) for t in variables]
-    second = grad(**found, inputs=variables, create_graph=recorded, allow_unused=True)
+    second: Any = grad(**found, inputs=variables, create_graph=recorded, allow_unused=True)
     return [torch.zeros_like(t) if d is None else d for t, d in zip(variables, second, strict=True)]
 
 
@@ -139,4 +140,6 @@ def _of_backward(ctx: Any, ddgradients: list[Tensor | None]) -> tuple[Any, ...]:
 
 if cpu.extension is None:
     torch.library.register_autograd("fastrnn::layer_forward", _backward, setup_context=_keep, lib=library)
-    torch.library.register_autograd("fastrnn::layer_backward", _of_backward, setup_context=_keep_of_backward, lib=library)
+    torch.library.register_autograd(
+        "fastrnn::layer_backward", _of_backward, setup_context=_keep_of_backward, lib=library
+    )

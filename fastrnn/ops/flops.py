@@ -1,4 +1,4 @@
-"""Counts a layer's operations for ``torch.utils.flop_counter.FlopCounterMode``: those of its products, as PyTorch does."""
+"""A layer's operations for ``torch.utils.flop_counter.FlopCounterMode``: those of its products, as PyTorch counts."""
 
 import math
 import sys
@@ -66,7 +66,7 @@ _FORMULAS = {layer_forward: _forward, frozen_forward: _forward, layer_backward: 
 
 
 def announce() -> None:
-    """Tells the counters that are in force how to count. Their module takes 0.3 s to import, so they are not told before."""
+    """Tells the counters in force how to count. Their module takes 0.3 s to import, so they are not told before."""
     if torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack():
         return
     if "torch.utils.flop_counter" in sys.modules:

@@ -28,6 +28,7 @@ bfloat16, or int8 with two more at the end of each direction: scale_ih and scale
 import ast
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,6 +74,7 @@ class _Form:
         leading = x.shape[first:-1]
         self.rows = leading[0] if len(leading) == 1 else leading[0] * leading[1]
         self.leading = tuple(reversed(leading)) if self.swapped else tuple(leading)
+        self.batch: Any
         if batch_sizes is None:
             self.batch = self.leading[-1]
         elif state:

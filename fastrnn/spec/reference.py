@@ -120,12 +120,12 @@ def layer(
         widths = spec.state_widths(*spec.hidden_and_outputs(weights[1])).values()
         state = [x.new_zeros(spec.directions, len(steps[0]), width) for width in widths]
     per_direction = len(spec.weight_names)
-    ys, finals = [], []
+    directions, finals = [], []
     for d in range(spec.directions):
         mine = weights[d * per_direction : (d + 1) * per_direction]
-        y, final = _direction(spec, steps, tuple(s[d] for s in state), mine, reverse=d == 1)
-        ys.append(torch.cat(y) if batch_sizes is not None else torch.stack(y))
+        outputs, final = _direction(spec, steps, tuple(s[d] for s in state), mine, reverse=d == 1)
+        directions.append(torch.cat(outputs) if batch_sizes is not None else torch.stack(outputs))
         finals.append(final)
-    y = torch.cat(ys, -1)
-    in_order = spec.batch_first and batch_sizes is None
-    return y.transpose(0, 1) if in_order else y, tuple(torch.stack(s) for s in zip(*finals, strict=True))
+    y = torch.cat(directions, -1)
+    swapped = spec.batch_first and batch_sizes is None
+    return y.transpose(0, 1) if swapped else y, tuple(torch.stack(s) for s in zip(*finals, strict=True))

@@ -30,9 +30,7 @@ _NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", 
 _STATES = ("initial", "carried", "final")
 _OTHERS: dict[str, Any] = {
     "counters": "*i32",
-    "geometry": Geometry(
-        offsets="*i64", lengths="*i32", batch="i64", rows="i64", steps="i32", directions="i32"
-    ),
+    "geometry": Geometry(offsets="*i64", lengths="*i32", batch="i64", rows="i64", steps="i32", directions="i32"),
     "launch": Launch(first_group="i32", first_step="i32", last_step="i32"),
     "base": "*i32",
     "step": "i32",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class _Order(NamedTuple):
         one_step = batch_sizes is None and x.dim() - first == 2
         return _Order(first, one_step, spec.batch_first and batch_sizes is None and not one_step)
 
-    def enter(self, t: Tensor | None) -> Tensor | None:
+    def enter(self, t: Any) -> Any:
         if t is None or t.dim() <= self.first + 1:
             return t  # which the checks refuse
         return t.unsqueeze(self.first) if self.one_step else self._swap(t)
@@ -45,7 +45,7 @@ class _Order(NamedTuple):
     def leave(self, t: Tensor) -> Tensor:
         return t.squeeze(self.first) if self.one_step else self._swap(t)
 
-    def enter_states(self, state: Sequence[Tensor | None] | None) -> list[Tensor | None]:
+    def enter_states(self, state: Sequence[Tensor | None] | None) -> Any:
         return [s if s is None or not self.one_step else s.unsqueeze(self.first) for s in state or ()]
 
     def leave_state(self, s: Tensor) -> Tensor:
