@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastrnn import _C
-from fastrnn.spec import CELLS
+from fastrnn.spec import CELLS, given
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 _PACKAGES = {COMPILER: "g++-aarch64-linux-gnu", EMULATOR: "qemu-user"}
@@ -44,29 +44,31 @@ class Operators:
     def layer_forward(
         self,
         x: Tensor,
-        state: Sequence[Tensor],
+        h_0: Tensor | None,
+        c_0: Tensor | None,
         weights: Sequence[Tensor],
         batch_sizes: Tensor | None,
         cell: str,
         directions: int,
         has_bias: bool,
         batch_first: bool,
-        save: bool,
+        save: bool = False,
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         layer = _Layer(x, weights, batch_sizes, cell, directions, has_bias, batch_first)
-        h_0, c_0 = layer.states(state)
-        y = x.new_empty(*x.shape[:-1], layer.D * layer.P)
+        h_0, c_0 = layer.states(given(h_0, c_0))
+        y = layer.by_step(x).new_empty(*layer.by_step(x).shape[:-1], layer.D * layer.P)
         saved = x.new_empty(layer.D, layer.N if save else 0, len(CELLS[cell].saved) * layer.H)
         inputs, results = [*layer.slots(weights), x, h_0], [y, torch.empty_like(h_0), c_0, saved]
         y, *final, saved = self._run(layer, False, inputs, results)
-        return y, final[: len(CELLS[cell].states)], saved
+        return layer.by_step(y), final[: len(CELLS[cell].states)], saved
 
     def layer_backward(
         self,
         dy: Tensor,
         dstate: Sequence[Tensor],
         x: Tensor,
-        state: Sequence[Tensor],
+        h_0: Tensor | None,
+        c_0: Tensor | None,
         weights: Sequence[Tensor],
         y: Tensor,
         saved: Tensor,
@@ -80,11 +82,12 @@ class Operators:
         assert all(needed)
         layer = _Layer(x, weights, batch_sizes, cell, directions, has_bias, batch_first)
         dh_T, dc_T = layer.states(dstate)
-        inputs = [*layer.slots(weights), x, *layer.states(state), y, saved, dy, dh_T]
-        empty = [torch.empty_like(t) for t in (x, dh_T, *weights)]
+        state = given(h_0, c_0)
+        inputs = [*layer.slots(weights), x, *layer.states(state), layer.by_step(y), saved, layer.by_step(dy), dh_T]
+        empty = [torch.empty(t.shape, dtype=t.dtype) for t in (layer.by_step(x), dh_T, *weights)]
         results = [*empty[:2], dc_T, *layer.slots(empty[2:])]
         dx, dh_0, dc_0, *dweights = self._run(layer, True, inputs, results)
-        return [dx, *[dh_0, dc_0][: len(state)], *(w for w in dweights if w.numel())]
+        return [layer.by_step(dx), *[dh_0, dc_0][: len(state)], *(w for w in dweights if w.numel())]
 
     def _run(self, layer: "_Layer", backward: bool, inputs: list[Tensor], results: list[Tensor]) -> list[Tensor]:
         """What the driver makes of ``results``."""
@@ -125,9 +128,13 @@ class _Layer:
         self._absent = x.new_empty(0)
         self._zeros = [x.new_zeros(self.D, self.B, width) for width in (self.P, self.H)]
 
-    def states(self, given: Sequence[Tensor]) -> list[Tensor]:
+    def by_step(self, t: Tensor) -> Tensor:
+        """A sequence tensor as it lies in memory, from the shape of the interface, and the other way."""
+        return t.transpose(0, 1) if self.form == 1 else t
+
+    def states(self, state: Sequence[Tensor]) -> list[Tensor]:
         """h and c, or what stands for them: zeros."""
-        return [*given, *self._zeros[len(given) :]]
+        return [*state, *self._zeros[len(state) :]]
 
     def slots(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """For each direction w_ih, w_hh, b_ih, b_hh and w_hr, absent ones empty."""

@@ -21,7 +21,7 @@ import fastrnn
 from fastrnn import explain, ops
 from fastrnn.backends import cpu
 from fastrnn.ops import dispatch
-from fastrnn.spec import CELLS
+from fastrnn.spec import CELLS, pair_of
 
 pytest.importorskip("triton")
 
@@ -60,14 +60,24 @@ every_case = pytest.mark.parametrize(
 
 def arguments_of_forward(p: Problem, save: bool = True) -> tuple:
     case = p.case
-    return p.x, p.state, p.weights, case.batch_sizes, p.cell, case.directions, case.bias, case.batch_first, save
+    return (
+        p.x,
+        *pair_of(p.state),
+        p.weights,
+        case.batch_sizes,
+        p.cell,
+        case.directions,
+        case.bias,
+        case.batch_first,
+        save,
+    )
 
 
 def arguments_of_backward(p: Problem, y: Tensor, saved: Tensor, dy: bool = True) -> tuple:
     """Without one of the weights' gradients, and without the last of dstate."""
     gradients = (p.dy if dy else None, [*p.dstate[:-1], None])
-    x, state, weights, *options, _ = arguments_of_forward(p)
-    return *gradients, x, state, weights, y, saved, *options, [name != "w_hh[0]" for name in names(p)]
+    x, h_0, c_0, weights, *options, _ = arguments_of_forward(p)
+    return *gradients, x, h_0, c_0, weights, y, saved, *options, [name != "w_hh[0]" for name in names(p)]
 
 
 def fake(mode: FakeTensorMode, value: Any) -> Any:

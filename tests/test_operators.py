@@ -18,10 +18,18 @@ from torch._dynamo.utils import counters
 import fastrnn
 from fastrnn import _C
 from fastrnn.ops import layer_backward, layer_forward
-from fastrnn.spec import CELLS
+from fastrnn.spec import CELLS, given, pair_of
 
 T, B, I, H = 4, 3, 5, 6  # noqa: E741
 BATCH_SIZES = torch.tensor([3, 2, 2, 1])
+
+
+def states_of(state: list[Tensor]) -> dict[str, Tensor | None]:
+    return dict(zip(("h_0", "c_0"), pair_of(state), strict=True))
+
+
+def given_states(arguments: dict) -> list[Tensor]:
+    return given(arguments["h_0"], arguments["c_0"])
 
 
 def forward_arguments(cell: str, batch: str = "dense", **changes: object) -> dict:
@@ -43,7 +51,7 @@ def forward_arguments(cell: str, batch: str = "dense", **changes: object) -> dic
     state = [make(*of_state, B, width) for width in [P, H][: len(CELLS[cell].states)]]
     return {
         "x": make(*members, *x),
-        "state": None if batch.endswith("no-state") else state,
+        **states_of([] if batch.endswith("no-state") else state),
         "weights": [make(*members, *shape) for shape in of_direction * directions],
         "batch_sizes": BATCH_SIZES if packed else None,
         "cell": cell,
@@ -59,7 +67,7 @@ def backward_arguments(forward: dict, layer_forward: Callable = layer_forward, *
     forward = forward | {"save": True}
     y, final, saved = layer_forward(**forward)
     shared = {name: forward[name] for name in forward if name != "save"}
-    needed = [True] * (1 + len(forward["state"] or ()) + len(forward["weights"]))
+    needed = [True] * (1 + len(given_states(forward)) + len(forward["weights"]))
     return shared | {"dy": y.cos(), "dstate": list(final), "y": y, "saved": saved, "needed": needed} | changes
 
 
@@ -87,7 +95,7 @@ BACKWARD_CHANGES = {
     "dh-alone": lambda a: {"dy": None, "dstate": [a["dstate"][0], None][: len(a["dstate"])]},
     "dc-alone": lambda a: {"dy": None, "dstate": [None, a["dstate"][-1]][-len(a["dstate"]) :]},
     "x-alone": lambda a: {"needed": [i == 0 for i in range(len(a["needed"]))]},
-    "weights-alone": lambda a: {"needed": [i >= 1 + len(a["state"] or ()) for i in range(len(a["needed"]))]},
+    "weights-alone": lambda a: {"needed": [i >= 1 + len(given_states(a)) for i in range(len(a["needed"]))]},
     "by-sample": lambda a: {"samples": B} if a["batch_sizes"] is None else {},
 }
 
@@ -138,23 +146,23 @@ def each_result(results: object) -> dict[int, Tensor]:
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_step_is_a_sequence_of_one(cell, operators):
     step = forward_arguments(cell, "step")
-    sequence = step | {"x": step["x"][None], "state": [s[None] for s in step["state"]]}
+    sequence = step | {"x": step["x"][None], **states_of([s[None] for s in given_states(step)])}
     y, final, saved = operators.layer_forward(**step)
     expected_y, expected_final, expected_saved = operators.layer_forward(**sequence)
     expected = [expected_y[0], [s[0] for s in expected_final], expected_saved]
     torch.testing.assert_close(each_result((y, final, saved)), each_result(expected), rtol=0, atol=0)
     got = operators.layer_backward(**backward_arguments(step, operators.layer_forward))
     dx, *others = operators.layer_backward(**backward_arguments(sequence, operators.layer_forward))
-    states = len(step["state"])
+    states = len(given_states(step))
     expected = [dx[0], *[d[0] for d in others[:states]], *others[states:]]
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_no_state_is_zeros_in_a_packed_batch(cell, operators):
-    given = forward_arguments(cell, "packed")
-    zeros = given | {"state": [torch.zeros_like(s) for s in given["state"]]}
-    got, expected = operators.layer_forward(**given | {"state": None}), operators.layer_forward(**zeros)
+    arguments = forward_arguments(cell, "packed")
+    zeros = arguments | states_of([torch.zeros_like(s) for s in given_states(arguments)])
+    got, expected = operators.layer_forward(**arguments | states_of([])), operators.layer_forward(**zeros)
     torch.testing.assert_close(each_result(got), each_result(expected), rtol=0, atol=0)
 
 
@@ -166,7 +174,8 @@ def test_members_are_layers(cell, threads, operators):
     gradients = operators.layer_backward(**backward_arguments(whole, operators.layer_forward, samples=B))
     results = operators.layer_forward(**whole)
     for e in range(2):
-        member = whole | {name: [t[e] for t in whole[name]] for name in ("state", "weights")} | {"x": whole["x"][e]}
+        member = whole | states_of([s[e] for s in given_states(whole)]) | {"x": whole["x"][e]}
+        member["weights"] = [w[e] for w in whole["weights"]]
         expected = operators.layer_forward(**member)
         torch.testing.assert_close({i: t[e] for i, t in each_result(results).items()}, each_result(expected))
         expected = operators.layer_backward(**backward_arguments(member, operators.layer_forward, samples=B))
@@ -178,12 +187,13 @@ def test_gradients_by_sample_add_up(cell, batch, operators):
     arguments = backward_arguments(forward_arguments(cell, batch), operators.layer_forward)
     samples = 1 if batch == "packed" else B
     if batch == "packed":  # every row twice, and so two equal samples
-        rows, states = arguments["x"].repeat_interleave(2, 0), [s.repeat_interleave(2, 1) for s in arguments["state"]]
-        doubled = forward_arguments(cell, batch) | {"x": rows, "state": states, "batch_sizes": 2 * BATCH_SIZES}
+        rows = arguments["x"].repeat_interleave(2, 0)
+        states = [s.repeat_interleave(2, 1) for s in given_states(arguments)]
+        doubled = forward_arguments(cell, batch) | {"x": rows, **states_of(states), "batch_sizes": 2 * BATCH_SIZES}
         arguments, samples = backward_arguments(doubled, operators.layer_forward), 2
     whole = operators.layer_backward(**arguments)
     split = operators.layer_backward(**arguments | {"samples": samples})
-    inputs = 1 + len(arguments["state"] or ())
+    inputs = 1 + len(given_states(arguments))
     torch.testing.assert_close(split[:inputs], whole[:inputs], rtol=0, atol=0)
     of_members = int(batch == "members")
     added = [t.sum(of_members) for t in split[inputs:]]
@@ -234,7 +244,7 @@ FORWARD_ERRORS = {
     ),
     "dtype-of-state": (
         "dense",
-        lambda a: {"state": [a["state"][0], a["state"][1].double()]},
+        lambda a: {"c_0": a["c_0"].double()},
         "c_0 as Float on cpu like the input, got Double",
     ),
     "integers": (
@@ -242,11 +252,11 @@ FORWARD_ERRORS = {
         lambda a: {"x": a["x"].long(), "weights": [w.long() for w in a["weights"]]},
         "expected float32, float64, bfloat16 or float16, got Long",
     ),
-    "one-state": ("dense", lambda a: {"state": a["state"][:1]}, "expected 2 initial states or none, got 1"),
-    "three-states": ("dense", lambda a: {"state": a["state"] + a["state"][:1]}, "expected 2 .*states or none, got 3"),
+    "one-state": ("dense", lambda a: {"c_0": None}, "expected 2 initial states or none, got 1"),
+    "cell-state-alone": ("dense", lambda a: {"h_0": None}, "expected c_0 with h_0, got c_0 alone"),
     "batch-of-state": (
         "dense",
-        lambda a: {"state": [s[:, :2] for s in a["state"]]},
+        lambda a: {"h_0": a["h_0"][:, :2]},
         r"h_0 of shape \[2, 3, 6\], got \[2, 2, 6\]",
     ),
     "packed-3-D": ("packed", lambda a: {"x": torch.zeros(T, B, I)}, "expected a packed input of 2 dimensions, got 3"),

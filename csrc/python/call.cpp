@@ -93,11 +93,10 @@ bool requires_gradient(const Tensor& x, const Taken& state, const Taken& weights
 }
 
 Output record_layer(const Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options) {
-  const std::optional<at::TensorList> initial = state.empty() ? std::nullopt : std::optional(state);
-  auto [y, final_state, saved] =
-      layer_forward_autograd(x, initial, weights, /*batch_sizes=*/std::nullopt, cell_facts(options.cell).name,
-                             options.directions, options.has_bias, options.form == Form::kBatchFirst,
-                             /*save=*/false);
+  const auto initial = [&](size_t i) { return i < state.size() ? std::optional(state[i]) : std::nullopt; };
+  auto [y, final_state, saved] = layer_forward_autograd(
+      x, initial(0), initial(1), weights, /*batch_sizes=*/std::nullopt, cell_facts(options.cell).name,
+      options.directions, options.has_bias, options.form == Form::kBatchFirst, /*save=*/false);
   return {std::move(y), {final_state.begin(), final_state.end()}};
 }
 

@@ -43,9 +43,9 @@ auto find_operator(const char* name) {
 using ForwardFunction = decltype(layer_forward);
 using BackwardFunction = decltype(layer_backward);
 using DoubleBackwardFunction = Tensors(const OptionalTensors&, const std::optional<Tensor>&, const OptionalTensors&,
-                                       const Tensor&, std::optional<at::TensorList>, at::TensorList,
-                                       const std::optional<Tensor>&, std::string_view, int64_t, bool, bool,
-                                       const c10::List<bool>&, const c10::List<bool>&);
+                                       const Tensor&, const std::optional<Tensor>&, const std::optional<Tensor>&,
+                                       at::TensorList, const std::optional<Tensor>&, std::string_view, int64_t, bool,
+                                       bool, const c10::List<bool>&, const c10::List<bool>&);
 
 std::optional<Tensor> if_defined(const Tensor& t) { return t.defined() ? std::optional(t) : std::nullopt; }
 
@@ -63,16 +63,11 @@ OptionalTensors optionals(at::TensorList list) {
 
 // The arguments that forward, backward and its derivative share.
 struct Call {
-  Tensor x, batch_sizes;  // undefined if not packed
-  bool has_state;
-  Tensors state, weights;
+  Tensor x, h_0, c_0, batch_sizes;  // undefined where not given, as below
+  Tensors weights;
   std::string cell;
   int64_t directions;
   bool has_bias, batch_first;
-
-  std::optional<at::TensorList> given_state() const {
-    return has_state ? std::optional<at::TensorList>(state) : std::nullopt;
-  }
 };
 
 // The gradients of those of `all` that are `wanted`, which came without the others.
@@ -92,13 +87,13 @@ bool any(const std::vector<bool>& values) { return std::find(values.begin(), val
 template <class Own>
 class CallNode : public Node {
  public:
-  void keep(const Tensor& x, std::optional<at::TensorList> state, at::TensorList weights,
+  void keep(const Tensor& x, const std::optional<Tensor>& h_0, const std::optional<Tensor>& c_0, at::TensorList weights,
             const std::optional<Tensor>& batch_sizes, std::string_view cell, int64_t directions, bool has_bias,
             bool batch_first) {
     x_ = SavedVariable(x, false);
-    if (batch_sizes) batch_sizes_ = SavedVariable(*batch_sizes, false);
-    has_state_ = state.has_value();
-    for (const Tensor& t : given(state)) state_.emplace_back(t, false);
+    h_0_ = SavedVariable(h_0, false);
+    c_0_ = SavedVariable(c_0, false);
+    batch_sizes_ = SavedVariable(batch_sizes, false);
     for (const Tensor& t : weights) weights_.emplace_back(t, false);
     cell_ = cell, directions_ = directions, has_bias_ = has_bias, batch_first_ = batch_first;
   }
@@ -136,9 +131,9 @@ class CallNode : public Node {
     PackedArgs packed;
     const Call c = call();
     packed.pack(c.x);
+    packed.pack(if_defined(c.h_0));
+    packed.pack(if_defined(c.c_0));
     packed.pack(if_defined(c.batch_sizes));
-    packed.pack(c.has_state);
-    packed.pack(c.state);
     packed.pack(c.weights);
     packed.pack(c.cell);
     packed.pack(c.directions);
@@ -169,8 +164,8 @@ class CallNode : public Node {
       for (const SavedVariable& t : list) out.push_back(t.unpack());
       return out;
     };
-    return {x_.unpack(), batch_sizes_.unpack(), has_state_, unpack(state_), unpack(weights_),
-            cell_,       directions_,           has_bias_,  batch_first_};
+    return {x_.unpack(), h_0_.unpack(), c_0_.unpack(), batch_sizes_.unpack(), unpack(weights_),
+            cell_,       directions_,   has_bias_,     batch_first_};
   }
 
   template <class Kept>
@@ -189,7 +184,7 @@ class CallNode : public Node {
 
   template <class F>
   void visit(F f) {
-    f(x_), f(batch_sizes_), f(has_state_), f(state_), f(weights_), f(cell_), f(directions_), f(has_bias_);
+    f(x_), f(h_0_), f(c_0_), f(batch_sizes_), f(weights_), f(cell_), f(directions_), f(has_bias_);
     f(batch_first_);
     own.visit(f);
   }
@@ -198,9 +193,9 @@ class CallNode : public Node {
     PackedArgs packed(arguments.vec());
     Call c;
     c.x = packed.unpack<Tensor>();
+    c.h_0 = packed.unpack<std::optional<Tensor>>().value_or(Tensor());
+    c.c_0 = packed.unpack<std::optional<Tensor>>().value_or(Tensor());
     c.batch_sizes = packed.unpack<std::optional<Tensor>>().value_or(Tensor());
-    c.has_state = packed.unpack<bool>();
-    c.state = packed.unpack<Tensors>();
     c.weights = packed.unpack<Tensors>();
     c.cell = packed.unpack<std::string>();
     c.directions = packed.unpack<int64_t>();
@@ -210,9 +205,8 @@ class CallNode : public Node {
     return Own::apply(gradients, c, own, packed.unpack<std::vector<bool>>());
   }
 
-  SavedVariable x_, batch_sizes_;
-  bool has_state_ = false;
-  std::vector<SavedVariable> state_, weights_;
+  SavedVariable x_, h_0_, c_0_, batch_sizes_;
+  std::vector<SavedVariable> weights_;
   std::string cell_;
   int64_t directions_ = 1;
   bool has_bias_ = true, batch_first_ = false;
@@ -245,9 +239,9 @@ struct OfForward {
       return variable_list(wanted.size());
     static const auto backward = find_operator<BackwardFunction>("fastrnn::layer_backward");
     const at::TensorList dstate = at::TensorList(gradients).slice(1);
-    return spread(backward.call(if_defined(gradients[0]), optionals(dstate), c.x, c.given_state(), c.weights, kept.y,
-                                kept.saved, if_defined(c.batch_sizes), c.cell, c.directions, c.has_bias, c.batch_first,
-                                flags(wanted), /*samples=*/1),
+    return spread(backward.call(if_defined(gradients[0]), optionals(dstate), c.x, if_defined(c.h_0), if_defined(c.c_0),
+                                c.weights, kept.y, kept.saved, if_defined(c.batch_sizes), c.cell, c.directions,
+                                c.has_bias, c.batch_first, flags(wanted), /*samples=*/1),
                   wanted);
   }
 };
@@ -299,9 +293,9 @@ struct OfBackward {
       return variable_list(wanted.size());
     TORCH_CHECK_NOT_IMPLEMENTED(kept.samples == 1, "fastrnn: gradients by sample have no derivative");
     static const auto double_backward = find_operator<DoubleBackwardFunction>("fastrnn::layer_double_backward");
-    return spread(double_backward.call(optionals(gradients), if_defined(kept.dy), kept.dstate, c.x, c.given_state(),
-                                       c.weights, if_defined(c.batch_sizes), c.cell, c.directions, c.has_bias,
-                                       c.batch_first, flags(kept.needed), flags(wanted)),
+    return spread(double_backward.call(optionals(gradients), if_defined(kept.dy), kept.dstate, c.x, if_defined(c.h_0),
+                                       if_defined(c.c_0), c.weights, if_defined(c.batch_sizes), c.cell, c.directions,
+                                       c.has_bias, c.batch_first, flags(kept.needed), flags(wanted)),
                   wanted);
   }
 };
@@ -325,23 +319,25 @@ void refuse_forward_mode(const Tensor& x, at::TensorList state, at::TensorList w
 
 }  // namespace
 
-std::tuple<Tensor, Tensors, Tensor> layer_forward_autograd(const Tensor& x, std::optional<at::TensorList> state,
-                                                           at::TensorList weights,
+std::tuple<Tensor, Tensors, Tensor> layer_forward_autograd(const Tensor& x, const std::optional<Tensor>& h_0,
+                                                           const std::optional<Tensor>& c_0, at::TensorList weights,
                                                            const std::optional<Tensor>& batch_sizes,
                                                            std::string_view cell, int64_t directions, bool has_bias,
                                                            bool batch_first, bool save) {
-  refuse_forward_mode(x, given(state), weights);
+  const States state = given(h_0, c_0);
+  const at::TensorList states = state;
+  refuse_forward_mode(x, states, weights);
   static const auto forward = find_operator<ForwardFunction>("fastrnn::layer_forward");
   const auto run = [&](bool save_) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    return forward.call(x, state, weights, batch_sizes, cell, directions, has_bias, batch_first, save_);
+    return forward.call(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first, save_);
   };
-  if (!torch::autograd::compute_requires_grad(x, given(state), weights)) return run(save);
+  if (!torch::autograd::compute_requires_grad(x, states, weights)) return run(save);
 
   auto node = make_node<CallNode<OfForward>>();
-  node->set_next_edges(torch::autograd::collect_next_edges(x, given(state), weights));
+  node->set_next_edges(torch::autograd::collect_next_edges(x, states, weights));
   auto [y, final_state, saved] = run(true);
-  node->keep(x, state, weights, batch_sizes, cell, directions, has_bias, batch_first);
+  node->keep(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first);
   torch::autograd::set_history(y, node);
   torch::autograd::set_history(final_state, node);
   node->own.y = SavedVariable(y, /*is_output=*/true);
@@ -351,27 +347,27 @@ std::tuple<Tensor, Tensors, Tensor> layer_forward_autograd(const Tensor& x, std:
 }
 
 Tensors layer_backward_autograd(const std::optional<Tensor>& dy, const OptionalTensors& dstate, const Tensor& x,
-                                std::optional<at::TensorList> state, at::TensorList weights, const Tensor& y,
-                                const Tensor& saved, const std::optional<Tensor>& batch_sizes, std::string_view cell,
-                                int64_t directions, bool has_bias, bool batch_first, const c10::List<bool>& needed,
-                                int64_t samples) {
+                                const std::optional<Tensor>& h_0, const std::optional<Tensor>& c_0,
+                                at::TensorList weights, const Tensor& y, const Tensor& saved,
+                                const std::optional<Tensor>& batch_sizes, std::string_view cell, int64_t directions,
+                                bool has_bias, bool batch_first, const c10::List<bool>& needed, int64_t samples) {
   const auto run = [&] {
     static const auto backward = find_operator<BackwardFunction>("fastrnn::layer_backward");
     const at::AutoDispatchBelowADInplaceOrView below;
-    return backward.call(dy, dstate, x, state, weights, y, saved, batch_sizes, cell, directions, has_bias, batch_first,
-                         needed, samples);
+    return backward.call(dy, dstate, x, h_0, c_0, weights, y, saved, batch_sizes, cell, directions, has_bias,
+                         batch_first, needed, samples);
   };
   if (!at::GradMode::is_enabled()) return run();
   const Tensor dy_given = dy.value_or(Tensor());
   const Tensors dstate_given = values(dstate);
-  if (!torch::autograd::compute_requires_grad(dy_given, at::TensorList(dstate_given), x, given(state), weights))
-    return run();
+  const States state = given(h_0, c_0);
+  const at::TensorList states = state;
+  if (!torch::autograd::compute_requires_grad(dy_given, at::TensorList(dstate_given), x, states, weights)) return run();
 
   auto node = make_node<CallNode<OfBackward>>();
-  node->set_next_edges(
-      torch::autograd::collect_next_edges(dy_given, at::TensorList(dstate_given), x, given(state), weights));
+  node->set_next_edges(torch::autograd::collect_next_edges(dy_given, at::TensorList(dstate_given), x, states, weights));
   Tensors gradients = run();
-  node->keep(x, state, weights, batch_sizes, cell, directions, has_bias, batch_first);
+  node->keep(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first);
   node->own.dy = SavedVariable(dy_given, false);
   for (const Tensor& t : dstate_given) node->own.dstate.emplace_back(t, false);
   for (size_t i = 0; i < needed.size(); ++i) node->own.needed.push_back(needed.get(i));

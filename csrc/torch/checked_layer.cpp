@@ -26,6 +26,15 @@ LayerOptions options_of(const Tensor& x, at::TensorList weights, const std::opti
   return layer_options(cell_kind(cell), form, directions, has_bias, int64_t(weights.size()));
 }
 
+States given(const std::optional<Tensor>& h_0, const std::optional<Tensor>& c_0) {
+  const bool has_h = h_0 && h_0->defined(), has_c = c_0 && c_0->defined();
+  TORCH_CHECK(has_h || !has_c, "fastrnn: expected c_0 with h_0, got c_0 alone");
+  States out;
+  if (has_h) out.push_back(*h_0);
+  if (has_c) out.push_back(*c_0);
+  return out;
+}
+
 Layer::Layer(const Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options_,
              const std::optional<Tensor>& batch_sizes, std::optional<at::ScalarType> stored)
     : options(options_), facts(cell_facts(options.cell)), has_members(have_members(weights)) {

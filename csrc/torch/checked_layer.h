@@ -58,6 +58,8 @@ struct Layer {
 // From the arguments of the operators.
 LayerOptions options_of(const at::Tensor& x, at::TensorList weights, const std::optional<at::Tensor>& batch_sizes,
                         std::string_view cell, int64_t directions, bool has_bias, bool batch_first);
-inline at::TensorList given(const std::optional<at::TensorList>& state) { return state.value_or(at::TensorList()); }
+// The initial states of a call: none, or all that the cell has.
+using States = c10::SmallVector<at::Tensor, 2>;
+States given(const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0);
 
 }  // namespace fastrnn

@@ -56,7 +56,8 @@ void run_as(const Layer& layer, const Tensor& x, const ReadyList& initial, at::T
 
 }  // namespace
 
-std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, std::optional<at::TensorList> state, at::TensorList weights,
+std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, const std::optional<Tensor>& h_0,
+                                           const std::optional<Tensor>& c_0, at::TensorList weights,
                                            const std::optional<Tensor>& batch_sizes, std::string_view cell,
                                            int64_t directions, bool has_bias, bool batch_first) {
   TORCH_CHECK(x.scalar_type() == at::kFloat, "fastrnn: expected a float32 input, got ", x.scalar_type());
@@ -71,7 +72,8 @@ std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, std::optional<at::Te
   for (size_t i = 0; i < weights.size(); ++i) (i % per_direction < plain ? matrices : scales).push_back(weights[i]);
 
   const LayerOptions options = options_of(x, matrices, batch_sizes, cell, directions, has_bias, batch_first);
-  const Layer layer(x, given(state), matrices, options, batch_sizes, stored);
+  const States state = given(h_0, c_0);
+  const Layer layer(x, state, matrices, options, batch_sizes, stored);
   TORCH_CHECK(!layer.has_members, "fastrnn: expected frozen weights of 2 dimensions, got ", weights[1].sizes());
   const int64_t rows = layer.facts.gates * layer.n.H;
   for (const Tensor& t : scales)
@@ -82,7 +84,7 @@ std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, std::optional<at::Te
   TORCH_CHECK(stored == at::kBFloat16 || std::max(layer.n.I, layer.n.H) <= most, "fastrnn: expected at most ", most,
               " inputs and units with int8 weights, got ", layer.n.I, " and ", layer.n.H);
 
-  const ReadyList initial = prepare(given(state), at::kFloat);
+  const ReadyList initial = prepare(state, at::kFloat);
   Output out = allocate_output(layer, initial, at::kFloat, at::kFloat, FinalHidden::kOwn);
   if (!layer.empty()) {
     const Ready input = prepare_input(layer, x, at::kFloat);

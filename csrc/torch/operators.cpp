@@ -189,26 +189,27 @@ Output infer_layer(const Tensor& x, at::TensorList state, at::TensorList weights
   return forward({x, state, weights, options}, x, state, weights, nothing_saved, FinalHidden::kOfOneStepShared);
 }
 
-std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, std::optional<at::TensorList> state,
-                                                  at::TensorList weights, const std::optional<Tensor>& batch_sizes,
-                                                  std::string_view cell, int64_t directions, bool has_bias,
-                                                  bool batch_first, bool save) {
+std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, const std::optional<Tensor>& h_0,
+                                                  const std::optional<Tensor>& c_0, at::TensorList weights,
+                                                  const std::optional<Tensor>& batch_sizes, std::string_view cell,
+                                                  int64_t directions, bool has_bias, bool batch_first, bool save) {
   const LayerOptions options = options_of(x, weights, batch_sizes, cell, directions, has_bias, batch_first);
-  const Layer layer(x, given(state), weights, options, batch_sizes);
+  const States state = given(h_0, c_0);
+  const Layer layer(x, state, weights, options, batch_sizes);
   const Sizes& n = layer.n;
   Tensor nothing_saved;
   Tensor saved = allocate(layer.extent({n.D, save ? n.N : 0, layer.facts.saved * n.H}), real_type(x));
-  Output out = forward(layer, x, given(state), weights, save ? saved : nothing_saved, FinalHidden::kOwn);
+  Output out = forward(layer, x, state, weights, save ? saved : nothing_saved, FinalHidden::kOwn);
   return {std::move(out.y), Tensors(out.final_state.begin(), out.final_state.end()), std::move(saved)};
 }
 
 Tensors layer_backward(const std::optional<Tensor>& dy, const OptionalTensors& dstate, const Tensor& x,
-                       std::optional<at::TensorList> state_, at::TensorList weights, const Tensor& y,
-                       const Tensor& saved, const std::optional<Tensor>& batch_sizes, std::string_view cell,
-                       int64_t directions, bool has_bias, bool batch_first, const c10::List<bool>& needed,
-                       int64_t samples) {
+                       const std::optional<Tensor>& h_0, const std::optional<Tensor>& c_0, at::TensorList weights,
+                       const Tensor& y, const Tensor& saved, const std::optional<Tensor>& batch_sizes,
+                       std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
+                       const c10::List<bool>& needed, int64_t samples) {
   const LayerOptions options = options_of(x, weights, batch_sizes, cell, directions, has_bias, batch_first);
-  const at::TensorList state = given(state_);
+  const States state = given(h_0, c_0);
   const Layer layer(x, state, weights, options, batch_sizes);
   const Sizes& n = layer.n;
   const at::ScalarType type = product_type(x), real = real_type(x);

@@ -35,21 +35,21 @@ Output allocate_output(const Layer& layer, const ReadyList& initial, at::ScalarT
 // layer_forward where nothing is saved for backward.
 Output infer_layer(const at::Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options);
 
-std::tuple<at::Tensor, Tensors, at::Tensor> layer_forward(const at::Tensor& x, std::optional<at::TensorList> state,
-                                                          at::TensorList weights,
+std::tuple<at::Tensor, Tensors, at::Tensor> layer_forward(const at::Tensor& x, const std::optional<at::Tensor>& h_0,
+                                                          const std::optional<at::Tensor>& c_0, at::TensorList weights,
                                                           const std::optional<at::Tensor>& batch_sizes,
                                                           std::string_view cell, int64_t directions, bool has_bias,
                                                           bool batch_first, bool save);
 
 Tensors layer_backward(const std::optional<at::Tensor>& dy, const OptionalTensors& dstate, const at::Tensor& x,
-                       std::optional<at::TensorList> state, at::TensorList weights, const at::Tensor& y,
-                       const at::Tensor& saved, const std::optional<at::Tensor>& batch_sizes, std::string_view cell,
-                       int64_t directions, bool has_bias, bool batch_first, const c10::List<bool>& needed,
-                       int64_t samples);
+                       const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
+                       at::TensorList weights, const at::Tensor& y, const at::Tensor& saved,
+                       const std::optional<at::Tensor>& batch_sizes, std::string_view cell, int64_t directions,
+                       bool has_bias, bool batch_first, const c10::List<bool>& needed, int64_t samples);
 
-std::tuple<at::Tensor, Tensors> frozen_forward(const at::Tensor& x, std::optional<at::TensorList> state,
-                                               at::TensorList weights, const std::optional<at::Tensor>& batch_sizes,
-                                               std::string_view cell, int64_t directions, bool has_bias,
-                                               bool batch_first);
+std::tuple<at::Tensor, Tensors> frozen_forward(const at::Tensor& x, const std::optional<at::Tensor>& h_0,
+                                               const std::optional<at::Tensor>& c_0, at::TensorList weights,
+                                               const std::optional<at::Tensor>& batch_sizes, std::string_view cell,
+                                               int64_t directions, bool has_bias, bool batch_first);
 
 }  // namespace fastrnn

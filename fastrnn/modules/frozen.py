@@ -20,7 +20,7 @@ from fastrnn.modules.layers import Layers
 from fastrnn.modules.replace import FASTRNN, PLAIN, become, swappable
 from fastrnn.ops import frozen_forward
 from fastrnn.ops.function import needs_gradient
-from fastrnn.spec import LayerSpec
+from fastrnn.spec import LayerSpec, pair_of
 
 __all__ = ["Frozen", "freeze"]
 
@@ -233,7 +233,7 @@ class Frozen(Module):
         for i, names in enumerate(self._order):
             of_layer = state if layers == 1 else [s[i * spec.directions : (i + 1) * spec.directions] for s in state]
             weights = [self._buffers[name] for name in names]
-            x, final = frozen_forward(x, list(of_layer) or None, weights, batch_sizes, *spec.arguments)
+            x, final = frozen_forward(x, *pair_of(of_layer), weights, batch_sizes, *spec.arguments)
             finals.append(final)
         if layers == 1:
             return x, tuple(finals[0])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.ops.operators import frozen_forward, layer_backward, layer_forward, library
+from fastrnn.spec import given
 
 __all__: list[str] = []
 
@@ -47,9 +48,7 @@ class _Rows:
             return t.unsqueeze(self.members) if self.size == 1 else t
         return self.unfold(t, self.members)
 
-    def states(self, state: Sequence[Tensor | None] | None, dims: Any) -> Any:
-        if state is None:
-            return None
+    def states(self, state: Sequence[Tensor | None], dims: Any) -> Any:
         return [self.fold(s, dim, self.state_axis) for s, dim in zip(state, dims, strict=True)]
 
     def sizes(self, batch_sizes: Tensor | None) -> Tensor | None:
@@ -93,7 +92,8 @@ def _forward(
     info: Any,
     in_dims: Any,
     x: Tensor,
-    state: Sequence[Tensor] | None,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
     cell: str,
@@ -103,16 +103,17 @@ def _forward(
     save: bool = False,
 ) -> Any:
     options = (cell, directions, has_bias, batch_first, save)
-    x_dim, state_dims, weight_dims, batch_sizes_dim = in_dims[:4]
+    x_dim, h_dim, c_dim, weight_dims, batch_sizes_dim = in_dims[:5]
     _check_not_mapped(batch_sizes_dim)
     size = info.batch_size
     if _mapped(weight_dims):
         nested = _nested(weights, weight_dims)
-        x, state, weights = _to_members(size, nested, (x, state, weights), (x_dim, state_dims, weight_dims))
-        return _from_members(size, nested, layer_forward(x, state, weights, batch_sizes, *options))
+        x, h_0, c_0, weights = _to_members(size, nested, (x, h_0, c_0, weights), in_dims[:4])
+        return _from_members(size, nested, layer_forward(x, h_0, c_0, weights, batch_sizes, *options))
     rows = _Rows(size, x, x_dim, weights, batch_sizes is not None, batch_first)
-    x, state = rows.fold(x, x_dim, rows.sequence_axis), rows.states(state, state_dims)
-    y, final, saved = layer_forward(x, state, weights, rows.sizes(batch_sizes), *options)
+    x = rows.fold(x, x_dim, rows.sequence_axis)
+    h_0, c_0 = rows.states((h_0, c_0), (h_dim, c_dim))
+    y, final, saved = layer_forward(x, h_0, c_0, weights, rows.sizes(batch_sizes), *options)
     results = (
         rows.unfold(y, rows.sequence_axis),
         [rows.unfold(s, rows.state_axis) for s in final],
@@ -126,7 +127,8 @@ def _frozen(
     info: Any,
     in_dims: Any,
     x: Tensor,
-    state: Sequence[Tensor] | None,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
     cell: str,
@@ -134,13 +136,14 @@ def _frozen(
     has_bias: bool,
     batch_first: bool,
 ) -> Any:
-    x_dim, state_dims, weight_dims, batch_sizes_dim = in_dims[:4]
+    x_dim, h_dim, c_dim, weight_dims, batch_sizes_dim = in_dims[:5]
     _check_not_mapped(batch_sizes_dim)
     if _mapped(weight_dims):
         raise NotImplementedError("fastrnn: expected frozen weights that are the same for all that vmap maps over")
     rows = _Rows(info.batch_size, x, x_dim, weights, batch_sizes is not None, batch_first)
-    x, state = rows.fold(x, x_dim, rows.sequence_axis), rows.states(state, state_dims)
-    y, final = frozen_forward(x, state, weights, rows.sizes(batch_sizes), cell, directions, has_bias, batch_first)
+    x = rows.fold(x, x_dim, rows.sequence_axis)
+    h_0, c_0 = rows.states((h_0, c_0), (h_dim, c_dim))
+    y, final = frozen_forward(x, h_0, c_0, weights, rows.sizes(batch_sizes), cell, directions, has_bias, batch_first)
     results = rows.unfold(y, rows.sequence_axis), [rows.unfold(s, rows.state_axis) for s in final]
     return results, (rows.sequence_axis + 1, [rows.state_axis + 1] * len(final))
 
@@ -152,7 +155,8 @@ def _backward(
     dy: Tensor | None,
     dstate: Sequence[Tensor | None],
     x: Tensor,
-    state: Sequence[Tensor] | None,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     weights: Sequence[Tensor],
     y: Tensor,
     saved: Tensor,
@@ -164,20 +168,20 @@ def _backward(
     needed: Sequence[bool],
     samples: int = 1,
 ) -> Any:
-    dy_dim, dstate_dims, x_dim, state_dims, weight_dims, y_dim, saved_dim, batch_sizes_dim = in_dims[:8]
+    dy_dim, dstate_dims, x_dim, h_dim, c_dim, weight_dims, y_dim, saved_dim, batch_sizes_dim = in_dims[:9]
     _check_not_mapped(batch_sizes_dim)
     options = (cell, directions, has_bias, batch_first, needed)
     size = info.batch_size
     if _mapped(weight_dims):
         nested = _nested(weights, weight_dims)
-        tensors = _to_members(size, nested, (dy, dstate, x, state, weights, y, saved), in_dims[:7])
+        tensors = _to_members(size, nested, (dy, dstate, x, h_0, c_0, weights, y, saved), in_dims[:8])
         return _from_members(size, nested, layer_backward(*tensors, batch_sizes, *options, samples))
     rows = _Rows(size, x, x_dim, weights, batch_sizes is not None, batch_first)
     gradients = layer_backward(
         rows.fold(dy, dy_dim, rows.sequence_axis),
         rows.states(dstate, dstate_dims),
         rows.fold(x, x_dim, rows.sequence_axis),
-        rows.states(state, state_dims),
+        *rows.states((h_0, c_0), (h_dim, c_dim)),
         weights,
         rows.fold(y, y_dim, rows.sequence_axis),
         rows.fold(saved, saved_dim, rows.saved_axis),
@@ -185,7 +189,7 @@ def _backward(
         *options,
         samples * size,
     )
-    axes = [rows.sequence_axis, *[rows.state_axis] * len(state or ())]
+    axes = [rows.sequence_axis, *[rows.state_axis] * len(given(h_0, c_0))]
     of_inputs = [axis for axis, wanted in zip(axes, needed) if wanted]  # noqa: B905, weights follow
     results = [rows.unfold(t, axis) for t, axis in zip(gradients, of_inputs)]  # noqa: B905, weights follow
     by_sample = [rows.by_sample(t, samples) for t in gradients[len(of_inputs) :]]

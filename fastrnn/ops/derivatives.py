@@ -9,7 +9,7 @@ from torch.autograd import grad
 
 from fastrnn.backends import cpu
 from fastrnn.ops.operators import layer_backward, layer_double_backward, library
-from fastrnn.spec import LayerSpec, reference
+from fastrnn.spec import LayerSpec, given, reference
 
 __all__: list[str] = []
 
@@ -30,7 +30,7 @@ def _run(
     return y, *final
 
 
-def _given(tensors: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> dict[str, Any]:
+def _pairs(tensors: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> dict[str, Any]:
     """Arguments of ``grad``: those of the tensors that are there, depend on something, and have a gradient."""
     pairs = [
         (t, d) for t, d in zip(tensors, gradients, strict=True) if t is not None and t.requires_grad and d is not None
@@ -45,7 +45,8 @@ def _double_backward(
     dy: Tensor | None,
     dstate: Sequence[Tensor | None],
     x: Tensor,
-    state: Sequence[Tensor] | None,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
     cell: str,
@@ -62,15 +63,16 @@ def _double_backward(
     """
     recorded = torch.is_grad_enabled()
     spec = LayerSpec.of_weights(cell, directions, has_bias, batch_first, weights)
-    states = len(state or ())
+    state = given(h_0, c_0)
+    states = len(state)
     with torch.enable_grad():
         dresults = [d if d is None else d.view_as(d) for d in (dy, *dstate)]
-        inputs = [t.view_as(t) for t in (x, *(state or ()), *weights)]
+        inputs = [t.view_as(t) for t in (x, *state, *weights)]
         results = _run(spec, inputs[0], inputs[1 : 1 + states], inputs[1 + states :], batch_sizes)
         of = [t for t, flag in zip(inputs, needed, strict=True) if flag]
-        gradients: Any = grad(**_given(results, dresults), inputs=of, create_graph=True, allow_unused=True)
+        gradients: Any = grad(**_pairs(results, dresults), inputs=of, create_graph=True, allow_unused=True)
     variables = [t for t, flag in zip((*dresults, *inputs), wanted, strict=True) if flag and t is not None]
-    found = _given(gradients, ddgradients)
+    found = _pairs(gradients, ddgradients)
     if not found["outputs"]:
         return [torch.zeros_like(t) for t in variables]
     second: Any = grad(**found, inputs=variables, create_graph=recorded, allow_unused=True)
@@ -81,61 +83,69 @@ def _double_backward(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor], Tensor]) -> None:
-    x, state, weights, batch_sizes, *ctx.options, _ = inputs
+    x, h_0, c_0, weights, batch_sizes, *ctx.options, _ = inputs
     y, _, saved = output
-    ctx.states = None if state is None else len(state)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(batch_sizes, y, saved, x, *(state or ()), *weights)
+    ctx.save_for_backward(batch_sizes, y, saved, x, h_0, c_0, *weights)
 
 
-def _inputs(ctx: Any, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor] | None, list[Tensor]]:
-    x, *others = tensors
-    if ctx.states is None:
-        return x, None, others
-    return x, others[: ctx.states], others[ctx.states :]
+def _flags(x: bool, h_0: bool, c_0: bool, weights: Sequence[bool]) -> list[bool]:
+    return [x, h_0, c_0, *weights]
 
 
-def _spread(ctx: Any, gradients: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Any, ...]:
-    """The gradients of x, state and weights, None where none was wanted."""
-    given = iter(gradients)
-    x, *others = [next(given) if flag else None for flag in wanted]
-    states = ctx.states or 0
-    return x, None if ctx.states is None else others[:states], others[states:]
+def _spread(gradients: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Any, ...]:
+    """The gradients of x, h_0, c_0 and weights, None where none was wanted."""
+    remaining = iter(gradients)
+    x, h_0, c_0, *weights = [next(remaining) if flag else None for flag in wanted]
+    return x, h_0, c_0, weights
 
 
-def _flags(x: bool, state: Sequence[bool] | None, weights: Sequence[bool]) -> list[bool]:
-    return [x, *(state or ()), *weights]
+def _of_given(flags: list[bool], h_0: Tensor | None, c_0: Tensor | None) -> list[bool]:
+    """Without those of states that are not given."""
+    x, of_h, of_c, *weights = flags
+    return [x, *[flag for flag, s in ((of_h, h_0), (of_c, c_0)) if s is not None], *weights]
 
 
 def _backward(ctx: Any, dy: Tensor | None, dfinal: list[Tensor | None] | None, _: Any) -> tuple[Any, ...]:
-    batch_sizes, y, saved, *tensors = ctx.saved_tensors
-    x, state, weights = _inputs(ctx, tensors)
+    batch_sizes, y, saved, x, h_0, c_0, *weights = ctx.saved_tensors
     spec = LayerSpec(*ctx.options)
-    needed = _flags(*ctx.needs_input_grad[:3])
+    wanted = _flags(*ctx.needs_input_grad[:4])
+    needed = _of_given(wanted, h_0, c_0)
     dstate = dfinal or [None] * len(spec.facts.states)
-    gradients = layer_backward(dy, dstate, x, state, weights, y, saved, batch_sizes, *spec.arguments, needed)
-    return *_spread(ctx, gradients, needed), *(None,) * 6
+    gradients = layer_backward(dy, dstate, x, h_0, c_0, weights, y, saved, batch_sizes, *spec.arguments, needed)
+    return *_spread(gradients, wanted), *(None,) * 6
 
 
 def _keep_of_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    dy, dstate, x, state, weights, _, _, batch_sizes, *ctx.options, ctx.needed, ctx.samples = inputs
-    ctx.states = None if state is None else len(state)
-    ctx.dresults = 1 + len(dstate)
+    dy, dstate, x, h_0, c_0, weights, _, _, batch_sizes, *ctx.options, ctx.needed, ctx.samples = inputs
+    ctx.states = len(dstate)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(batch_sizes, dy, *dstate, x, *(state or ()), *weights)
+    ctx.save_for_backward(batch_sizes, x, h_0, c_0, dy, *dstate, *weights)
 
 
 def _of_backward(ctx: Any, ddgradients: list[Tensor | None]) -> tuple[Any, ...]:
     if ctx.samples != 1:
         raise NotImplementedError("fastrnn: gradients by sample have no derivative")
-    batch_sizes, *tensors = ctx.saved_tensors
-    (dy, *dstate), tensors = tensors[: ctx.dresults], tensors[ctx.dresults :]
+    batch_sizes, x, h_0, c_0, dy, *others = ctx.saved_tensors
+    dstate, weights = others[: ctx.states], others[ctx.states :]
     of_dresults = [ctx.needs_input_grad[0], *ctx.needs_input_grad[1]]
-    wanted = [*of_dresults, *_flags(*ctx.needs_input_grad[2:5])]
-    arguments = (dy, dstate, *_inputs(ctx, tensors), batch_sizes, *LayerSpec(*ctx.options).arguments)
-    given = iter(layer_double_backward(ddgradients, *arguments, ctx.needed, wanted))
-    ddy, *ddstate = [next(given) if flag else None for flag in of_dresults]
-    return ddy, ddstate, *_spread(ctx, list(given), wanted[ctx.dresults :]), *(None,) * 9
+    of_inputs = _flags(*ctx.needs_input_grad[2:6])
+    gradients = layer_double_backward(
+        ddgradients,
+        dy,
+        dstate,
+        x,
+        h_0,
+        c_0,
+        weights,
+        batch_sizes,
+        *LayerSpec(*ctx.options).arguments,
+        ctx.needed,
+        [*of_dresults, *_of_given(of_inputs, h_0, c_0)],
+    )
+    remaining = iter(gradients)
+    ddy, *ddstate = [next(remaining) if flag else None for flag in of_dresults]
+    return ddy, ddstate, *_spread(list(remaining), of_inputs), *(None,) * 9
 
 
 if cpu.extension is None:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from fastrnn.ops.operators import frozen_forward, layer_backward, layer_forward
+from fastrnn.spec import given
 
 __all__ = ["announce"]
 
 
-def _forward(x: Tensor, state: Any, weights: Sequence[Tensor], *_: Any, **__: Any) -> int:
+def _forward(x: Tensor, h_0: Any, c_0: Any, weights: Sequence[Tensor], *_: Any, **__: Any) -> int:
     """Every row meets every matrix, in a multiplication and an addition for each element."""
     return 2 * _rows(x) * sum(_elements(w) for w in weights)
 
@@ -22,7 +23,8 @@ def _backward(
     dy: Any,
     dstate: Any,
     x: Tensor,
-    state: Sequence[Tensor] | None,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     weights: Sequence[Tensor],
     y: Any,
     saved: Any,
@@ -39,7 +41,7 @@ def _backward(
     total = 0
     rows = _rows(x)
     per_direction = len(weights) // directions
-    of_x, *of_states = needed[: 1 + len(state or ())]
+    of_x, *of_states = needed[: 1 + len(given(h_0, c_0))]
     before_the_first = 0 if any(of_states[:1]) else _batch(x, batch_sizes, batch_first)
     for i, (w, wanted) in enumerate(zip(weights, needed[1 + len(of_states) :], strict=True)):
         passed_on = {0: rows if of_x else 0, 1: rows - before_the_first}.get(i % per_direction, rows)

@@ -9,7 +9,7 @@ from fastrnn.backends import cpu
 from fastrnn.ops import flops
 from fastrnn.ops.dispatch import runs_fused
 from fastrnn.ops.operators import layer_forward
-from fastrnn.spec import LayerSpec, reference
+from fastrnn.spec import LayerSpec, pair_of, reference
 
 __all__ = ["layer", "needs_gradient", "step"]
 
@@ -42,7 +42,8 @@ def _fused(
     flops.announce()
     # The gradient of the extension decides for itself.
     save = cpu.extension is None and needs_gradient((x, *state, *weights))
-    y, final, _ = layer_forward(x, list(state) or None, list(weights), batch_sizes, *spec.arguments, save)
+    h_0, c_0 = pair_of(state)
+    y, final, _ = layer_forward(x, h_0, c_0, list(weights), batch_sizes, *spec.arguments, save)
     return y, tuple(final)
 
 

@@ -5,18 +5,18 @@ extension (``csrc/torch/library.cpp``), so that programs without Python have the
 are defined here and the gradients come from ``fallback.py``, for the GPU.
 
 ``x`` is [T, B, I]; [B, T, I] if ``batch_first``; packed [N, I] if ``batch_sizes`` (int64 [T], on the CPU) is given; or
-a single step [B, I]. ``state`` is None for zeros, else ``h`` [D, B, P] and the cell's other states [D, B, H], of a
-single step without D. ``weights`` lists w_ih [G*H, I], w_hh [G*H, P], with bias b_ih and b_hh [G*H], with a projection
-w_hr [P, H], for each direction. ``y`` lies in memory step by step, also where its shape is [B, T, D*P], as in
-``torch.nn``.
+a single step [B, I]. ``h_0`` is [D, B, P], ``c_0`` of a cell with a state of its own [D, B, H], without D for a single
+step; both are None for zeros. ``weights`` lists w_ih [G*H, I], w_hh [G*H, P], with bias b_ih and b_hh [G*H], with a
+projection w_hr [P, H], for each direction. ``y`` lies in memory step by step, also where its shape is [B, T, D*P], as
+in ``torch.nn``.
 
 ``saved`` is [D, N, S*H], its rows those of y in memory, with N = 0 if ``save`` is false; on the CPU it is of the type
 of computation, on a GPU of the type of ``x``. A gradient that is recorded saves what it needs unasked.
 
-``layer_backward`` returns gradients for those of (x, *state, *weights) that ``needed`` flags, in order. With
-``samples`` > 1 those of the weights come for each sample, [samples, ...]: row b of a batch belongs to sample
-``b % samples``. ``layer_double_backward`` is its derivative: from the gradients of its results to those of (dy,
-*dstate, x, *state, *weights) that ``wanted`` flags.
+``layer_backward`` returns gradients for those of (x, *state, *weights) that ``needed`` flags, in order, the state being
+``h_0`` and ``c_0`` as far as given. With ``samples`` > 1 those of the weights come for each sample, [samples, ...]:
+row b of a batch belongs to sample ``b % samples``. ``layer_double_backward`` is its derivative: from the gradients of
+its results to those of (dy, *dstate, x, *state, *weights) that ``wanted`` flags.
 
 Where weights have one dimension more than said here, the first of size E, every tensor but ``batch_sizes`` has it:
 these are E layers, the members of an ensemble.
@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.backends import cpu
-from fastrnn.spec import LayerSpec
+from fastrnn.spec import LayerSpec, given
 
 __all__ = ["frozen_forward", "layer_backward", "layer_double_backward", "layer_forward", "library"]
 
@@ -56,12 +56,12 @@ class _Form:
     def __init__(
         self,
         x: Tensor,
-        state: Sequence[Tensor] | None,
+        state: Sequence[Tensor],
         weights: Sequence[Tensor],
         batch_sizes: Tensor | None,
         spec: LayerSpec,
     ) -> None:
-        for t in (*(state or ()), *weights):
+        for t in (*state, *weights):
             # A call that mixes meta tensors with others would get memory that nobody has written.
             if t.device != x.device:
                 raise RuntimeError(f"fastrnn: expected states and weights on {x.device} like the input, got {t.device}")
@@ -97,7 +97,8 @@ class _Form:
 @torch.library.register_fake("fastrnn::layer_forward", lib=library)
 def _layer_forward_fake(
     x: Tensor,
-    state: list[Tensor] | None,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     weights: list[Tensor],
     batch_sizes: Tensor | None,
     cell: str,
@@ -107,7 +108,7 @@ def _layer_forward_fake(
     save: bool = False,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     spec = LayerSpec(cell, directions, has_bias, batch_first)
-    form = _Form(x, state, weights, batch_sizes, spec)
+    form = _Form(x, given(h_0, c_0), weights, batch_sizes, spec)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     saved = x.new_empty(
         (*form.members, directions, form.rows if save else 0, len(spec.facts.saved) * form.hidden),
@@ -119,7 +120,8 @@ def _layer_forward_fake(
 @torch.library.register_fake("fastrnn::frozen_forward", lib=library)
 def _frozen_forward_fake(
     x: Tensor,
-    state: list[Tensor] | None,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     weights: list[Tensor],
     batch_sizes: Tensor | None,
     cell: str,
@@ -127,7 +129,7 @@ def _frozen_forward_fake(
     has_bias: bool,
     batch_first: bool,
 ) -> tuple[Tensor, list[Tensor]]:
-    form = _Form(x, state, weights, batch_sizes, LayerSpec(cell, directions, has_bias, batch_first))
+    form = _Form(x, given(h_0, c_0), weights, batch_sizes, LayerSpec(cell, directions, has_bias, batch_first))
     return form.sequence(x, directions * form.outputs), form.final_state(x)
 
 
@@ -136,7 +138,8 @@ def _layer_backward_fake(
     dy: Tensor | None,
     dstate: list[Tensor | None],
     x: Tensor,
-    state: list[Tensor] | None,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     weights: list[Tensor],
     y: Tensor,
     saved: Tensor,
@@ -148,8 +151,8 @@ def _layer_backward_fake(
     needed: list[bool],
     samples: int = 1,
 ) -> list[Tensor]:
-    form = _Form(x, state, weights, batch_sizes, LayerSpec(cell, directions, has_bias, batch_first))
-    gradients = [form.sequence(x, x.shape[-1]), *[s.new_empty(s.shape) for s in state or ()]]
+    form = _Form(x, given(h_0, c_0), weights, batch_sizes, LayerSpec(cell, directions, has_bias, batch_first))
+    gradients = [form.sequence(x, x.shape[-1]), *[s.new_empty(s.shape) for s in given(h_0, c_0)]]
     by_sample = () if samples == 1 else (samples,)
     gradients += [w.new_empty((*form.members, *by_sample, *w.shape[form.first :])) for w in weights]
     return [t for t, wanted in zip(gradients, needed, strict=True) if wanted]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastrnn import ops
 from fastrnn.modules.layers import hx_of
-from fastrnn.spec import CELLS, LayerSpec, reference
+from fastrnn.spec import CELLS, LayerSpec, pair_of, reference
 from fastrnn.testing.modules import IN_TORCH
 
 __all__ = [
@@ -158,12 +158,12 @@ def by_operators(p: Problem, operators: Any = ops) -> dict[str, Tensor]:
 
 
 def forward(p: Problem, save: bool, operators: Any = ops) -> tuple[Tensor, list[Tensor], Tensor]:
-    return operators.layer_forward(p.x, p.state, p.weights, p.case.batch_sizes, *p.spec.arguments, save)
+    return operators.layer_forward(p.x, *pair_of(p.state), p.weights, p.case.batch_sizes, *p.spec.arguments, save)
 
 
 def backward(p: Problem, y: Tensor, saved: Tensor, needed: list[bool], operators: Any = ops) -> list[Tensor]:
-    options = (p.case.batch_sizes, *p.spec.arguments)
-    return operators.layer_backward(p.dy, p.dstate, p.x, p.state, p.weights, y, saved, *options, needed)
+    kept = (p.x, *pair_of(p.state), p.weights, y, saved)
+    return operators.layer_backward(p.dy, p.dstate, *kept, p.case.batch_sizes, *p.spec.arguments, needed)
 
 
 def by_reference(p: Problem) -> dict[str, Tensor]:

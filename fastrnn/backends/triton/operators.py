@@ -13,7 +13,7 @@ from fastrnn.backends.triton.launch import current_device
 from fastrnn.backends.triton.layout import Layout
 from fastrnn.backends.triton.plans import Plan, make_plan
 from fastrnn.backends.triton.tensors import BackwardTensors, ForwardTensors, Weights, aligned
-from fastrnn.spec import LayerSpec, reference
+from fastrnn.spec import LayerSpec, given, reference
 
 __all__ = ["layer_backward", "layer_forward", "plan_for"]
 
@@ -45,8 +45,8 @@ class _Order(NamedTuple):
     def leave(self, t: Tensor) -> Tensor:
         return t.squeeze(self.first) if self.one_step else self._swap(t)
 
-    def enter_states(self, state: Sequence[Tensor | None] | None) -> Any:
-        return [s if s is None or not self.one_step else s.unsqueeze(self.first) for s in state or ()]
+    def enter_states(self, state: Sequence[Tensor | None]) -> Any:
+        return [s.unsqueeze(self.first) if s is not None and self.one_step else s for s in state]
 
     def leave_state(self, s: Tensor) -> Tensor:
         return s.squeeze(self.first) if self.one_step else s
@@ -57,7 +57,8 @@ class _Order(NamedTuple):
 
 def layer_forward(
     x: Tensor,
-    state: Sequence[Tensor] | None,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
     cell: str,
@@ -69,7 +70,7 @@ def layer_forward(
     spec = check_options(cell, directions, has_bias, batch_first, weights)
     order = _Order.of(spec, x, weights, batch_sizes)
     y, final, saved = _forward(
-        spec, Inputs(order.enter(x), order.enter_states(state), weights, batch_sizes), order.first, save
+        spec, Inputs(order.enter(x), order.enter_states(given(h_0, c_0)), weights, batch_sizes), order.first, save
     )
     return order.leave(y), [order.leave_state(s) for s in final], saved
 
@@ -104,7 +105,8 @@ def layer_backward(
     dy: Tensor | None,
     dstate: Sequence[Tensor | None],
     x: Tensor,
-    state: Sequence[Tensor] | None,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     weights: Sequence[Tensor],
     y: Tensor,
     saved: Tensor,
@@ -118,10 +120,10 @@ def layer_backward(
 ) -> list[Tensor]:
     spec = check_options(cell, directions, has_bias, batch_first, weights)
     order = _Order.of(spec, x, weights, batch_sizes)
-    inputs = Inputs(order.enter(x), order.enter_states(state), weights, batch_sizes)
+    inputs = Inputs(order.enter(x), order.enter_states(given(h_0, c_0)), weights, batch_sizes)
     results = Results(order.enter(dy), order.enter_states(dstate), order.enter(y), saved)
     gradients = _backward(spec, inputs, order.first, results, needed, samples)
-    of_x, of_states = needed[0], sum(needed[1 : 1 + len(state or ())])
+    of_x, of_states = needed[0], sum(needed[1 : 1 + len(inputs.state)])
     for i in range(of_x + of_states):
         gradients[i] = (order.leave if of_x and i == 0 else order.leave_state)(gradients[i])
     return gradients
