@@ -1,4 +1,4 @@
-"""Derivatives that no kernel forms: the second ones, and all of them where there is no compiled extension."""
+"""The second derivative of a layer, which no kernel forms."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import grad
 
-from fastrnn.backends import cpu
-from fastrnn.ops.operators import layer_backward, layer_double_backward, library
+from fastrnn.ops.operators import library
 from fastrnn.spec import LayerSpec, given, reference
 
 __all__: list[str] = []
@@ -77,79 +76,3 @@ def _double_backward(
         return [torch.zeros_like(t) for t in variables]
     second: Any = grad(**found, inputs=variables, create_graph=recorded, allow_unused=True)
     return [torch.zeros_like(t) if d is None else d for t, d in zip(variables, second, strict=True)]
-
-
-# In C++ these are in csrc/torch/autograd.cpp. ``inputs`` are all the arguments of an operator, in order.
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor], Tensor]) -> None:
-    x, h_0, c_0, weights, batch_sizes, *ctx.options, _ = inputs
-    y, _, saved = output
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(batch_sizes, y, saved, x, h_0, c_0, *weights)
-
-
-def _flags(x: bool, h_0: bool, c_0: bool, weights: Sequence[bool]) -> list[bool]:
-    return [x, h_0, c_0, *weights]
-
-
-def _spread(gradients: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Any, ...]:
-    """The gradients of x, h_0, c_0 and weights, None where none was wanted."""
-    remaining = iter(gradients)
-    x, h_0, c_0, *weights = [next(remaining) if flag else None for flag in wanted]
-    return x, h_0, c_0, weights
-
-
-def _of_given(flags: list[bool], h_0: Tensor | None, c_0: Tensor | None) -> list[bool]:
-    """Without those of states that are not given."""
-    x, of_h, of_c, *weights = flags
-    return [x, *[flag for flag, s in ((of_h, h_0), (of_c, c_0)) if s is not None], *weights]
-
-
-def _backward(ctx: Any, dy: Tensor | None, dfinal: list[Tensor | None] | None, _: Any) -> tuple[Any, ...]:
-    batch_sizes, y, saved, x, h_0, c_0, *weights = ctx.saved_tensors
-    spec = LayerSpec(*ctx.options)
-    wanted = _flags(*ctx.needs_input_grad[:4])
-    needed = _of_given(wanted, h_0, c_0)
-    dstate = dfinal or [None] * len(spec.facts.states)
-    gradients = layer_backward(dy, dstate, x, h_0, c_0, weights, y, saved, batch_sizes, *spec.arguments, needed)
-    return *_spread(gradients, wanted), *(None,) * 6
-
-
-def _keep_of_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    dy, dstate, x, h_0, c_0, weights, _, _, batch_sizes, *ctx.options, ctx.needed, ctx.samples = inputs
-    ctx.states = len(dstate)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(batch_sizes, x, h_0, c_0, dy, *dstate, *weights)
-
-
-def _of_backward(ctx: Any, ddgradients: list[Tensor | None]) -> tuple[Any, ...]:
-    if ctx.samples != 1:
-        raise NotImplementedError("fastrnn: gradients by sample have no derivative")
-    batch_sizes, x, h_0, c_0, dy, *others = ctx.saved_tensors
-    dstate, weights = others[: ctx.states], others[ctx.states :]
-    of_dresults = [ctx.needs_input_grad[0], *ctx.needs_input_grad[1]]
-    of_inputs = _flags(*ctx.needs_input_grad[2:6])
-    gradients = layer_double_backward(
-        ddgradients,
-        dy,
-        dstate,
-        x,
-        h_0,
-        c_0,
-        weights,
-        batch_sizes,
-        *LayerSpec(*ctx.options).arguments,
-        ctx.needed,
-        [*of_dresults, *_of_given(of_inputs, h_0, c_0)],
-    )
-    remaining = iter(gradients)
-    ddy, *ddstate = [next(remaining) if flag else None for flag in of_dresults]
-    return ddy, ddstate, *_spread(list(remaining), of_inputs), *(None,) * 9
-
-
-if cpu.extension is None:
-    torch.library.register_autograd("fastrnn::layer_forward", _backward, setup_context=_keep, lib=library)
-    torch.library.register_autograd(
-        "fastrnn::layer_backward", _of_backward, setup_context=_keep_of_backward, lib=library
-    )

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastrnn.backends import cpu
 from fastrnn.ops import flops
 from fastrnn.ops.dispatch import runs_fused
 from fastrnn.ops.operators import layer_forward
@@ -40,10 +39,7 @@ def _fused(
     spec: LayerSpec, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], batch_sizes: Tensor | None
 ) -> tuple[Tensor, State]:
     flops.announce()
-    # The gradient of the extension decides for itself.
-    save = cpu.extension is None and needs_gradient((x, *state, *weights))
-    h_0, c_0 = pair_of(state)
-    y, final, _ = layer_forward(x, h_0, c_0, list(weights), batch_sizes, *spec.arguments, save)
+    y, final, _ = layer_forward(x, *pair_of(state), list(weights), batch_sizes, *spec.arguments)
     return y, tuple(final)
 
 
