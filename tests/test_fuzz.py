@@ -34,6 +34,7 @@ def wrong_layout(spec, x, *arguments):
 
 def test_a_fault_is_found_and_made_small(monkeypatch):
     monkeypatch.setattr(functional, "layer", wrong_layout)
+    monkeypatch.setattr("fastrnn.modules.layers.call_layers", lambda *_: None)  # which does not pass by it
     found = next(drawn for drawn in map(draw, range(1000)) if failures(drawn))
     small = shrink(found, lambda other: bool(failures(other)))
     assert (small.T, small.B, small.H, small.P, small.I, small.num_layers) == (2, 2, 2, 1, 1, 1)
