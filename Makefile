@@ -1,6 +1,11 @@
 # Every target sets up what it needs: the virtual environment, the pinned packages, the compiled extension.
 # Stamps in .venv record what is done, so that a second run repeats nothing.
 
+# TORCH=2.14.1: the same in a copy of the sources, so that no extension takes the place of one for another torch.
+ifdef TORCH
+include tests/versions.mk
+else
+
 VENV := .venv
 PY := $(VENV)/bin/python
 # For make gpu, which installs and compiles nothing: PyTorch in the environment is built without CUDA, so it comes second.
@@ -35,6 +40,7 @@ help:
 	@echo "make lint    check style and types;  make format  rewrite to the style"
 	@echo "make clean   remove build outputs and caches"
 	@echo "PYTHON=python3.12 make ...  uses that interpreter (3.10 or newer)"
+	@echo "make test TORCH=2.14.1  tests with that torch, in an environment of its own (also other targets)"
 
 demo: $(EXTENSION)
 	$(PY) -m fastrnn.examples.demo $(if $(DATA),--data "$(DATA)") $(ARGS)
@@ -81,7 +87,7 @@ format: $(PACKAGES)
 clean:
 	rm -rf build dist *.egg-info fastrnn/*.so .pytest_cache .ruff_cache .mypy_cache
 	rm -f $(PACKAGES) $(EXTENSION)
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.*' -prune -exec rm -rf {} +
 
 $(ENVIRONMENT):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -103,3 +109,5 @@ $(EXTENSION): $(PACKAGES) setup.py pyproject.toml $(wildcard csrc/flags csrc/*/*
 	  echo "fastrnn needs the headers of Python $(VERSION) to build (package python$(VERSION)-dev)."; exit 1; }
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pip install --no-build-isolation --no-deps -e .
 	@touch $@
+
+endif

@@ -30,6 +30,7 @@ from .tiles import (
     recorded,
     relayout,
     row_at,
+    row_starts,
     select,
     split_planes,
     state_line_of,
@@ -149,7 +150,7 @@ def forward(
                 k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
                 h_mask = active[:, None] & (k < HIDDEN)[None, :]
                 # Not from L1, which does not see what other multiprocessors store.
-                h_k = tl.load(h[:, None] + k[None, :], mask=h_mask, other=0, cache_modifier=".cg")
+                h_k = tl.load(row_starts(h, HIDDEN) + k[None, :], mask=h_mask, other=0, cache_modifier=".cg")
                 acc = tl.dot(h_k, w[chunk], acc, input_precision=PRECISION)
 
         new, kept = CELL(gates_x, split_planes(acc, PLANES), state)

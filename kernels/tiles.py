@@ -77,6 +77,18 @@ def state_line_of(place, geometry):
 
 
 @triton.jit
+def row_starts(pointers, LENGTH: tl.constexpr):
+    """[R, 1] from [R], pointers to the first of ``LENGTH`` elements each, that ``tl.where`` has chosen.
+
+    Triton 3.8 knows no alignment of what a condition chose, and would load the elements one by one: up to twice the
+    registers, and spills.
+    """
+    BYTES: tl.constexpr = LENGTH * pointers.dtype.element_ty.primitive_bitwidth // 8
+    ALIGNMENT: tl.constexpr = (BYTES | 16) & -(BYTES | 16)  # a tensor begins at a multiple of 16 bytes
+    return tl.multiple_of(pointers[:, None], (ALIGNMENT, ALIGNMENT))
+
+
+@triton.jit
 def load_planes(pointers, mask, STRIDE: tl.constexpr, PLANES: tl.constexpr):
     """``PLANES`` tiles, ``STRIDE`` elements apart, in the type of computation."""
     tiles = ()
@@ -214,7 +226,7 @@ def recorded(
         dy_t = load(dy + at_y, mask)
         new = (load(y + at_y, mask),)
         h = tl.where(begun, y + line_of(row_before, place, geometry) * HIDDEN, initial[0] + state_line * HIDDEN)
-        old = (load(h[:, None] + unit[None, :], mask),)
+        old = (load(row_starts(h, HIDDEN) + unit[None, :], mask),)
     at_step = saved + (place.direction * geometry.rows + row) * (SAVED * HIDDEN)
     at_before = saved + (place.direction * geometry.rows + row_before) * (SAVED * HIDDEN)
     kept = load_planes(at_step[:, None] + unit[None, :], mask, HIDDEN, KEPT)
@@ -222,5 +234,5 @@ def recorded(
         plane = (KEPT + i - 1) * HIDDEN
         state = tl.where(begun, at_before + plane, initial[i] + state_line * HIDDEN)
         new += (load((at_step + plane)[:, None] + unit[None, :], mask),)
-        old += (load(state[:, None] + unit[None, :], mask),)
+        old += (load(row_starts(state, HIDDEN) + unit[None, :], mask),)
     return dy_t, kept, new, old

@@ -145,6 +145,15 @@ def test_the_time_loop_multiplies_on_tensor_cores_and_does_not_load_the_weights(
         assert any(W_HH in ptx.parameters(load) for load in loads(ptx.outside)), row["constants"]
 
 
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+def test_what_other_programs_computed_is_loaded_in_vectors(compiled, target):
+    """All sizes here begin every row at a multiple of 16 bytes."""
+    for row in persistent(compiled, target):
+        if row["regime"] == "cooperative":
+            gathered = [load for load in loads(Ptx(assembly(row, "ptx")).inside) if ".cg" in load]
+            assert gathered and all(".v4.b32" in load for load in gathered), row["constants"]
+
+
 def test_amd_matrix_instructions(compiled):
     for row in persistent(compiled, "gfx942"):
         assert "v_mfma_" in assembly(row, "amdgcn"), row["constants"]

@@ -1,7 +1,6 @@
 """The registered operators as PyTorch sees them: schemas, fakes, errors, the compiler, threads and processes."""
 
 import copy
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -402,26 +401,6 @@ def test_calls_from_several_threads_at_once():
         jobs = [(pool.submit(results, module, x), expected) for module, x, expected in cases * 5]
         for job, expected in jobs:
             assert_same(job.result(timeout=60), expected)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
-def test_a_forked_child_on_one_thread_may_use_a_layer_used_by_its_parent():
-    """As workers of a DataLoader do. On more threads no parallel operation of PyTorch survives a fork under libgomp."""
-    _, module = pair(LAYERS, "lstm", 16, 64, dtype=torch.float64)
-    x = inputs(20, 16, 16)
-    expected = results(module, x)
-
-    def work() -> None:
-        torch.set_num_threads(1)
-        assert_same(results(module, x), expected)
-
-    child = multiprocessing.get_context("fork").Process(target=work)
-    child.start()
-    child.join(timeout=30)
-    if child.is_alive():
-        child.kill()
-        child.join()
-    assert child.exitcode == 0
 
 
 def import_with_isa(name: str) -> subprocess.CompletedProcess:

@@ -72,15 +72,17 @@ def several_callers() -> None:
 
 
 def a_forked_child() -> None:
-    """With as many threads, in torch's own operations too."""
+    """On one thread, as workers of a DataLoader are, and on as many as its parent, in torch's own operations too."""
     expected = with_threads(2, "lstm", SHAPES[1])
-    child = os.fork()
-    if child == 0:
-        torch.ones(512, 512).matmul(torch.ones(512, 512)).add_(1)
-        assert torch.get_num_threads() == 2
-        assert_identical(with_threads(2, "lstm", SHAPES[1]), expected)
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
+    for threads, compare in ((1, assert_same), (2, assert_identical)):
+        child = os.fork()
+        if child == 0:
+            assert torch.get_num_threads() == 2
+            torch.set_num_threads(threads)
+            torch.ones(512, 512).matmul(torch.ones(512, 512)).add_(1)
+            compare(with_threads(threads, "lstm", SHAPES[1]), expected)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
     assert_identical(with_threads(2, "lstm", SHAPES[1]), expected)
 
 
