@@ -174,6 +174,28 @@ def swap_in(module, weights):
     return other
 
 
+def assigned(module, x):
+    """Results with weights that a graph computes, assigned as a list."""
+    scale = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    before = module(x)[0]
+    module._flat_weights = [w * scale for w in module._flat_weights]
+    y, _ = module(x)
+    with torch.no_grad():
+        unneeded, _ = module(x)
+    gradients = torch.autograd.grad(y.square().sum(), [scale, *module.parameters()])
+    module.weight_hh_l0 = nn.Parameter(module.weight_hh_l0.detach().clone())
+    by_name = module(x)[0]
+    return dict(enumerate([before, y, unneeded, *gradients, by_name]))
+
+
+@torch_layers
+def test_a_list_assigned_to_flat_weights_is_used_until_a_weight_is_replaced(kind):
+    theirs, ours = pair(LAYERS, kind, 4, 5, 2, dtype=torch.float64)
+    x = inputs(6, 3, 4)
+    expected, got = assigned(theirs, x), assigned(ours, x)
+    assert_same(got, expected)
+
+
 def test_flatten_parameters_keeps_parameters_where_they_are():
     _, ours = pair(LAYERS, "lstm", 4, 5, 2)
     before = [p.data_ptr() for p in ours.parameters()]
@@ -217,6 +239,7 @@ def test_autocast_leaves_float64_alone(kind):
 @every_module
 def test_compiles_as_one_graph(kinds, kind):
     _, ours = pair(kinds, kind, 4, 5)
+    torch.compiler.reset()  # all layers share one forward, and it counts how often that was compiled
     compiled = torch.compile(ours, fullgraph=True, backend="eager")
     for T in (2, 3):
         x = inputs(T, 3, 4, dtype=torch.float32) if kinds is LAYERS else inputs(T, 4, dtype=torch.float32)

@@ -29,7 +29,7 @@ class Cell(RNNCellBase):
         self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
     ) -> None:
         gates = len(self.cell_spec.gates)
-        super().__init__(input_size, hidden_size, bias, num_chunks=gates, device=device, dtype=dtype)
+        RNNCellBase.__init__(self, input_size, hidden_size, bias, num_chunks=gates, device=device, dtype=dtype)
 
     @property
     def cell_spec(self) -> CellSpec:
