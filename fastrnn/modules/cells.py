@@ -37,13 +37,13 @@ class Cell(RNNCellBase):
 
     @property
     def layer_spec(self) -> LayerSpec:
-        return LayerSpec(self.mode.lower(), has_bias=self.bias)
+        return LayerSpec(self.mode.lower(), has_bias=bool(self.bias))
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """As ``torch.nn``: ``input`` [B, I] or [I] and the state to the new state."""
         if not torch.compiler.is_compiling():
             names = _WITH_BIAS if self.bias else _WITHOUT_BIAS
-            result = infer_step(self._parameters, names, input, hx, self.mode.lower(), self.bias)
+            result = infer_step(self._parameters, names, input, hx, self.mode.lower(), names is _WITH_BIAS)
             if result is not None:
                 return result
         dim = input.dim()

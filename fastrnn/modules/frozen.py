@@ -105,7 +105,7 @@ def _weight_names(module: Any) -> list[list[str]]:
     """For each stacked layer and direction: weight_ih, weight_hh and, with bias, bias_ih, bias_hh."""
     if isinstance(module, RNNBase):
         return module._all_weights
-    return [["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * module.bias]
+    return [["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * bool(module.bias)]
 
 
 def _reason_against(module: Any, weights: str) -> str | None:
