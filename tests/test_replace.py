@@ -1,5 +1,6 @@
 """accelerate and restore: what changes is the class, and nothing else."""
 
+import abc
 import copy
 import functools
 import gc
@@ -298,6 +299,17 @@ class Decorated(nn.RNN):
         return super().forward(input, hx)
 
 
+class Base(abc.ABC, nn.RNNBase):
+    """Its forward is torch.nn's only in a class that derives from both."""
+
+    def forward(self, input, hx=None):
+        return super().forward(input, hx=hx)
+
+
+class Mixed(Base, nn.LSTM):
+    pass
+
+
 class Named(nn.GRUCell):
     __slots__ = ("name",)
 
@@ -310,6 +322,7 @@ SUBCLASSES = {
     "around": (Padded, {"scale": 0.5, "bidirectional": True}),
     "two-levels": (Again, {"scale": 0.5}),
     "decorated": (Decorated, {}),
+    "mixed": (Mixed, {"num_layers": 2}),
     "cell": (Named, {}),
 }
 every_subclass = pytest.mark.parametrize("cls,options", SUBCLASSES.values(), ids=SUBCLASSES)

@@ -8,7 +8,7 @@ check of a program holds. For a class that a user has derived from ``torch.nn``'
 import copyreg
 import inspect
 import types
-from typing import Any, ClassVar
+from typing import Any
 
 from torch.nn import Module, RNNBase
 
@@ -41,27 +41,9 @@ _ASKED_BY_FORWARD = {
 }
 
 
-class _OfUser(Module):
-    """The first base of a class made for a user's. Pickle cannot find such a class, but can make it again."""
-
-    users: ClassVar[type[Module]]
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        reduced = super().__reduce_ex__(max(protocol, 2))
-        if not isinstance(reduced, tuple) or reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
-            return reduced  # the user's class has a way of its own
-        _, (_, *arguments), *rest = reduced
-        return (_new, (self.users, *arguments), *rest)
-
-
-def _new(users: type[Module], *arguments: Any) -> Module:
-    cls: Any = derived_class(users)
-    return cls.__new__(cls, *arguments)
-
-
 def users_class(cls: type[Module]) -> type[Module] | None:
     """The class for which ``derived_class`` made ``cls``; None if it did not."""
-    return vars(cls).get("users") if _OfUser in cls.__bases__ else None
+    return vars(cls).get("_made_for")
 
 
 def derived_class(users: type[Module]) -> type[Module]:
@@ -81,9 +63,27 @@ def _make(users: type[Module]) -> type[Module]:
     plain = plain_of(users)
     if plain is None:
         raise TypeError(f"expected a subclass of a recurrent class of torch.nn, got {users.__qualname__}")
-    names = {"__module__": users.__module__, "__qualname__": users.__qualname__, "__doc__": users.__doc__}
-    bases = (_OfUser, users, DERIVED[plain])
-    return types.new_class(users.__name__, bases, {}, lambda body: body.update({**names, "users": users}))
+    members = {"_made_for": users, "__reduce_ex__": _reduce_ex, "__doc__": users.__doc__}
+    members |= {"__module__": users.__module__, "__qualname__": users.__qualname__}
+    # The user's class is the first base, so that Python lays out instances in the same way.
+    made = types.new_class(users.__name__, (users, DERIVED[plain]), {}, lambda body: body.update(members))
+    object.__setattr__(object.__new__(users), "__class__", made)  # raises where it does not all the same
+    return made
+
+
+def _reduce_ex(self: Any, protocol: Any) -> Any:
+    """Pickle cannot find a class that was made, but can make it again."""
+    made: Any = next(cls for cls in type(self).__mro__ if users_class(cls))
+    reduced = super(made, self).__reduce_ex__(max(protocol, 2))
+    if isinstance(reduced, tuple) and reduced[0] is copyreg.__newobj__ and reduced[1][0] is made:  # type: ignore[attr-defined]
+        _, (_, *arguments), *rest = reduced
+        return (_new, (users_class(made), *arguments), *rest)
+    return reduced  # a class with a way of its own
+
+
+def _new(users: type[Module], *arguments: Any) -> Module:
+    cls: Any = derived_class(users)
+    return cls.__new__(cls, *arguments)
 
 
 def reason_against(module: Module, cls: type[Module]) -> str | None:
