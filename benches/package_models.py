@@ -64,17 +64,18 @@ def _torchrl(name: str) -> Built:
 
 
 def _higher() -> Built:
-    """Two steps of an inner loop, and the loss after them as a function of the first weights."""
+    """What two steps of an inner loop make of a model; in training a function of its weights before them."""
     import higher
 
     x, wanted = torch.randn(20, 16, 16), torch.randn(20, 16, 32)
 
     def run(model: nn.Module) -> Tensor:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        with torch.enable_grad(), higher.innerloop_ctx(model, optimizer) as (inner, step):
+        options = {"copy_initial_weights": False, "track_higher_grads": model.training}
+        with torch.enable_grad(), higher.innerloop_ctx(model, optimizer, **options) as (inner, step):
             for _ in range(2):
                 step.step((inner(x)[0] - wanted).square().mean())
-            return (inner(x)[0] - wanted).square().mean()
+            return inner(x)[0]
 
     return nn.LSTM(16, 32), run
 

@@ -123,6 +123,17 @@ def test_a_model_is_explained_module_by_module():
     assert "would swap it" not in explain(model)
 
 
+def test_accelerated_modules_have_the_names_that_users_know():
+    class Own(nn.GRU):
+        pass
+
+    model = fastrnn.accelerate(nn.ModuleDict({"theirs": nn.LSTM(4, 6), "own": Own(4, 6)}))
+    assert explain(model["theirs"]).startswith("fastrnn.LSTM(4, 6), torch.float32 on cpu\n  backend: cpu")
+    assert explain(model["own"]).startswith(
+        f"{__name__}.{Own.__qualname__}(4, 6), torch.float32 on cpu\n  backend: cpu"
+    )
+
+
 @pytest.mark.parametrize(
     "module,arguments,error,message",
     [

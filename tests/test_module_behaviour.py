@@ -196,6 +196,64 @@ def test_a_list_assigned_to_flat_weights_is_used_until_a_weight_is_replaced(kind
     assert_same(got, expected)
 
 
+def item(module):
+    module._flat_weights[1] = module._flat_weights[1] / 2
+    module._flat_weights[0] = module._flat_weights[0] / 3
+
+
+def in_place_of_a_deleted_parameter(module):
+    w = module.weight_hh_l0
+    del module.weight_hh_l0
+    module.weight_hh_l0 = w.detach() / 2
+
+
+def past_setattr(module):
+    module._parameters["weight_hh_l0"] = module.weight_hh_l0 / 2
+
+
+def by_buffer(module):
+    w = module.weight_hh_l0
+    del module.weight_hh_l0
+    module.register_buffer("weight_hh_l0", w.detach() / 2)
+
+
+def moved_after_assignment(module):
+    module._flat_weights = [w / 2 for w in module._flat_weights]
+    module.double()
+
+
+def copied_after_assignment(module):
+    module._flat_weights = [w.detach() / 2 for w in module._flat_weights]
+    return copy.deepcopy(module)
+
+
+def called_after_assignment(module):
+    module._flat_weights = [w / 2 for w in module._flat_weights]
+    weights = {name: p.detach() / 3 for name, p in module.named_parameters()}
+    torch.func.functional_call(module, weights, inputs(6, 3, 4))
+
+
+ASSIGNMENTS = [
+    item,
+    in_place_of_a_deleted_parameter,
+    past_setattr,
+    by_buffer,
+    moved_after_assignment,
+    copied_after_assignment,
+    called_after_assignment,
+]
+
+
+@torch_layers
+@pytest.mark.parametrize("assign", ASSIGNMENTS, ids=lambda function: function.__name__)
+def test_other_tensors_in_place_of_weights(kind, assign):
+    theirs, ours = (assign(module) or module for module in pair(LAYERS, kind, 4, 5, dtype=torch.float64))
+    x = inputs(6, 3, 4)
+    assert_same({"y": ours(x)[0]}, {"y": theirs(x)[0]})
+    with torch.no_grad():
+        assert_same({"y": ours(x)[0]}, {"y": theirs(x)[0]})
+
+
 def test_flatten_parameters_keeps_parameters_where_they_are():
     _, ours = pair(LAYERS, "lstm", 4, 5, 2)
     before = [p.data_ptr() for p in ours.parameters()]

@@ -254,6 +254,15 @@ def test_a_copy_made_before_is_not_touched():
     assert_same({"y": twin(inputs(6, 3, 4))[0]}, {"y": module(inputs(6, 3, 4))[0]})
 
 
+@either_class
+def test_assigned_weights_go_along(fullgraph):
+    lstm, x = nn.LSTM(4, 5, dtype=torch.float64), inputs(6, 3, 4)
+    lstm._flat_weights = [w.detach() / 2 for w in lstm._flat_weights]
+    expected = lstm(x)[0]
+    for swap in (lambda m: fastrnn.accelerate(m, fullgraph), fastrnn.restore):
+        torch.testing.assert_close(swap(lstm)(x)[0], expected)
+
+
 # Subclasses
 
 
@@ -443,6 +452,8 @@ def test_what_cannot_be_swapped_is_named_in_one_warning():
         "unchecked": Unchecked(4, 4),
         "unchecked-here": with_attribute(nn.LSTM(4, 4), "check_input", lambda *_: None),
         "stateful": with_attribute(nn.GRU(4, 4), "_state", None),
+        "mode": with_attribute(nn.GRU(4, 4), "mode", "summary"),
+        "cell-mode": with_attribute(nn.GRUCell(4, 4), "mode", "summary"),
         "patched": with_attribute(nn.GRU(4, 4), "forward", lambda x: (x, None)),
         "scripted": torch.jit.script(nn.LSTM(4, 4)),
         "reference": torch.ao.nn.quantized.reference.GRUCell(4, 4),
@@ -461,6 +472,8 @@ def test_what_cannot_be_swapped_is_named_in_one_warning():
         "unchecked": "its check_forward_args is its own, which torch.nn's forward uses",
         "unchecked-here": "its check_input is its own, which torch.nn's forward uses",
         "stateful": "its attribute _state has another meaning in fastrnn",
+        "mode": "its attribute mode has another meaning in fastrnn",
+        "cell-mode": "its attribute mode has another meaning in fastrnn",
         "patched": "its forward is set on the instance",
         "scripted": "it is scripted",
         "reference": "it is quantized",

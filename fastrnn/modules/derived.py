@@ -13,6 +13,7 @@ from typing import Any
 from torch.nn import Module, RNNBase
 
 from fastrnn.modules.counterparts import FAST, plain_of
+from fastrnn.spec import CELLS
 
 __all__ = ["DERIVED", "derived_class", "reason_against", "users_class"]
 
@@ -102,6 +103,8 @@ def reason_against(module: Module, cls: type[Module]) -> str | None:
     taken = _names_of_fastrnn(plain) & set().union(
         attributes, *(attributes[kind] for kind in ("_parameters", "_buffers", "_modules")), *map(vars, owners)
     )
+    if isinstance(module, RNNBase) and str(module.mode).lower() not in CELLS:
+        taken.add("mode")
     if taken:
         return f"its attribute {min(taken)} has another meaning in fastrnn"
     try:

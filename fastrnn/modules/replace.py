@@ -108,11 +108,14 @@ def own_class(module: Module) -> type[Module]:
 
 
 def derived_for(module: Module) -> Choice:
+    """What ``accelerate`` gives by default."""
     cls = written_class(module)
     own = PLAIN.get(cls, cls)
     if own is cls and is_fast(module):
         return None
-    return reason_against(module, own) or derived_class(own) if plain_of(own) else reason_of_foreign(module)
+    if plain_of(own) is None:
+        return reason_of_foreign(module)
+    return reason_against(module, own) or derived_class(own)
 
 
 def _without_plain(module: Module) -> Choice:
@@ -130,11 +133,9 @@ def _restored(module: Module) -> Choice:
     own = PLAIN.get(cls) or own_class(module)
     if own is not cls or not is_fast(module):
         return own
-    return (
-        f"it is of {cls.__qualname__}, a subclass"
-        if isinstance(module, tuple(PLAIN))
-        else f"torch.nn has no {cls.__qualname__}"
-    )
+    if isinstance(module, tuple(PLAIN)):
+        return f"it is of {cls.__qualname__}, a subclass"
+    return f"torch.nn has no {cls.__qualname__}"
 
 
 def reason_of_foreign(module: Module) -> str | None:
