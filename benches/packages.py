@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few short rounds: a rough look")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    budget = Budget(0.1, 3, 3, 0.01) if options.quick else Budget(2, 7, 40, 0.05)
+    budget = Budget(0.1, 3, 3, 0.01) if options.quick else Budget(1, 5, 20, 0.05)
     logging.disable()
     warnings.simplefilter("ignore")  # the packages'
 
