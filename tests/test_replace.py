@@ -17,6 +17,7 @@ from torch.autograd.profiler import profile
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import fastrnn
+from fastrnn.modules import Cell
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -103,14 +104,14 @@ def test_a_model_keeps_everything_but_the_classes():
     names, text = list(model.state_dict()), repr(model)
 
     fastrnn.accelerate(model)
-    assert all(type(m).__module__.startswith("fastrnn.") for m in recurrent(model))
+    assert all(isinstance(m, (fastrnn.LSTM, fastrnn.GRU, fastrnn.RNN, Cell)) for m in recurrent(model))
     assert model.again is model.layers[0]
     assert all(parameters[name] is p for name, p in model.named_parameters())
     assert (list(model.state_dict()), repr(model)) == (names, text)
     assert_same(results(model, x), expected)
 
     fastrnn.restore(model)
-    assert all(type(m).__module__ == "torch.nn.modules.rnn" for m in recurrent(model))
+    assert all(type(m) is getattr(nn, type(m).__name__) for m in recurrent(model))
     assert all(parameters[name] is p for name, p in model.named_parameters())
     assert_same(results(model, x), expected)
 
@@ -319,6 +320,18 @@ class Mixed(Base, nn.LSTM):
     pass
 
 
+class Counted(nn.Module):
+    moves = 0
+
+    def _apply(self, fn, recurse=True):
+        self.moves += 1
+        return super()._apply(fn, recurse)
+
+
+class Moved(nn.GRU, Counted):
+    pass
+
+
 class Named(nn.GRUCell):
     __slots__ = ("name",)
 
@@ -412,6 +425,20 @@ def test_a_parametrized_subclass():
     assert type(module).__bases__ == (Padded,)
     parametrize.remove_parametrizations(module, "weight_hh_l0")
     assert type(module) is Padded
+
+
+def test_other_bases_of_a_subclass_are_called():
+    module = fastrnn.accelerate(Moved(4, 5))
+    module.double()
+    assert module.moves == 1
+
+
+def test_fx_takes_a_layer_as_one_module():
+    x = inputs(6, 3, 4)
+    model = fastrnn.accelerate(nn.Sequential(nn.LSTM(4, 5, dtype=torch.float64)))
+    traced = torch.fx.symbolic_trace(model)
+    assert [node.op for node in traced.graph.nodes] == ["placeholder", "call_module", "output"]
+    torch.testing.assert_close(traced(x), model(x))
 
 
 def test_a_class_of_users_is_built_again_by_its_instance():

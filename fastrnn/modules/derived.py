@@ -3,6 +3,8 @@
 fastrnn's class stands before ``torch.nn``'s in the method resolution order, so fastrnn's computes and every isinstance
 check of a program holds. For a class that a user has derived from ``torch.nn``'s, one is made on the spot: its
 ``super().forward`` is then fastrnn's.
+
+Such a class has the name and the module of the one that it stands for: programs also look at these, as torch.fx does.
 """
 
 import copyreg
@@ -15,17 +17,8 @@ from torch.nn import Module, RNNBase
 from fastrnn.modules.counterparts import FAST, plain_of
 from fastrnn.spec import CELLS
 
-__all__ = ["DERIVED", "derived_class", "reason_against", "users_class"]
+__all__ = ["derived_class", "original_class", "reason_against"]
 
-
-def _derived(plain: type[Module], fast: type[Module]) -> type[Module]:
-    doc = f"``torch.nn.{plain.__name__}`` after ``accelerate``."
-    return type(plain.__name__, (fast, plain), {"__module__": __name__, "__doc__": doc})
-
-
-# One for every class of torch.nn that has a counterpart, under its name in this module, where pickle looks for it.
-DERIVED = {plain: _derived(plain, fast) for plain, fast in FAST.items()}
-globals().update({derived.__name__: derived for derived in DERIVED.values()})
 
 # What torch.nn's forward calls on the way, or reads. fastrnn's does so at other times or not at all.
 _ASKED_BY_FORWARD = {
@@ -42,49 +35,59 @@ _ASKED_BY_FORWARD = {
 }
 
 
-def users_class(cls: type[Module]) -> type[Module] | None:
+def original_class(cls: type[Module]) -> type[Module] | None:
     """The class for which ``derived_class`` made ``cls``; None if it did not."""
-    return vars(cls).get("_made_for")
+    return vars(cls).get("_stands_for")
 
 
-def derived_class(users: type[Module]) -> type[Module]:
+def derived_class(cls: type[Module]) -> type[Module]:
     """The one class that stands for a class of ``torch.nn`` or a subclass of it.
 
     Raises:
         TypeError: the class does not allow it.
     """
-    if users in DERIVED:
-        return DERIVED[users]
+    if cls in _DERIVED:
+        return _DERIVED[cls]
     # It lives as long as the classes or their modules do: a table of them would keep the user's class alive.
-    made = (cls for cls in type.__subclasses__(users) if users_class(cls) is users)
-    return next(made, None) or _make(users)
+    made = (other for other in type.__subclasses__(cls) if original_class(other) is cls)
+    return next(made, None) or _derive_from_users(cls)
 
 
-def _make(users: type[Module]) -> type[Module]:
-    plain = plain_of(users)
+def _derive_from_users(cls: type[Module]) -> type[Module]:
+    plain = plain_of(cls)
     if plain is None:
-        raise TypeError(f"expected a subclass of a recurrent class of torch.nn, got {users.__qualname__}")
-    members = {"_made_for": users, "__reduce_ex__": _reduce_ex, "__doc__": users.__doc__}
-    members |= {"__module__": users.__module__, "__qualname__": users.__qualname__}
+        raise TypeError(f"expected a subclass of a recurrent class of torch.nn, got {cls.__qualname__}")
     # The user's class is the first base, so that Python lays out instances in the same way.
-    made = types.new_class(users.__name__, (users, DERIVED[plain]), {}, lambda body: body.update(members))
-    object.__setattr__(object.__new__(users), "__class__", made)  # raises where it does not all the same
-    return made
+    derived = _derive(cls, (cls, _DERIVED[plain]))
+    object.__setattr__(object.__new__(cls), "__class__", derived)  # raises where it does not all the same
+    return derived
 
 
-def _reduce_ex(self: Any, protocol: Any) -> Any:
-    """Pickle cannot find a class that was made, but can make it again."""
-    made: Any = next(cls for cls in type(self).__mro__ if users_class(cls))
-    reduced = super(made, self).__reduce_ex__(max(protocol, 2))
-    if isinstance(reduced, tuple) and reduced[0] is copyreg.__newobj__ and reduced[1][0] is made:  # type: ignore[attr-defined]
-        _, (_, *arguments), *rest = reduced
-        return (_new, (users_class(made), *arguments), *rest)
-    return reduced  # a class with a way of its own
+def _derive(cls: type[Module], bases: tuple[type, ...]) -> type[Module]:
+    members = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return types.new_class(cls.__name__, bases, {}, lambda body: body.update({**members, "_stands_for": cls}))
 
 
-def _new(users: type[Module], *arguments: Any) -> Module:
-    cls: Any = derived_class(users)
+class _Pickled:
+    """The last base. Pickle cannot find a class that was derived, but can derive it again."""
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        reduced = super().__reduce_ex__(max(protocol, 2))
+        if not isinstance(reduced, tuple) or reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+            return reduced  # a user's class with a way of its own
+        _, (cls, *arguments), *rest = reduced
+        original = original_class(cls)
+        return (_new, (original, *arguments), *rest) if original else reduced
+
+
+def _new(original: type[Module], *arguments: Any) -> Module:
+    cls: Any = derived_class(original)
     return cls.__new__(cls, *arguments)
+
+
+_DERIVED = {plain: _derive(plain, (fast, plain, _Pickled)) for plain, fast in FAST.items()}
 
 
 def reason_against(module: Module, cls: type[Module]) -> str | None:

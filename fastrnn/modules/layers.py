@@ -75,10 +75,6 @@ class Layers(RNNBase):
     """
 
     mode: str
-    # RNNBase mirrors the parameters in a list with weak references. Without the mirror, Module's own methods do.
-    __setattr__ = Module.__setattr__  # type: ignore[assignment]
-    __setstate__ = Module.__setstate__
-    _replicate_for_data_parallel = Module._replicate_for_data_parallel
 
     def __init__(
         self,
@@ -133,9 +129,20 @@ class Layers(RNNBase):
         state["_flat_weight_refs"] = []
         return state
 
+    # RNNBase mirrors the parameters in a list with weak references. Without the mirror, the methods of what comes after it
+    # do: Module's, or those of another base of a user's class.
+    def __setattr__(self, name: str, value: Any) -> None:
+        super(RNNBase, self).__setattr__(name, value)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super(RNNBase, self).__setstate__(state)
+
+    def _replicate_for_data_parallel(self) -> Any:
+        return super(RNNBase, self)._replicate_for_data_parallel()
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._init_flat_weights()
-        return Module._apply(self, fn, recurse)
+        return super(RNNBase, self)._apply(fn, recurse)
 
     @property
     def cell_spec(self) -> CellSpec:

@@ -14,7 +14,7 @@ from torch.nn import Module, RNNBase
 from torch.nn.utils import parametrize
 
 from fastrnn.modules.counterparts import FAST, PLAIN, is_fast, plain_of, written_class
-from fastrnn.modules.derived import DERIVED, derived_class, reason_against, users_class
+from fastrnn.modules.derived import derived_class, original_class, reason_against
 from fastrnn.modules.layers import assigned_weights
 
 __all__ = ["accelerate", "restore"]
@@ -24,7 +24,6 @@ M = TypeVar("M", bound=Module)
 # What becomes of a module: another class, a reason why not, or None where nothing is to be said.
 Choice = type[Module] | str | None
 
-_PLAIN_OF_DERIVED = {derived: plain for plain, derived in DERIVED.items()}
 _NAMES = {cls.__name__ for cls in FAST}
 
 
@@ -34,8 +33,8 @@ def accelerate(model: M, fullgraph: bool = False) -> M:
     Nothing but the class of these modules changes: the same objects with the same Parameters, hooks, mode,
     parametrizations and attributes, in every place that shares them. ``restore`` goes back.
 
-    The new class derives from fastrnn's and from the one before, so isinstance checks hold. An instance of a user's
-    subclass keeps the methods of that class, and its ``super().forward`` is fastrnn's.
+    The new class derives from fastrnn's and from the one before, whose name it has, so isinstance checks hold. An
+    instance of a user's subclass keeps the methods of that class, and its ``super().forward`` is fastrnn's.
 
     Dynamo refuses instances of ``torch.nn``'s layers and subclasses. ``torch.compile(fullgraph=True)`` therefore takes
     what this leaves only while ``torch._dynamo.config.allow_rnn`` is set; otherwise the function that calls a layer
@@ -104,7 +103,7 @@ def decide(module: Module, choose: Callable[[Module], Choice]) -> Choice:
 def own_class(module: Module) -> type[Module]:
     """The class that ``restore`` leaves where ``accelerate`` has derived another from it."""
     cls = written_class(module)
-    return _PLAIN_OF_DERIVED.get(cls) or users_class(cls) or cls
+    return original_class(cls) or cls
 
 
 def derived_for(module: Module) -> Choice:
