@@ -129,8 +129,8 @@ class Layers(RNNBase):
         state["_flat_weight_refs"] = []
         return state
 
-    # RNNBase mirrors the parameters in a list with weak references. Without the mirror, the methods of what comes after it
-    # do: Module's, or those of another base of a user's class.
+    # RNNBase mirrors the parameters in a list with weak references. Without the mirror, the methods that come after its
+    # own do: Module's, or those of another base of a user's class.
     def __setattr__(self, name: str, value: Any) -> None:
         super(RNNBase, self).__setattr__(name, value)
 
