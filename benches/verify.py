@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fastrnn
 from benches.workload import Workload, build, run_inference, run_training, to_float64
-from fastrnn.modules.replace import cell_of
+from fastrnn.modules.counterparts import cell_of
 from fastrnn.spec import CELLS
 from fastrnn.testing import compare, counterpart_of
 

@@ -183,6 +183,7 @@ CELL_ERRORS = {
     "hx-size": lambda n: (zeros((3, 4)), zeros(*n * [(3, 6)])),
     "hx-1-D": lambda n: (zeros((3, 4)), zeros(*n * [(5,)])),
     "hx-2-D-unbatched": lambda n: (zeros((4,)), zeros(*n * [(1, 5)])),
+    "hx-one-too-many": lambda n: (zeros((3, 4)), zeros(*(n + 1) * [(3, 5)])),
 }
 
 

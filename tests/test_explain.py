@@ -106,7 +106,8 @@ def test_a_missing_extension_is_a_reason(monkeypatch):
 
 def test_a_model_is_explained_module_by_module():
     class Own(nn.GRU):
-        pass
+        def forward(self, input, hx=None):
+            return input, hx
 
     model = nn.ModuleDict(
         {"ours": fastrnn.LSTM(4, 6), "theirs": nn.LSTM(4, 6), "own": Own(4, 6), "no": nn.Linear(4, 4)}
@@ -116,10 +117,21 @@ def test_a_model_is_explained_module_by_module():
     assert titles[:2] == ["ours: fastrnn.LSTM", "theirs: torch.nn.LSTM"] and len(titles) == 3
     text = explain(model)
     assert "accelerate() would swap it" in text
-    assert "accelerate() would leave it: it is of " in text and "a subclass" in text
+    assert "accelerate() would leave it: it is of " in text and "does not call super().forward()" in text
     assert "no recurrent layer or cell inside" in explain(model["no"])
     fastrnn.accelerate(model["theirs"])
     assert "would swap it" not in explain(model)
+
+
+def test_accelerated_modules_have_the_names_that_users_know():
+    class Own(nn.GRU):
+        pass
+
+    model = fastrnn.accelerate(nn.ModuleDict({"theirs": nn.LSTM(4, 6), "own": Own(4, 6)}))
+    assert explain(model["theirs"]).startswith("fastrnn.LSTM(4, 6), torch.float32 on cpu\n  backend: cpu")
+    assert explain(model["own"]).startswith(
+        f"{__name__}.{Own.__qualname__}(4, 6), torch.float32 on cpu\n  backend: cpu"
+    )
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,7 @@ def test_memory_can_be_shared():
 refused_changes = {
     "assign": fill,
     "assign-bias": lambda m: setattr(m, "bias_ih_l0", torch.zeros(68)),
+    "assign-list": lambda m: setattr(m, "_flat_weights", [w * 2 for w in m._flat_weights]),
     "assign-buffer": lambda m: setattr(m, "weight_ih_l0_int8", torch.zeros(68, 5)),
     "initialise": lambda m: m.reset_parameters(),
     "float64": lambda m: m.double(),
@@ -302,6 +303,18 @@ def test_a_model_is_frozen_in_place(weights):
     torch._dynamo.reset()
 
 
+def test_accelerated_modules_are_frozen_but_for_subclasses():
+    class Own(nn.GRU):
+        pass
+
+    model = fastrnn.accelerate(nn.ModuleDict({"plain": nn.GRU(5, 17), "own": Own(5, 17)}))
+    fast = type(model["own"])
+    with pytest.warns(UserWarning, match="not replaced by a frozen layer:\n  own: it is of .*Own, a subclass$"):
+        fastrnn.freeze(model, "int8")
+    assert type(model["plain"]) is type(fastrnn.freeze(fastrnn.GRU(5, 17), "int8"))
+    assert type(model["own"]) is fast
+
+
 def pruned():
     gru = nn.GRU(5, 17)
     prune.l1_unstructured(gru, "weight_hh_l0", 0.5)
@@ -327,6 +340,12 @@ def with_nan():
     return gru
 
 
+def assigned():
+    gru = nn.GRU(5, 17)
+    gru._flat_weights = [w * 2 for w in gru._flat_weights]
+    return gru
+
+
 def hooked():
     return torch.nn.utils.spectral_norm(nn.GRU(5, 17), "weight_hh_l0")
 
@@ -342,6 +361,8 @@ def hooked():
         (lambda: fastrnn.freeze(nn.LSTM(5, 17), "bfloat16"), "frozen to bfloat16"),
         (with_nan, "finite values in weight_hh_l0"),
         (hooked, "computed in another way"),
+        (assigned, "other tensors were assigned to _flat_weights"),
+        (lambda: fastrnn.accelerate(assigned()), "other tensors were assigned to _flat_weights"),
         (lambda: nn.GRU(70000, 1), "at most 65536 columns in weight_ih_l0"),
     ],
 )

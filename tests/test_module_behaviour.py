@@ -174,6 +174,86 @@ def swap_in(module, weights):
     return other
 
 
+def assigned(module, x):
+    """Results with weights that a graph computes, assigned as a list."""
+    scale = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    before = module(x)[0]
+    module._flat_weights = [w * scale for w in module._flat_weights]
+    y, _ = module(x)
+    with torch.no_grad():
+        unneeded, _ = module(x)
+    gradients = torch.autograd.grad(y.square().sum(), [scale, *module.parameters()])
+    module.weight_hh_l0 = nn.Parameter(module.weight_hh_l0.detach().clone())
+    by_name = module(x)[0]
+    return dict(enumerate([before, y, unneeded, *gradients, by_name]))
+
+
+@torch_layers
+def test_a_list_assigned_to_flat_weights_is_used_until_a_weight_is_replaced(kind):
+    theirs, ours = pair(LAYERS, kind, 4, 5, 2, dtype=torch.float64)
+    x = inputs(6, 3, 4)
+    expected, got = assigned(theirs, x), assigned(ours, x)
+    assert_same(got, expected)
+
+
+def item(module):
+    module._flat_weights[1] = module._flat_weights[1] / 2
+    module._flat_weights[0] = module._flat_weights[0] / 3
+
+
+def in_place_of_a_deleted_parameter(module):
+    w = module.weight_hh_l0
+    del module.weight_hh_l0
+    module.weight_hh_l0 = w.detach() / 2
+
+
+def past_setattr(module):
+    module._parameters["weight_hh_l0"] = module.weight_hh_l0 / 2
+
+
+def by_buffer(module):
+    w = module.weight_hh_l0
+    del module.weight_hh_l0
+    module.register_buffer("weight_hh_l0", w.detach() / 2)
+
+
+def moved_after_assignment(module):
+    module._flat_weights = [w / 2 for w in module._flat_weights]
+    module.double()
+
+
+def copied_after_assignment(module):
+    module._flat_weights = [w.detach() / 2 for w in module._flat_weights]
+    return copy.deepcopy(module)
+
+
+def called_after_assignment(module):
+    module._flat_weights = [w / 2 for w in module._flat_weights]
+    weights = {name: p.detach() / 3 for name, p in module.named_parameters()}
+    torch.func.functional_call(module, weights, inputs(6, 3, 4))
+
+
+ASSIGNMENTS = [
+    item,
+    in_place_of_a_deleted_parameter,
+    past_setattr,
+    by_buffer,
+    moved_after_assignment,
+    copied_after_assignment,
+    called_after_assignment,
+]
+
+
+@torch_layers
+@pytest.mark.parametrize("assign", ASSIGNMENTS, ids=lambda function: function.__name__)
+def test_other_tensors_in_place_of_weights(kind, assign):
+    theirs, ours = (assign(module) or module for module in pair(LAYERS, kind, 4, 5, dtype=torch.float64))
+    x = inputs(6, 3, 4)
+    assert_same({"y": ours(x)[0]}, {"y": theirs(x)[0]})
+    with torch.no_grad():
+        assert_same({"y": ours(x)[0]}, {"y": theirs(x)[0]})
+
+
 def test_flatten_parameters_keeps_parameters_where_they_are():
     _, ours = pair(LAYERS, "lstm", 4, 5, 2)
     before = [p.data_ptr() for p in ours.parameters()]
@@ -217,6 +297,7 @@ def test_autocast_leaves_float64_alone(kind):
 @every_module
 def test_compiles_as_one_graph(kinds, kind):
     _, ours = pair(kinds, kind, 4, 5)
+    torch.compiler.reset()  # all layers share one forward, and it counts how often that was compiled
     compiled = torch.compile(ours, fullgraph=True, backend="eager")
     for T in (2, 3):
         x = inputs(T, 3, 4, dtype=torch.float32) if kinds is LAYERS else inputs(T, 4, dtype=torch.float32)

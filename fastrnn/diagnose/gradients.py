@@ -13,7 +13,7 @@ from torch.nn import Module, RNNBase
 from torch.nn.modules.rnn import RNNCellBase
 
 from fastrnn.diagnose.stepped import Reading, State, parts_of, run_stepped
-from fastrnn.modules.replace import FAST, FASTRNN, cell_of
+from fastrnn.modules.counterparts import FAST, FASTRNN, cell_of
 
 __all__ = ["GradientFlow", "LayerFlow", "gradient_flow"]
 

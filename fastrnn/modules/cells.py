@@ -30,7 +30,7 @@ class Cell(RNNCellBase):
         self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
     ) -> None:
         gates = len(self.cell_spec.gates)
-        super().__init__(input_size, hidden_size, bias, num_chunks=gates, device=device, dtype=dtype)
+        RNNCellBase.__init__(self, input_size, hidden_size, bias, num_chunks=gates, device=device, dtype=dtype)
 
     @property
     def cell_spec(self) -> CellSpec:
@@ -38,13 +38,13 @@ class Cell(RNNCellBase):
 
     @property
     def layer_spec(self) -> LayerSpec:
-        return LayerSpec(self.mode.lower(), has_bias=self.bias)
+        return LayerSpec(self.mode.lower(), has_bias=bool(self.bias))
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """As ``torch.nn``: ``input`` [B, I] or [I] and the state to the new state."""
         if not torch.compiler.is_compiling():
             names = _WITH_BIAS if self.bias else _WITHOUT_BIAS
-            result = call_cell(self._parameters, names, input, hx, self.mode.lower(), self.bias)
+            result = call_cell(self._parameters, names, input, hx, self.mode.lower(), names is _WITH_BIAS)
             if result is not None:
                 return result
         if tracer := fx.tracer_of(input, hx):

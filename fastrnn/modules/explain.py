@@ -11,8 +11,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.backends import cpu
 from fastrnn.functional import autocast_enabled
-from fastrnn.modules import replace
+from fastrnn.modules.counterparts import FAST, FASTRNN, is_fast
 from fastrnn.modules.frozen import Frozen
+from fastrnn.modules.replace import decide, derived_for, own_class
 from fastrnn.ops.dispatch import BACKENDS, reasons_against
 from fastrnn.spec import LayerSpec, Sizes
 
@@ -52,25 +53,24 @@ def explain(module: Module, x: Tensor | PackedSequence | None = None, hx: Any = 
 
 
 def _is_recurrent(module: Module) -> bool:
-    cls = replace.written_class(module)
-    if replace.is_fast(module) or cls in replace.FAST:
-        return True
-    return replace.reason_to_keep(module, cls, replace.FAST) is not None
+    return is_fast(module) or decide(module, derived_for) is not None
 
 
 def _class_name(module: Module) -> str:
-    cls = replace.written_class(module)
-    package = "fastrnn" if cls in replace.FASTRNN else "torch.nn" if cls in replace.FAST else cls.__module__
+    cls = own_class(module)
+    if is_fast(module):
+        cls = FAST.get(cls, cls)
+    package = "fastrnn" if cls in FASTRNN else "torch.nn" if cls in FAST else cls.__module__
     return f"{package}.{cls.__qualname__}"
 
 
 def _recurrent(module: Any, x: Tensor | PackedSequence | None, hx: Any) -> Iterator[str]:
     title = f"{_class_name(module)}({module.extra_repr()})"
-    if not replace.is_fast(module):
-        reason = replace.reason_to_keep(module, replace.written_class(module), replace.FAST)
+    if not is_fast(module):
+        choice = decide(module, derived_for)
         yield title
         yield "  runs on torch's own kernels"
-        yield f"  fastrnn.accelerate() {f'would leave it: {reason}' if reason else 'would swap it'}"
+        yield f"  fastrnn.accelerate() {f'would leave it: {choice}' if isinstance(choice, str) else 'would swap it'}"
     elif isinstance(module, Frozen):
         yield title
         yield f"  backend: {cpu.NAME}, inference only, weights read as {module.stored_as} and {cpu.frozen_products()}"

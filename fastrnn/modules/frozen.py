@@ -16,8 +16,9 @@ from torch.nn.utils import parametrize, prune
 
 from fastrnn.backends import cpu
 from fastrnn.modules import onnx
-from fastrnn.modules.layers import Layers
-from fastrnn.modules.replace import FASTRNN, PLAIN, become, swappable
+from fastrnn.modules.counterparts import FASTRNN, PLAIN
+from fastrnn.modules.layers import Layers, assigned_weights
+from fastrnn.modules.replace import Choice, become, own_class, reason_of_foreign, swappable
 from fastrnn.ops import frozen_forward
 from fastrnn.ops.function import needs_gradient
 from fastrnn.spec import LayerSpec, pair_of
@@ -81,7 +82,7 @@ def freeze(model: M, weights: str) -> M:
     for name, module in model.named_modules():
         if isinstance(module, Frozen) and module.stored_as != weights:
             raise ValueError(f"{name or 'the model'}: expected a float32 layer, got one frozen to {module.stored_as}")
-    found = swappable(model, FROZEN, "a frozen layer")
+    found = swappable(model, _frozen_for, "a frozen layer")
     for name, module, _ in found:
         reason = _reason_against(module, weights)
         if reason:
@@ -91,16 +92,27 @@ def freeze(model: M, weights: str) -> M:
     return model
 
 
+def _frozen_for(module: Module) -> Choice:
+    own = own_class(module)
+    if own in FROZEN or isinstance(module, Frozen):
+        return FROZEN.get(own)
+    return (
+        f"it is of {own.__qualname__}, a subclass" if isinstance(module, tuple(FROZEN)) else reason_of_foreign(module)
+    )
+
+
 def _weight_names(module: Any) -> list[list[str]]:
     """For each stacked layer and direction: weight_ih, weight_hh and, with bias, bias_ih, bias_hh."""
     if isinstance(module, RNNBase):
         return module._all_weights
-    return [["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * module.bias]
+    return [["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * bool(module.bias)]
 
 
 def _reason_against(module: Any, weights: str) -> str | None:
     if getattr(module, "proj_size", 0):
         return f"expected no projection, got proj_size={module.proj_size}"
+    if isinstance(module, RNNBase) and assigned_weights(module) is not None:
+        return "expected its own weights, other tensors were assigned to _flat_weights"
     for name in sum(_weight_names(module), []):
         w = getattr(module, name)
         if w.dtype != torch.float32 or w.device.type != "cpu":
@@ -176,7 +188,7 @@ class Frozen(Module):
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in sum(_weight_names(self), []) or name in sum(self.__dict__.get("_order", []), []):
+        if name == "_flat_weights" or name in sum(_weight_names(self) + self.__dict__.get("_order", []), []):
             self._refuse(f"{name} cannot be assigned")
         super().__setattr__(name, value)
 

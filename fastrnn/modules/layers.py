@@ -1,5 +1,6 @@
 """What all layers of the modules share: parameters from the description, and a call of a stack."""
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,24 @@ def weights_of(module: Module, names: Sequence[str]) -> list[Tensor]:
         return [getattr(module, name) for name in names]
 
 
+def assigned_weights(module: Any) -> list[Tensor] | None:
+    """What was assigned to a layer's ``_flat_weights``, torch.nn's or fastrnn's, if forward uses it: other tensors than
+    its own, which have stayed the same since."""
+    weights = vars(module).get("_flat_weights")  # torch.nn's own weights, too
+    if weights is None or module._weights_have_changed():
+        return None
+    return None if same_tensors(weights, named_weights(module)) else weights
+
+
+def named_weights(module: Any) -> list[Any]:
+    """By their names, None where one is missing."""
+    return [getattr(module, name, None) for name in module._flat_weights_names]
+
+
+def same_tensors(left: Sequence[Any], right: Sequence[Any]) -> bool:
+    return len(left) == len(right) and all(a is b for a, b in zip(left, right, strict=True))
+
+
 def kind_of(mode: str) -> str:
     """``RNN``, ``LSTM`` or ``GRU``, as torch.nn's messages name the module."""
     return mode.partition("_")[0]
@@ -38,6 +57,18 @@ def hx_of(state: State) -> Any:
     return state if len(state) > 1 else state[0]
 
 
+class _OwnWeights(list[Any]):
+    """A layer's weights. As in ``torch.nn``, an assigned item counts as an assignment to ``_flat_weights``."""
+
+    def __init__(self, module: "Layers") -> None:
+        super().__init__(named_weights(module))
+        self._module = module
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        super().__setitem__(index, value)
+        self._module._flat_weights = list(self)
+
+
 class Layers(RNNBase):
     """What all layers share. ``state`` is the tuple of a cell's states, ``hx`` what the user holds.
 
@@ -45,11 +76,6 @@ class Layers(RNNBase):
     """
 
     mode: str
-    # RNNBase mirrors the parameters in a list with weak references. Without the mirror, Module's own methods do.
-    __setattr__ = Module.__setattr__  # type: ignore[assignment]
-    __setstate__ = Module.__setstate__
-    _apply = Module._apply
-    _replicate_for_data_parallel = Module._replicate_for_data_parallel
 
     def __init__(
         self,
@@ -99,7 +125,25 @@ class Layers(RNNBase):
         self.reset_parameters()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__.copy()
+        state = self.__dict__.copy()
+        state.pop("_flat_weights", None)  # torch.nn drops it when it reads the state
+        state["_flat_weight_refs"] = []
+        return state
+
+    # RNNBase mirrors the parameters in a list with weak references. Without the mirror, the methods that come after its
+    # own do: Module's, or those of another base of a user's class.
+    def __setattr__(self, name: str, value: Any) -> None:
+        super(RNNBase, self).__setattr__(name, value)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super(RNNBase, self).__setstate__(state)
+
+    def _replicate_for_data_parallel(self) -> Any:
+        return super(RNNBase, self)._replicate_for_data_parallel()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._init_flat_weights()
+        return super(RNNBase, self)._apply(fn, recurse)
 
     @property
     def cell_spec(self) -> CellSpec:
@@ -112,21 +156,38 @@ class Layers(RNNBase):
         return LayerSpec(self.mode.lower(), directions, self.bias, self.batch_first, self.proj_size > 0)
 
     @property
-    def _flat_weights(self) -> list[Tensor]:  # type: ignore[override]
-        return weights_of(self, self._flat_weights_names)
+    def _flat_weights(self) -> list[Any]:
+        """The layer's own weights, or what was assigned, as long as it holds."""
+        self._update_flat_weights()
+        assigned = self.__dict__.get("_flat_weights")
+        return _OwnWeights(self) if assigned is None else assigned
+
+    @_flat_weights.setter
+    def _flat_weights(self, weights: list[Any]) -> None:
+        """As in ``torch.nn``, forward uses what is assigned until a weight is replaced by its name."""
+        self._init_flat_weights()
+        named = named_weights(self)
+        if not same_tensors(weights, named):
+            self.__dict__["_flat_weights"] = weights
+            self._flat_weight_refs = [None if w is None else weakref.ref(w) for w in named]
 
     def _init_flat_weights(self) -> None:
-        pass
+        self.__dict__.pop("_flat_weights", None)
+        self._flat_weight_refs = []
 
     def _update_flat_weights(self) -> None:
-        pass
+        if self._weights_have_changed():
+            self._init_flat_weights()
+
+    def _weights_have_changed(self) -> bool:
+        return "_flat_weights" in self.__dict__ and super()._weights_have_changed()
 
     def flatten_parameters(self) -> None:
         """Does nothing: there is no flat buffer that parameters could leave."""
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
         """As ``torch.nn``: ``input`` [T, B, I], [B, T, I], [T, I] or packed, to the output and the final ``hx``."""
-        if not (torch.compiler.is_compiling() or (self.dropout and self.training)):
+        if not (torch.compiler.is_compiling() or (self.dropout and self.training) or "_flat_weights" in self.__dict__):
             result = call_layers(
                 self._parameters,
                 self._flat_weights_names,
@@ -168,7 +229,8 @@ class Layers(RNNBase):
         return output, self.permute_hidden(hx_of(state), unsorted_indices)
 
     def _run(self, x: Tensor, state: State, batch_sizes: Tensor | None = None) -> tuple[Tensor, State]:
-        weights = weights_of(self, self._flat_weights_names)
+        assigned = "_flat_weights" in self.__dict__
+        weights = self._flat_weights if assigned else weights_of(self, self._flat_weights_names)
         if x.dtype != weights[0].dtype or x.size(-1) != self.input_size:
             self.check_input(x, batch_sizes)
         if state:

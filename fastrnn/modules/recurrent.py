@@ -5,14 +5,15 @@ Constructors, attributes, parameters and their initialisation, ``state_dict`` ke
 
 - Under autocast every module computes and returns the autocast dtype, float64 excepted. ``torch.nn`` does so for some.
 - Parameters are looked up by name at every call. There is no flat weight buffer: ``flatten_parameters()`` does
-  nothing, and a weight replaced by a parametrization, pruning or ``functional_call`` is never stale.
+  nothing, and a weight replaced by a parametrization, pruning or ``functional_call`` is never stale. Tensors that are
+  assigned to ``_flat_weights`` take their place until a weight is replaced by its name, as in ``torch.nn``.
 - ``torch.compile`` captures the modules whole, and backward works in ``eval()`` mode on every device.
 - A state whose dtype is not that of the input is refused with a message that says so. ``torch.nn`` raises the same
   RuntimeError from wherever the mismatch is first noticed.
 
 The base classes are ``torch.nn.RNNBase`` and ``torch.nn.RNNCellBase``, not ``torch.nn.LSTM`` and its sisters: Dynamo
-refuses those by an isinstance check. No module holds an attribute that its ``torch.nn`` counterpart lacks, so that
-``fastrnn.accelerate`` only has to change the class.
+refuses those by an isinstance check; ``fastrnn.accelerate`` derives from both. No module holds an attribute that its
+``torch.nn`` counterpart lacks, so that it only has to change the class.
 """
 
 from typing import Any

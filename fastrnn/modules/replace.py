@@ -6,123 +6,148 @@ place that refers to it. Building a new module would have to copy all of this, a
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch.nn import Module, RNNBase
 from torch.nn.utils import parametrize
 
-from fastrnn.modules import recurrent
-from fastrnn.modules.cells import Cell
-from fastrnn.modules.layers import Layers
-from fastrnn.spec import CELLS, CellSpec
+from fastrnn.modules.counterparts import FAST, PLAIN, is_fast, plain_of, written_class
+from fastrnn.modules.derived import derived_class, original_class, reason_against
+from fastrnn.modules.layers import assigned_weights
 
 __all__ = ["accelerate", "restore"]
 
 M = TypeVar("M", bound=Module)
 
-# Every class of fastrnn, and those of torch.nn by the same names. A cell that torch.nn lacks has no counterpart.
-FASTRNN: tuple[type[Module], ...] = tuple(getattr(recurrent, name) for name in recurrent.__all__)
-FAST: dict[type[Module], type[Module]] = {
-    getattr(torch.nn, cls.__name__): cls for cls in FASTRNN if hasattr(torch.nn, cls.__name__)
-}
-PLAIN = {fast: plain for plain, fast in FAST.items()}
+# What becomes of a module: another class, a reason why not, or None where nothing is to be said.
+Choice = type[Module] | str | None
+
 _NAMES = {cls.__name__ for cls in FAST}
 
 
-def accelerate(model: M) -> M:
+def accelerate(model: M, fullgraph: bool = False) -> M:
     """Swaps every ``torch.nn`` RNN, LSTM, GRU and cell in ``model``, itself included, for fastrnn's, in place.
 
     Nothing but the class of these modules changes: the same objects with the same Parameters, hooks, mode,
     parametrizations and attributes, in every place that shares them. ``restore`` goes back.
 
+    The new class derives from fastrnn's and from the one before, whose name it has, so isinstance checks hold. An
+    instance of a user's subclass keeps the methods of that class, and its ``super().forward`` is fastrnn's.
+
+    Dynamo refuses instances of ``torch.nn``'s layers and subclasses. ``torch.compile(fullgraph=True)`` therefore takes
+    what this leaves only while ``torch._dynamo.config.allow_rnn`` is set; otherwise the function that calls a layer
+    runs uncompiled, as with ``torch.nn``.
+
     Recurrent modules that cannot be swapped are left as they are, and one warning names them with the reasons:
-    subclasses of ``torch.nn``'s modules (their methods may depend on them), quantized and scripted ones, and those
-    with a ``forward`` set on the instance. Modules that ``model.named_modules()`` does not reach are not seen.
+    subclasses with a ``forward`` that does not call ``super().forward``, or that change what ``torch.nn``'s ``forward``
+    calls; quantized and scripted ones, and those with a ``forward`` set on the instance. Modules that
+    ``model.named_modules()`` does not reach are not seen.
+
+    Args:
+        fullgraph: for ``torch.compile(fullgraph=True)``: the very classes of fastrnn, which are no subclasses of
+            ``torch.nn.LSTM`` and its like. Instances of subclasses are left as they are and named. Either choice also
+            changes over modules that came from the other, or were built as fastrnn's.
 
     Returns:
         ``model``.
     """
-    return _swap(model, FAST, "fastrnn")
+    return _swap(model, _without_plain if fullgraph else derived_for, "fastrnn")
 
 
 def restore(model: M) -> M:
     """Swaps every fastrnn module in ``model`` for its ``torch.nn`` counterpart, in place: ``accelerate`` undone.
 
-    Modules that were built as fastrnn's become ``torch.nn``'s as well. What cannot be swapped, such as a cell that
-    ``torch.nn`` lacks, is named in one warning.
+    Instances of a user's class have that class again. Modules that were built as fastrnn's become ``torch.nn``'s as
+    well. What cannot be swapped, such as a cell that ``torch.nn`` lacks, is named in one warning.
 
     Returns:
         ``model``.
     """
-    return _swap(model, PLAIN, "torch.nn")
+    return _swap(model, _restored, "torch.nn")
 
 
-def _swap(model: M, counterparts: Mapping[type[Module], type[Module]], target: str) -> M:
-    for _, module, cls in swappable(model, counterparts, target, stacklevel=4):
+def _swap(model: M, choose: Callable[[Module], Choice], target: str) -> M:
+    for _, module, cls in swappable(model, choose, target, stacklevel=4):
         become(module, cls)
     return model
 
 
 def swappable(
-    model: Module, counterparts: Mapping[type[Module], type[Module]], target: str, stacklevel: int = 3
+    model: Module, choose: Callable[[Module], Choice], target: str, stacklevel: int = 3
 ) -> list[tuple[str, Module, type[Module]]]:
-    """Name, module and counterpart of what is to be swapped. Warns of what cannot be replaced by ``target``."""
+    """Name, module and new class of what is to be swapped. Warns of what cannot be replaced by ``target``."""
     found, kept = [], []
     for name, module in model.named_modules():
-        cls = written_class(module)
-        reason = reason_to_keep(module, cls, counterparts)
-        if reason:
-            kept.append(f"  {name or '(the model itself)'}: {reason}")
-        elif cls in counterparts:
-            found.append((name, module, counterparts[cls]))
+        choice = decide(module, choose)
+        if isinstance(choice, str):
+            kept.append(f"  {name or '(the model itself)'}: {choice}")
+        elif choice is not None:
+            found.append((name, module, choice))
     if kept:
         warnings.warn("\n".join([f"not replaced by {target}:", *kept]), stacklevel=stacklevel)
     return found
 
 
-def written_class(module: Module) -> type[Module]:
-    """The class as written: ``parametrize`` puts a class of its own, made for the one module, in between."""
-    cls = type(module)
-    return cls.__bases__[0] if parametrize.is_parametrized(module) else cls
+def decide(module: Module, choose: Callable[[Module], Choice]) -> Choice:
+    """The choice, for the module as it is now."""
+    choice = choose(module)
+    if choice is written_class(module):
+        return None
+    if isinstance(choice, type) and "forward" in vars(module):
+        return "its forward is set on the instance"
+    return choice
 
 
-def reason_to_keep(module: Module, cls: type[Module], counterparts: Mapping[type[Module], type[Module]]) -> str | None:
-    """None where the module is to be swapped, or is no recurrent module at all."""
-    if cls in counterparts:
-        return "its forward is set on the instance" if "forward" in vars(module) else None
-    if isinstance(module, tuple(counterparts)) and cls not in counterparts.values():
+def own_class(module: Module) -> type[Module]:
+    """The class that ``restore`` leaves where ``accelerate`` has derived another from it."""
+    cls = written_class(module)
+    return original_class(cls) or cls
+
+
+def derived_for(module: Module) -> Choice:
+    """What ``accelerate`` gives by default."""
+    cls = written_class(module)
+    own = PLAIN.get(cls, cls)
+    if own is cls and is_fast(module):
+        return None
+    if plain_of(own) is None:
+        return reason_of_foreign(module)
+    return reason_against(module, own) or derived_class(own)
+
+
+def _without_plain(module: Module) -> Choice:
+    own = own_class(module)
+    plain = plain_of(own)
+    if plain is None:
+        return reason_of_foreign(module)
+    if own is not plain:
+        return f"it is of {own.__qualname__}, a subclass of torch.nn.{plain.__name__}, which Dynamo refuses"
+    return reason_against(module, own) or FAST[plain]
+
+
+def _restored(module: Module) -> Choice:
+    cls = written_class(module)
+    own = PLAIN.get(cls) or own_class(module)
+    if own is not cls or not is_fast(module):
+        return own
+    if isinstance(module, tuple(PLAIN)):
         return f"it is of {cls.__qualname__}, a subclass"
-    if counterparts is PLAIN and is_fast(module):
-        return f"torch.nn has no {cls.__qualname__}"
-    if counterparts is not PLAIN:
-        if isinstance(module, torch.jit.ScriptModule) and getattr(module, "original_name", None) in _NAMES:
-            return "it is scripted"
-        if cls.__module__.startswith("torch.ao.nn.quant") and cls.__name__ in _NAMES:
-            return "it is quantized"
+    return f"torch.nn has no {cls.__qualname__}"
+
+
+def reason_of_foreign(module: Module) -> str | None:
+    """Why a recurrent module that is neither ``torch.nn``'s nor fastrnn's cannot be swapped; None if it is no such."""
+    if isinstance(module, torch.jit.ScriptModule) and getattr(module, "original_name", None) in _NAMES:
+        return "it is scripted"
+    if type(module).__module__.startswith("torch.ao.nn.quant") and written_class(module).__name__ in _NAMES:
+        return "it is quantized"
     return None
 
 
-def is_fast(module: Module) -> bool:
-    """Whether it is fastrnn's own, for whatever cell, frozen or not."""
-    return isinstance(module, (Layers, Cell))
-
-
-def cell_of(module: Module) -> CellSpec | None:
-    """The cell of a layer or cell of fastrnn or ``torch.nn``, or of a subclass; None of any other module."""
-    if not is_fast(module) and not isinstance(module, tuple(FAST)):
-        return None
-    mode = getattr(module, "mode", None)
-    if mode is None:  # torch.nn's cells do not name theirs
-        fast: Any = next(fast for plain, fast in FAST.items() if isinstance(module, plain))
-        mode = fast.mode
-        if isinstance(mode, property) and mode.fget:  # it depends on the instance
-            mode = mode.fget(module)
-    return CELLS[str(mode).lower()]
-
-
 def become(module: Module, cls: type[Module]) -> None:
+    assigned: Any = assigned_weights(module) if isinstance(module, RNNBase) else None
     if parametrize.is_parametrized(module):
         # A class of its own again, with the same properties: other modules may share the old one by deepcopy.
         members = {k: v for k, v in vars(type(module)).items() if k not in ("__dict__", "__weakref__", "__doc__")}
@@ -134,3 +159,5 @@ def become(module: Module, cls: type[Module]) -> None:
         module._flat_weight_refs = []
         with torch.no_grad():
             module._init_flat_weights()
+        if assigned is not None:
+            module._flat_weights = assigned

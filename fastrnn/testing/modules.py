@@ -12,8 +12,8 @@ from torch.nn import Module, RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.modules import Cell, Layers
+from fastrnn.modules.counterparts import FAST, FASTRNN, cell_of
 from fastrnn.modules.layers import hx_of
-from fastrnn.modules.replace import FAST, FASTRNN, cell_of
 from fastrnn.spec import CELLS, LayerSpec, reference
 
 __all__ = ["CELL_MODULES", "IN_TORCH", "LAYERS", "TIED", "Counterpart", "Kind", "counterpart_of", "on_reference"]
