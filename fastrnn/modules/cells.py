@@ -4,15 +4,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.jit import is_scripting
 from torch.nn.modules.rnn import RNNCellBase
 
 from fastrnn.functional import autocast_enabled, step
-from fastrnn.modules import fx, onnx
+from fastrnn.modules import fx, onnx, scripted
 from fastrnn.modules.layers import hx_of, kind_of, weights_of
 from fastrnn.ops.dispatch import call_cell
 from fastrnn.spec import CELLS, CellSpec, LayerSpec
 
-__all__ = ["Cell"]
+__all__ = ["Cell", "CellOfTwo"]
 
 State = tuple[Tensor, ...]
 
@@ -21,10 +22,15 @@ _WITH_BIAS = list(LayerSpec("").weight_names)
 _WITHOUT_BIAS = list(LayerSpec("", has_bias=False).weight_names)
 
 
-class Cell(RNNCellBase):
-    """What all cells share. A class for another cell of ``CELLS`` states its ``mode``, the cell's name in capitals."""
+class Cell(scripted.ScriptedCell, RNNCellBase):
+    """What all cells share. A class for another cell of ``CELLS`` states its ``mode``, the cell's name in capitals.
+
+    ``forward`` has the types of a cell of one state, for TorchScript; ``CellOfTwo`` is for the others.
+    """
 
     mode: str
+    __constants__ = [*RNNCellBase.__constants__, "mode"]
+    __jit_unused_properties__ = ["cell_spec", "layer_spec", "mode", scripted.WEIGHTS]
 
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
@@ -40,8 +46,20 @@ class Cell(RNNCellBase):
     def layer_spec(self) -> LayerSpec:
         return LayerSpec(self.mode.lower(), has_bias=bool(self.bias))
 
-    def forward(self, input: Tensor, hx: Any = None) -> Any:
+    @property
+    def _script_weights(self) -> list[Tensor]:
+        return weights_of(self, _WITH_BIAS if self.bias else _WITHOUT_BIAS)
+
+    def __prepare_scriptable__(self) -> "Cell":
+        return scripted.prepare(self, [Cell.forward, CellOfTwo.forward])
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """As ``torch.nn``: ``input`` [B, I] or [I] and the state to the new state."""
+        if is_scripting():
+            return self._scripted_step(input, hx, None)[0]
+        return self._step(input, hx)
+
+    def _step(self, input: Tensor, hx: Any) -> Any:
         if not torch.compiler.is_compiling():
             names = _WITH_BIAS if self.bias else _WITHOUT_BIAS
             result = call_cell(self._parameters, names, input, hx, self.mode.lower(), names is _WITH_BIAS)
@@ -67,6 +85,8 @@ class Cell(RNNCellBase):
         return run(self.layer_spec, x, state, weights)
 
     def _check_input(self, x: Tensor, state: State) -> None:
+        if torch.jit.is_tracing():
+            return  # sizes are free in a traced program, and the operators check them when it runs
         if x.size(1) != self.input_size:
             raise RuntimeError(f"input has inconsistent input_size: got {x.size(1)} expected {self.input_size}")
         for k, s in enumerate(state):
@@ -93,3 +113,17 @@ class Cell(RNNCellBase):
         if len(state) != len(names):
             raise RuntimeError(f"{self.mode.lower()}_cell expects two hidden states")
         return state
+
+
+class CellOfTwo(Cell):
+    """What cells of two states share."""
+
+    def forward(  # type: ignore[override]
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As ``torch.nn``: ``input`` [B, I] or [I] and the states to the new states."""
+        if is_scripting():
+            h, c = (None, None) if hx is None else hx
+            new = self._scripted_step(input, h, c)
+            return new[0], new[1]
+        return self._step(input, hx)

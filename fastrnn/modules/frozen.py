@@ -187,6 +187,10 @@ class Frozen(Module):
             return buffers[f"{name}_int8"].float() * buffers[f"{name}_scale"][:, None]
         return super().__getattr__(name)
 
+    @property
+    def _script_weights(self) -> list[Tensor]:
+        return [getattr(self, name) for name in sum(self._order, [])]
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_flat_weights" or name in sum(_weight_names(self) + self.__dict__.get("_order", []), []):
             self._refuse(f"{name} cannot be assigned")
@@ -255,12 +259,8 @@ class Frozen(Module):
 class _FrozenLayers(Frozen):
     def _run(self: Any, x: Tensor, state: State, batch_sizes: Tensor | None = None) -> tuple[Tensor, State]:
         self._check(x, state)
-        if x.size(-1) != self.input_size:
-            self.check_input(x, batch_sizes)
-        spec = self.layer_spec
-        if state:
-            self._check_state(x, state, batch_sizes)
-        return self._stack(spec, x, state, batch_sizes)
+        self._check_sizes(x, state, batch_sizes)
+        return self._stack(self.layer_spec, x, state, batch_sizes)
 
 
 class _FrozenCell(Frozen):

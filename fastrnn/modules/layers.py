@@ -10,7 +10,7 @@ from torch.nn import Module, Parameter, RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.functional import autocast_enabled, stack
-from fastrnn.modules import fx, onnx
+from fastrnn.modules import fx, onnx, scripted
 from fastrnn.ops.dispatch import call_layers
 from fastrnn.spec import CELLS, CellSpec, LayerSpec
 
@@ -69,13 +69,14 @@ class _OwnWeights(list[Any]):
         self._module._flat_weights = list(self)
 
 
-class Layers(RNNBase):
+class Layers(scripted.ScriptedLayers, RNNBase):
     """What all layers share. ``state`` is the tuple of a cell's states, ``hx`` what the user holds.
 
     A class for another cell of ``CELLS`` states its ``mode``, the cell's name in capitals.
     """
 
     mode: str
+    __jit_unused_properties__ = ["all_weights", "cell_spec", "layer_spec", "_flat_weights", scripted.WEIGHTS]
 
     def __init__(
         self,
@@ -171,6 +172,10 @@ class Layers(RNNBase):
             self.__dict__["_flat_weights"] = weights
             self._flat_weight_refs = [None if w is None else weakref.ref(w) for w in named]
 
+    @property
+    def _script_weights(self) -> list[Tensor]:
+        return list(self._flat_weights)
+
     def _init_flat_weights(self) -> None:
         self.__dict__.pop("_flat_weights", None)
         self._flat_weight_refs = []
@@ -181,6 +186,9 @@ class Layers(RNNBase):
 
     def _weights_have_changed(self) -> bool:
         return "_flat_weights" in self.__dict__ and super()._weights_have_changed()
+
+    def __prepare_scriptable__(self) -> "Layers":
+        return scripted.prepare(self, [Layers.forward])
 
     def flatten_parameters(self) -> None:
         """Does nothing: there is no flat buffer that parameters could leave."""
@@ -231,15 +239,22 @@ class Layers(RNNBase):
     def _run(self, x: Tensor, state: State, batch_sizes: Tensor | None = None) -> tuple[Tensor, State]:
         assigned = "_flat_weights" in self.__dict__
         weights = self._flat_weights if assigned else weights_of(self, self._flat_weights_names)
-        if x.dtype != weights[0].dtype or x.size(-1) != self.input_size:
+        if x.dtype != weights[0].dtype and not autocast_enabled(x):
+            self.check_input(x, batch_sizes)
+        self._check_sizes(x, state, batch_sizes)
+        dropout = self.dropout if self.training else 0.0
+        run = onnx.stack if onnx.exporting() else stack
+        return run(self.layer_spec, x, state, weights, batch_sizes, num_layers=self.num_layers, dropout=dropout)
+
+    def _check_sizes(self, x: Tensor, state: State, batch_sizes: Tensor | None) -> None:
+        if torch.jit.is_tracing():
+            return  # they are free in a traced program, and the operators check them when it runs
+        if x.size(-1) != self.input_size:
             self.check_input(x, batch_sizes)
         if state:
             self._check_state(x, state, batch_sizes)
         if batch_sizes is None and x.size(1 if self.batch_first else 0) == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-        dropout = self.dropout if self.training else 0.0
-        run = onnx.stack if onnx.exporting() else stack
-        return run(self.layer_spec, x, state, weights, batch_sizes, num_layers=self.num_layers, dropout=dropout)
 
     def _check_state(self, x: Tensor, state: State, batch_sizes: Tensor | None) -> None:
         rows = self.num_layers * (2 if self.bidirectional else 1)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.nn import RNNCellBase
 
-from fastrnn.modules.cells import Cell
+from fastrnn.modules.cells import Cell, CellOfTwo
 from fastrnn.modules.layers import Layers
 
 __all__ = ["CIFG", "GRU", "LSTM", "RNN", "CIFGCell", "GRUCell", "LSTMCell", "RNNCell"]
@@ -75,7 +75,7 @@ class RNNCell(Cell):
         RuntimeError: any other size or dtype that does not fit, or an unknown ``nonlinearity``.
     """
 
-    __constants__ = torch.nn.RNNCell.__constants__
+    __constants__ = [*Cell.__constants__, "nonlinearity"]
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class LSTM(Layers):
     get_expected_cell_size = torch.nn.LSTM.get_expected_cell_size
 
 
-class LSTMCell(Cell):
+class LSTMCell(CellOfTwo):
     """``torch.nn.LSTMCell``: one step of ``LSTM``. ``h', c' = cell(input, (h, c)=None)``, otherwise as ``RNNCell``."""
 
     mode = "LSTM"
@@ -157,7 +157,7 @@ class CIFG(Layers):
     mode = "CIFG"
 
 
-class CIFGCell(Cell):
+class CIFGCell(CellOfTwo):
     """One step of ``CIFG``. ``h', c' = cell(input, (h, c)=None)``, otherwise as ``LSTMCell``."""
 
     mode = "CIFG"

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from fastrnn.modules.counterparts import FAST, PLAIN, is_fast, plain_of, written_class
 from fastrnn.modules.derived import derived_class, original_class, reason_against
 from fastrnn.modules.layers import assigned_weights
+from fastrnn.modules.scripted import WEIGHTS
 
 __all__ = ["accelerate", "restore"]
 
@@ -153,6 +154,8 @@ def become(module: Module, cls: type[Module]) -> None:
         members = {k: v for k, v in vars(type(module)).items() if k not in ("__dict__", "__weakref__", "__doc__")}
         cls = type(type(module).__name__, (cls,), members)
     module.__class__ = cls
+    for name in (WEIGHTS, "__overloads__"):  # what torch.jit.script has left, for the old class
+        vars(module).pop(name, None)
     if isinstance(module, RNNBase):
         # torch.nn.RNNBase mirrors its parameters here. fastrnn has a property of this name and keeps no references.
         vars(module).pop("_flat_weights", None)
