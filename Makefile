@@ -22,7 +22,7 @@ ENVIRONMENT := $(VENV)/.made-with-python-$(VERSION)
 PACKAGES := $(VENV)/.packages
 EXTENSION := $(VENV)/.extension
 
-CXX_SOURCES := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/*.cpp)
+CXX_SOURCES := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/*.cpp tests/*/*.cpp)
 
 .PHONY: help demo compare test fuzz core sanitize arm bench gpu lint format clean
 .DEFAULT_GOAL := help

@@ -53,7 +53,8 @@ def rnn(
         ValueError: where the number, shapes or dtypes of the arguments do not fit one another.
     """
     spec = _spec(cell, 2 if bidirectional else 1, has_bias, batch_first, num_layers, weights)
-    _check_arguments(spec, num_layers, x, state, weights, batch_sizes)
+    if not torch.jit.is_tracing():  # sizes are free in a traced program, and the operators check them when it runs
+        _check_arguments(spec, num_layers, x, state, weights, batch_sizes)
     return stack(spec, x, tuple(state), weights, batch_sizes, num_layers=num_layers, dropout=dropout * training)
 
 

@@ -3,6 +3,7 @@
 #include <torch/headeronly/version.h>
 #include <torch/library.h>
 
+#include "torch/autocast.h"
 #include "torch/autograd.h"
 #include "torch/operators.h"
 
@@ -38,4 +39,14 @@ TORCH_LIBRARY_IMPL(fastrnn, Autograd, m) {
   if (!built_for_this_torch()) return;
   m.impl("layer_forward", fastrnn::layer_forward_autograd);
   m.impl("layer_backward", fastrnn::layer_backward_autograd);
+}
+
+TORCH_LIBRARY_IMPL(fastrnn, AutocastCPU, m) {
+  if (!built_for_this_torch()) return;
+  m.impl("layer_forward", fastrnn::layer_forward_autocast);
+}
+
+TORCH_LIBRARY_IMPL(fastrnn, AutocastCUDA, m) {
+  if (!built_for_this_torch()) return;
+  m.impl("layer_forward", fastrnn::layer_forward_autocast);
 }

@@ -31,8 +31,20 @@ def _load() -> tuple[ModuleType | None, str | None]:
 
 extension, missing = _load()
 _cells: list[str] = extension.cells() if extension else []
+# For programs without Python: loading it registers the operators.
+library = str(Path(extension.__file__ or "").with_name("libfastrnn_torch.so")) if extension else None
 
-__all__ = ["NAME", "Plan", "extension", "frozen_products", "missing", "plan", "processor", "reasons_against"]
+__all__ = [
+    "NAME",
+    "Plan",
+    "extension",
+    "frozen_products",
+    "library",
+    "missing",
+    "plan",
+    "processor",
+    "reasons_against",
+]
 
 NAME = "cpu"
 

@@ -22,7 +22,7 @@ _WITH_BIAS = list(LayerSpec("").weight_names)
 _WITHOUT_BIAS = list(LayerSpec("", has_bias=False).weight_names)
 
 
-class Cell(scripted.ScriptedCell, RNNCellBase):
+class Cell(RNNCellBase, scripted.ScriptedCell):
     """What all cells share. A class for another cell of ``CELLS`` states its ``mode``, the cell's name in capitals.
 
     ``forward`` has the types of a cell of one state, for TorchScript; ``CellOfTwo`` is for the others.
@@ -51,7 +51,7 @@ class Cell(scripted.ScriptedCell, RNNCellBase):
         return weights_of(self, _WITH_BIAS if self.bias else _WITHOUT_BIAS)
 
     def __prepare_scriptable__(self) -> "Cell":
-        return scripted.prepare(self, [Cell.forward, CellOfTwo.forward])
+        return scripted.prepare(self, CellOfTwo.forward if len(self.cell_spec.states) > 1 else Cell.forward)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """As ``torch.nn``: ``input`` [B, I] or [I] and the state to the new state."""

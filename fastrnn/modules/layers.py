@@ -69,7 +69,7 @@ class _OwnWeights(list[Any]):
         self._module._flat_weights = list(self)
 
 
-class Layers(scripted.ScriptedLayers, RNNBase):
+class Layers(RNNBase, scripted.ScriptedLayers):
     """What all layers share. ``state`` is the tuple of a cell's states, ``hx`` what the user holds.
 
     A class for another cell of ``CELLS`` states its ``mode``, the cell's name in capitals.
@@ -188,7 +188,7 @@ class Layers(scripted.ScriptedLayers, RNNBase):
         return "_flat_weights" in self.__dict__ and super()._weights_have_changed()
 
     def __prepare_scriptable__(self) -> "Layers":
-        return scripted.prepare(self, [Layers.forward])
+        return scripted.prepare(self, Layers.forward)
 
     def flatten_parameters(self) -> None:
         """Does nothing: there is no flat buffer that parameters could leave."""

@@ -5,7 +5,7 @@ tensor and for a packed sequence, and what a cell has behind ``torch.jit.is_scri
 of ``hx`` in the source, so these come for cells of one state and for cells of two.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import MethodType
 from typing import Any, TypeVar
 
@@ -23,14 +23,14 @@ M = TypeVar("M", bound=Module)
 WEIGHTS = "_script_weights"
 
 
-def prepare(module: M, own: Sequence[Any]) -> M:
-    """The module itself, ready for ``torch.jit.script``. ``own`` are the functions that its forward may be.
+def prepare(module: M, forward: Callable[..., Any]) -> M:
+    """The module itself, ready for ``torch.jit.script``. Its forward has to be the given function.
 
     Raises:
         RuntimeError: TorchScript would compile something else than the module computes.
     """
     name = type(module).__name__
-    if getattr(module.forward, "__func__", None) not in own:
+    if getattr(module.forward, "__func__", None) is not forward:
         raise RuntimeError(
             f"torch.jit.script: expected the forward of fastrnn's own class, got another one in {name}; use "
             "torch.jit.trace, or torch.nn's modules by fastrnn.restore"
@@ -126,10 +126,9 @@ class ScriptedLayers:
         self: Any, x: Tensor, h: Tensor | None, c: Tensor | None, batch_sizes: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
         directions = 2 if self.bidirectional else 1
-        rows = self.num_layers * directions
-        for s in (h, c):
-            if s is not None and s.size(0) != rows:
-                raise RuntimeError(f"Expected hidden size [{rows}, ...], got {s.size()}")
+        by_layer = (self.num_layers, directions)
+        h = None if h is None else h.unflatten(0, by_layer)
+        c = None if c is None else c.unflatten(0, by_layer)
         per_layer = len(self._script_weights) // self.num_layers
         transposed = self.batch_first and batch_sizes is None
         finals: list[list[Tensor]] = []
@@ -138,11 +137,10 @@ class ScriptedLayers:
                 x = x.transpose(0, 1) if transposed else x  # as it lies in memory: the mask is that of torch.nn
                 x = apply_dropout(x, self.dropout)
                 x = x.transpose(0, 1) if transposed else x
-            first, last = i * directions, (i + 1) * directions
             x, final = _run_layer(
                 x,
-                None if h is None else h[first:last],
-                None if c is None else c[first:last],
+                None if h is None else h[i],
+                None if c is None else c[i],
                 self._script_weights[i * per_layer : (i + 1) * per_layer],
                 batch_sizes,
                 self.mode.lower(),
@@ -157,10 +155,8 @@ class ScriptedLayers:
         return x, [torch.cat([final[k] for final in finals]) for k in range(len(finals[0]))]
 
     def _scripted_tensor(self: Any, input: Tensor, h: Tensor | None, c: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        if input.dim() == 3:
-            return self._scripted_stack(input, h, c, None)
         if input.dim() != 2:
-            raise RuntimeError(f"{self.mode}: Expected input to be 2D or 3D, got {input.dim()}D instead")
+            return self._scripted_stack(input, h, c, None)
         batch_dim = 0 if self.batch_first else 1
         h = None if h is None else h.unsqueeze(1)
         c = None if c is None else c.unsqueeze(1)

@@ -1,0 +1,25 @@
+#include "torch/autocast.h"
+
+#include <ATen/autocast_mode.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+
+namespace fastrnn {
+
+using at::Tensor;
+
+std::tuple<Tensor, Tensors, Tensor> layer_forward_autocast(const Tensor& x, const std::optional<Tensor>& h_0,
+                                                           const std::optional<Tensor>& c_0, at::TensorList weights,
+                                                           const std::optional<Tensor>& batch_sizes,
+                                                           std::string_view cell, int64_t directions, bool has_bias,
+                                                           bool batch_first, bool save) {
+  static const auto forward =
+      c10::Dispatcher::singleton().findSchemaOrThrow("fastrnn::layer_forward", "").typed<decltype(layer_forward)>();
+  const c10::DeviceType device = x.device().type();
+  const at::ScalarType type = at::autocast::get_autocast_dtype(device);
+  const auto cast = [&](const auto& given) { return at::autocast::cached_cast(type, given, device); };
+  const c10::impl::ExcludeDispatchKeyGuard below(c10::autocast_dispatch_keyset);
+  return forward.call(cast(x), cast(h_0), cast(c_0), cast(weights), batch_sizes, cell, directions, has_bias,
+                      batch_first, save);
+}
+
+}  // namespace fastrnn
