@@ -5,13 +5,14 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastrnn import _C
-from fastrnn.spec import CELLS, given
+from fastrnn.spec import CELLS, BackwardCall, ForwardCall
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 _PACKAGES = {COMPILER: "g++-aarch64-linux-gnu", EMULATOR: "qemu-user"}
@@ -41,50 +42,24 @@ class Operators:
     def __init__(self, driver: Path):
         self._driver = driver
 
-    def layer_forward(
-        self,
-        x: Tensor,
-        h_0: Tensor | None,
-        c_0: Tensor | None,
-        weights: Sequence[Tensor],
-        batch_sizes: Tensor | None,
-        cell: str,
-        directions: int,
-        has_bias: bool,
-        batch_first: bool,
-        save: bool = False,
-    ) -> tuple[Tensor, list[Tensor], Tensor]:
-        layer = _Layer(x, weights, batch_sizes, cell, directions, has_bias, batch_first)
-        h_0, c_0 = layer.states(given(h_0, c_0))
+    def layer_forward(self, *args: Any) -> tuple[Tensor, list[Tensor], Tensor]:
+        call = ForwardCall(*args)
+        layer, x = _Layer(call), call.x
+        h_0, c_0 = layer.states(call.state)
         y = layer.by_step(x).new_empty(*layer.by_step(x).shape[:-1], layer.D * layer.P)
-        saved = x.new_empty(layer.D, layer.N if save else 0, len(CELLS[cell].saved) * layer.H)
-        inputs, results = [*layer.slots(weights), x, h_0], [y, torch.empty_like(h_0), c_0, saved]
+        saved = x.new_empty(layer.D, layer.N if call.save else 0, len(CELLS[call.cell].saved) * layer.H)
+        inputs, results = [*layer.slots(call.weights), x, h_0], [y, torch.empty_like(h_0), c_0, saved]
         y, *final, saved = self._run(layer, False, inputs, results)
-        return layer.by_step(y), final[: len(CELLS[cell].states)], saved
+        return layer.by_step(y), final[: len(CELLS[call.cell].states)], saved
 
-    def layer_backward(
-        self,
-        dy: Tensor,
-        dstate: Sequence[Tensor],
-        x: Tensor,
-        h_0: Tensor | None,
-        c_0: Tensor | None,
-        weights: Sequence[Tensor],
-        y: Tensor,
-        saved: Tensor,
-        batch_sizes: Tensor | None,
-        cell: str,
-        directions: int,
-        has_bias: bool,
-        batch_first: bool,
-        needed: Sequence[bool],
-    ) -> list[Tensor]:
-        assert all(needed)
-        layer = _Layer(x, weights, batch_sizes, cell, directions, has_bias, batch_first)
-        dh_T, dc_T = layer.states(dstate)
-        state = given(h_0, c_0)
-        inputs = [*layer.slots(weights), x, *layer.states(state), layer.by_step(y), saved, layer.by_step(dy), dh_T]
-        empty = [torch.empty(t.shape, dtype=t.dtype) for t in (layer.by_step(x), dh_T, *weights)]
+    def layer_backward(self, *args: Any) -> list[Tensor]:
+        call = BackwardCall(*args)
+        assert all(call.needed)
+        layer, x, state = _Layer(call.forward), call.x, call.forward.state
+        y, dy = layer.by_step(call.y), layer.by_step(call.dy)
+        dh_T, dc_T = layer.states(call.dstate)
+        inputs = [*layer.slots(call.weights), x, *layer.states(state), y, call.saved, dy, dh_T]
+        empty = [torch.empty(t.shape, dtype=t.dtype) for t in (layer.by_step(x), dh_T, *call.weights)]
         results = [*empty[:2], dc_T, *layer.slots(empty[2:])]
         dx, dh_0, dc_0, *dweights = self._run(layer, True, inputs, results)
         return [layer.by_step(dx), *[dh_0, dc_0][: len(state)], *(w for w in dweights if w.numel())]
@@ -105,18 +80,10 @@ class Operators:
 class _Layer:
     """Sizes, and the form of a batch as csrc/runtime/layer.h has it."""
 
-    def __init__(
-        self,
-        x: Tensor,
-        weights: Sequence[Tensor],
-        batch_sizes: Tensor | None,
-        cell: str,
-        directions: int,
-        has_bias: bool,
-        batch_first: bool,
-    ):
-        self.cell, self.D, self.has_bias = cell, directions, has_bias
-        self.I, self.P, self.H = x.shape[-1], weights[1].shape[1], len(weights[1]) // len(CELLS[cell].gates)
+    def __init__(self, call: ForwardCall):
+        x, weights, batch_sizes = call.x, call.weights, call.batch_sizes
+        self.cell, self.D, self.has_bias, batch_first = call.options
+        self.I, self.P, self.H = x.shape[-1], weights[1].shape[1], len(weights[1]) // len(CELLS[self.cell].gates)
         if batch_sizes is None:
             self.form = 1 if batch_first else 0
             self.T, self.B = x.shape[1::-1] if batch_first else x.shape[:2]

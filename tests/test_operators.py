@@ -16,8 +16,8 @@ from torch._dynamo.utils import counters
 
 import fastrnn
 from fastrnn import _C
-from fastrnn.ops import layer_backward, layer_forward
-from fastrnn.spec import CELLS, given, pair_of
+from fastrnn.ops import frozen_forward, layer_backward, layer_forward
+from fastrnn.spec import CELLS, BackwardCall, ForwardCall, pair_of
 
 T, B, I, H = 4, 3, 5, 6  # noqa: E741
 BATCH_SIZES = torch.tensor([3, 2, 2, 1])
@@ -28,7 +28,7 @@ def states_of(state: list[Tensor]) -> dict[str, Tensor | None]:
 
 
 def given_states(arguments: dict) -> list[Tensor]:
-    return given(arguments["h_0"], arguments["c_0"])
+    return [arguments[name] for name in ("h_0", "c_0") if arguments[name] is not None]
 
 
 def forward_arguments(cell: str, batch: str = "dense", **changes: object) -> dict:
@@ -80,6 +80,15 @@ SAMPLES = {f"{cell}-dense": (cell, "dense") for cell in CELLS} | {
     "gru-members": ("gru", "members"),
 }
 every_sample = pytest.mark.parametrize("cell,batch", SAMPLES.values(), ids=SAMPLES)
+
+
+def test_calls_have_the_arguments_of_the_schemas():
+    for operator, fields in (
+        (layer_forward, ForwardCall._fields),
+        (layer_backward, BackwardCall._fields),
+        (frozen_forward, ForwardCall._fields[:-1]),
+    ):
+        assert tuple(argument.name for argument in operator._schema.arguments) == fields
 
 
 @every_sample

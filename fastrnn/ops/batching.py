@@ -4,7 +4,6 @@ Of V mapped values the one at v stands at row ``b * V + v``, for every row b of 
 too, and is sample ``v`` of ``layer_backward``.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,27 +12,26 @@ from torch._C import _functorch
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 
 from fastrnn.ops.operators import frozen_forward, layer_backward, layer_forward, library
-from fastrnn.spec import given
+from fastrnn.spec import BackwardCall, ForwardCall
 
 __all__: list[str] = []
 
-Dim = int | None
-
 
 class _Rows:
-    """Folds the mapped dimension into the batch and out of it again. ``size`` is V."""
+    """Folds the mapped dimension, of size V, into the batch and out of it again."""
 
-    def __init__(self, size: int, x: Tensor, x_dim: Dim, weights: Sequence[Tensor], packed: bool, batch_first: bool):
+    def __init__(self, size: int, call: ForwardCall, dims: ForwardCall) -> None:
         self.size = size
-        self.members = weights[1].dim() - 2
-        dims = x.dim() - self.members - (x_dim is not None)
-        self.one_step = dims == 2 and not packed
-        by_sequence = batch_first or packed or self.one_step
-        self.sequence_axis = self.members + (0 if by_sequence else 1)
-        self.state_axis = self.members + (0 if self.one_step else 1)
+        self.call, self.dims = call, dims
+        x_dim: Any = dims.x
+        bare = call if x_dim is None else call._replace(x=call.x.select(x_dim, 0))
+        time_first = not (bare.swapped or bare.one_step or call.batch_sizes is not None)
+        self.members = bare.members
+        self.sequence_axis = self.members + time_first
+        self.state_axis = self.members + (not bare.one_step)
         self.saved_axis = self.members + 1
 
-    def fold(self, t: Any, dim: Dim, axis: int) -> Any:
+    def fold(self, t: Any, dim: Any, axis: int) -> Any:
         """A tensor or None, into the axis of the rows, as of a tensor that is not mapped."""
         if t is None:
             return None
@@ -44,49 +42,76 @@ class _Rows:
         """The mapped dimension is then behind the axis."""
         return t.unflatten(axis, (t.shape[axis] // self.size, self.size))
 
+    def sequence(self, t: Any, dim: Any) -> Any:
+        return self.fold(t, dim, self.sequence_axis)
+
+    def state(self, s: Any, dim: Any) -> Any:
+        return self.fold(s, dim, self.state_axis)
+
+    def folded(self) -> ForwardCall:
+        """The call on all rows."""
+        call, dims = self.call, self.dims
+        sizes = None if call.batch_sizes is None else call.batch_sizes * self.size
+        h_0, c_0 = self.state(call.h_0, dims.h_0), self.state(call.c_0, dims.c_0)
+        return call._replace(x=self.sequence(call.x, dims.x), h_0=h_0, c_0=c_0, batch_sizes=sizes)
+
+    def unfolded(self, y: Tensor, final: list[Tensor]) -> tuple[tuple[Tensor, list[Tensor]], tuple[int, list[int]]]:
+        """Its results, and where their mapped dimension is."""
+        states = [self.unfold(s, self.state_axis) for s in final]
+        return (self.unfold(y, self.sequence_axis), states), (
+            self.sequence_axis + 1,
+            [self.state_axis + 1] * len(final),
+        )
+
     def by_sample(self, t: Tensor, samples: int) -> Tensor:
         """The gradient of a weight, the mapped dimension behind that of the samples, where there are any."""
         if samples == 1:
             return t.unsqueeze(self.members) if self.size == 1 else t
         return self.unfold(t, self.members)
 
-    def states(self, state: Sequence[Tensor | None], dims: Any) -> Any:
-        return [self.fold(s, dim, self.state_axis) for s, dim in zip(state, dims, strict=True)]
 
-    def sizes(self, batch_sizes: Tensor | None) -> Tensor | None:
-        return None if batch_sizes is None else batch_sizes * self.size
+class _Members:
+    """The mapped dimension, of size V, as that of the members, or in front of theirs where there are members."""
 
+    def __init__(self, size: int, call: Any, dims: Any) -> None:
+        self.size = size
+        self.nested = call.weights[1].dim() - (dims.weights[1] is not None) == 3
 
-def _to_members(size: int, nested: bool, values: Any, dims: Any) -> Any:
-    """Tensors, and lists of them, with the mapped dimension as the members', or in front of theirs if ``nested``."""
-    if values is None:
-        return None
-    if not isinstance(values, Tensor):
-        dims = dims if dims is not None else [None] * len(values)
-        return [_to_members(size, nested, value, dim) for value, dim in zip(values, dims, strict=True)]
-    front = values.expand(size, *values.shape) if dims is None else values.movedim(dims, 0)
-    return front.flatten(0, 1) if nested else front
+    def join(self, value: Any, dim: Any) -> Any:
+        """A tensor, a list, or None."""
+        if value is None:
+            return None
+        if isinstance(value, list):
+            return [self.join(v, d) for v, d in zip(value, dim, strict=True)]
+        front = value.expand(self.size, *value.shape) if dim is None else value.movedim(dim, 0)
+        return front.flatten(0, 1) if self.nested else front
 
+    def joined(self, call: Any, dims: Any) -> Any:
+        """A call with all tensors of the members."""
+        shared = ("batch_sizes", "needed")
+        of_members = {
+            name: self.join(value, getattr(dims, name))
+            for name, value in call._asdict().items()
+            if isinstance(value, (Tensor, list)) and name not in shared
+        }
+        return call._replace(**of_members)
 
-def _from_members(size: int, nested: bool, results: Any) -> tuple[Any, Any]:
-    """Results and where their mapped dimension is."""
-    if isinstance(results, Tensor):
-        return (results.unflatten(0, (size, -1)) if nested else results), 0
-    parts = [_from_members(size, nested, result) for result in results]
-    return type(results)([value for value, _ in parts]), type(results)([dim for _, dim in parts])
+    def parted(self, results: Any) -> tuple[Any, Any]:
+        """Results, and where their mapped dimension is."""
+        if isinstance(results, Tensor):
+            return (results.unflatten(0, (self.size, -1)) if self.nested else results), 0
+        parts = [self.parted(result) for result in results]
+        return type(results)([value for value, _ in parts]), type(results)([dim for _, dim in parts])
 
 
 def _mapped(dims: Any) -> bool:
     return any(dim is not None for dim in dims)
 
 
-def _check_not_mapped(batch_sizes_dim: Dim) -> None:
-    if batch_sizes_dim is not None:
+def _maps_weights(dims: Any) -> bool:
+    if dims.batch_sizes is not None:
         raise NotImplementedError("fastrnn: expected batch_sizes that are the same for all that vmap maps over")
-
-
-def _nested(weights: Sequence[Tensor], dims: Any) -> bool:
-    return weights[1].dim() - (dims[1] is not None) == 3
+    return _mapped(dims.weights)
 
 
 def _bare(value: Any, unwrap: Any) -> tuple[Any, Any]:
@@ -103,7 +128,7 @@ def _mapped_again(value: Any, dims: Any, wrap: Any) -> Any:
     return type(value)([_mapped_again(v, dim, wrap) for v, dim in zip(value, dims, strict=True)])
 
 
-def _register(rule: Any, operator: Any) -> None:
+def _register(rule: Any, operator: Any, arguments: Any) -> None:
     """What ``torch.library.register_vmap`` does, in a third of its time, which is that of a layer of 50 short steps."""
 
     def kernel(*args: Any) -> Any:
@@ -113,7 +138,7 @@ def _register(rule: Any, operator: Any) -> None:
         with torch._C._ExcludeDispatchKeyGuard(_BATCHED):
             if not any(_mapped(dim) if isinstance(dim, list) else dim is not None for dim in dims):
                 return operator(*values)
-            results, out_dims = rule(interpreter.batch_size(), dims, *values)
+            results, out_dims = rule(interpreter.batch_size(), arguments(*values), arguments(*dims))
         return _mapped_again(results, out_dims, lambda t, dim: _functorch._add_batch_dim(t, dim, level))
 
     library.impl(operator, kernel, "FuncTorchBatched")
@@ -122,109 +147,48 @@ def _register(rule: Any, operator: Any) -> None:
 _BATCHED = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchBatched)
 
 
-def _forward(
-    size: int,
-    in_dims: Any,
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    weights: Sequence[Tensor],
-    batch_sizes: Tensor | None,
-    cell: str,
-    directions: int,
-    has_bias: bool,
-    batch_first: bool,
-    save: bool = False,
-) -> Any:
-    options = (cell, directions, has_bias, batch_first, save)
-    x_dim, h_dim, c_dim, weight_dims, batch_sizes_dim = in_dims[:5]
-    _check_not_mapped(batch_sizes_dim)
-    if _mapped(weight_dims):
-        nested = _nested(weights, weight_dims)
-        x, h_0, c_0, weights = _to_members(size, nested, (x, h_0, c_0, weights), in_dims[:4])
-        return _from_members(size, nested, layer_forward(x, h_0, c_0, weights, batch_sizes, *options))
-    rows = _Rows(size, x, x_dim, weights, batch_sizes is not None, batch_first)
-    x = rows.fold(x, x_dim, rows.sequence_axis)
-    h_0, c_0 = rows.states((h_0, c_0), (h_dim, c_dim))
-    y, final, saved = layer_forward(x, h_0, c_0, weights, rows.sizes(batch_sizes), *options)
-    results = (
-        rows.unfold(y, rows.sequence_axis),
-        [rows.unfold(s, rows.state_axis) for s in final],
-        rows.unfold(saved, rows.saved_axis),
-    )
-    return results, (rows.sequence_axis + 1, [rows.state_axis + 1] * len(final), rows.saved_axis + 1)
+def _forward(size: int, call: ForwardCall, dims: ForwardCall) -> Any:
+    if _maps_weights(dims):
+        members = _Members(size, call, dims)
+        return members.parted(layer_forward(*members.joined(call, dims)))
+    rows = _Rows(size, call, dims)
+    y, final, saved = layer_forward(*rows.folded())
+    results, out_dims = rows.unfolded(y, final)
+    return (*results, rows.unfold(saved, rows.saved_axis)), (*out_dims, rows.saved_axis + 1)
 
 
-def _frozen(
-    size: int,
-    in_dims: Any,
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    weights: Sequence[Tensor],
-    batch_sizes: Tensor | None,
-    cell: str,
-    directions: int,
-    has_bias: bool,
-    batch_first: bool,
-) -> Any:
-    x_dim, h_dim, c_dim, weight_dims, batch_sizes_dim = in_dims[:5]
-    _check_not_mapped(batch_sizes_dim)
-    if _mapped(weight_dims):
+def _frozen(size: int, call: ForwardCall, dims: ForwardCall) -> Any:
+    if _maps_weights(dims):
         raise NotImplementedError("fastrnn: expected frozen weights that are the same for all that vmap maps over")
-    rows = _Rows(size, x, x_dim, weights, batch_sizes is not None, batch_first)
-    x = rows.fold(x, x_dim, rows.sequence_axis)
-    h_0, c_0 = rows.states((h_0, c_0), (h_dim, c_dim))
-    y, final = frozen_forward(x, h_0, c_0, weights, rows.sizes(batch_sizes), cell, directions, has_bias, batch_first)
-    results = rows.unfold(y, rows.sequence_axis), [rows.unfold(s, rows.state_axis) for s in final]
-    return results, (rows.sequence_axis + 1, [rows.state_axis + 1] * len(final))
+    rows = _Rows(size, call, dims)
+    *arguments, _ = rows.folded()
+    return rows.unfolded(*frozen_forward(*arguments))
 
 
-def _backward(
-    size: int,
-    in_dims: Any,
-    dy: Tensor | None,
-    dstate: Sequence[Tensor | None],
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    weights: Sequence[Tensor],
-    y: Tensor,
-    saved: Tensor,
-    batch_sizes: Tensor | None,
-    cell: str,
-    directions: int,
-    has_bias: bool,
-    batch_first: bool,
-    needed: Sequence[bool],
-    samples: int = 1,
-) -> Any:
-    dy_dim, dstate_dims, x_dim, h_dim, c_dim, weight_dims, y_dim, saved_dim, batch_sizes_dim = in_dims[:9]
-    _check_not_mapped(batch_sizes_dim)
-    options = (cell, directions, has_bias, batch_first, needed)
-    if _mapped(weight_dims):
-        nested = _nested(weights, weight_dims)
-        tensors = _to_members(size, nested, (dy, dstate, x, h_0, c_0, weights, y, saved), in_dims[:8])
-        return _from_members(size, nested, layer_backward(*tensors, batch_sizes, *options, samples))
-    rows = _Rows(size, x, x_dim, weights, batch_sizes is not None, batch_first)
-    gradients = layer_backward(
-        rows.fold(dy, dy_dim, rows.sequence_axis),
-        rows.states(dstate, dstate_dims),
-        rows.fold(x, x_dim, rows.sequence_axis),
-        *rows.states((h_0, c_0), (h_dim, c_dim)),
-        weights,
-        rows.fold(y, y_dim, rows.sequence_axis),
-        rows.fold(saved, saved_dim, rows.saved_axis),
-        rows.sizes(batch_sizes),
-        *options,
-        samples * size,
+def _backward(size: int, call: BackwardCall, dims: BackwardCall) -> Any:
+    if _maps_weights(dims):
+        members = _Members(size, call, dims)
+        return members.parted(layer_backward(*members.joined(call, dims)))
+    rows = _Rows(size, call.forward, dims.forward)
+    forward = rows.folded()
+    of_rows = call._replace(
+        dy=rows.sequence(call.dy, dims.dy),
+        dstate=[rows.state(d, dim) for d, dim in zip(call.dstate, dims.dstate, strict=True)],
+        x=forward.x,
+        h_0=forward.h_0,
+        c_0=forward.c_0,
+        y=rows.sequence(call.y, dims.y),
+        saved=rows.fold(call.saved, dims.saved, rows.saved_axis),
+        batch_sizes=forward.batch_sizes,
+        samples=call.samples * size,
     )
-    axes = [rows.sequence_axis, *[rows.state_axis] * len(given(h_0, c_0))]
-    of_inputs = [axis for axis, wanted in zip(axes, needed) if wanted]  # noqa: B905, weights follow
-    results = [rows.unfold(t, axis) for t, axis in zip(gradients, of_inputs)]  # noqa: B905, weights follow
-    by_sample = [rows.by_sample(t, samples) for t in gradients[len(of_inputs) :]]
-    dims = [axis + 1 for axis in of_inputs] + [rows.members + (samples > 1)] * len(by_sample)
-    return results + by_sample, dims
+    gradients = layer_backward(*of_rows)
+    axes = [rows.sequence_axis, *[rows.state_axis] * len(forward.state)]
+    axes = [axis for axis, wanted in zip(axes, call.needed, strict=False) if wanted]
+    of_inputs, of_weights = gradients[: len(axes)], gradients[len(axes) :]
+    results = [rows.unfold(t, axis) for t, axis in zip(of_inputs, axes, strict=True)]
+    results += [rows.by_sample(t, call.samples) for t in of_weights]
+    return results, [axis + 1 for axis in axes] + [rows.members + (call.samples > 1)] * len(of_weights)
 
 
 def _backward_of_batched_gradients(*args: Any) -> Any:
@@ -232,7 +196,7 @@ def _backward_of_batched_gradients(*args: Any) -> Any:
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
 
-    def unwrap(t: Tensor) -> tuple[Tensor, Dim]:
+    def unwrap(t: Tensor) -> tuple[Tensor, int | None]:
         return (torch._remove_batch_dim(t, level, 0, 0), 0) if _functorch.is_legacy_batchedtensor(t) else (t, None)
 
     values, dims = _bare(list(args), unwrap)
@@ -240,7 +204,7 @@ def _backward_of_batched_gradients(*args: Any) -> Any:
     return _mapped_again(results, [0] * len(results), lambda t, dim: torch._add_batch_dim(t, dim, level))
 
 
-_register(_forward, layer_forward)
-_register(_backward, layer_backward)
-_register(_frozen, frozen_forward)
+_register(_forward, layer_forward, ForwardCall)
+_register(_backward, layer_backward, BackwardCall)
+_register(_frozen, frozen_forward, ForwardCall)
 library.impl(layer_backward, _backward_of_batched_gradients, "Batched")

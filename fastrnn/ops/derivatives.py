@@ -8,24 +8,20 @@ from torch import Tensor
 from torch.autograd import grad
 
 from fastrnn.ops.operators import library
-from fastrnn.spec import LayerSpec, given, reference
+from fastrnn.spec import ForwardCall, reference
 
 __all__: list[str] = []
 
 
-def _run(
-    spec: LayerSpec, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], batch_sizes: Tensor | None
-) -> tuple[Tensor, ...]:
+def _run(call: ForwardCall) -> tuple[Tensor, ...]:
     """y and the final states by the reference, of every form that the operators take."""
-    if weights[1].dim() == 3:
-        states = zip(*state, strict=True) if state else [()] * len(x)
-        members = zip(x, states, zip(*weights, strict=True), strict=True)
-        each = [_run(spec, x_, state_, weights_, batch_sizes) for x_, state_, weights_ in members]
+    if call.members:
+        each = [_run(call.with_inputs(of_member)) for of_member in zip(*call.inputs, strict=True)]
         return tuple([torch.stack(t) for t in zip(*each, strict=True)])
-    if batch_sizes is None and x.dim() == 2:
-        final = reference.step(spec, x, tuple(state), weights)
+    if call.one_step:
+        final = reference.step(call.spec, call.x, tuple(call.state), call.weights)
         return final[0], *final
-    y, final = reference.layer(spec, x, state, weights, batch_sizes)
+    y, final = reference.layer(call.spec, call.x, call.state, call.weights, call.batch_sizes)
     return y, *final
 
 
@@ -40,20 +36,7 @@ def _pairs(tensors: Sequence[Tensor | None], gradients: Sequence[Tensor | None])
 @torch.library.impl(library, "layer_double_backward", "Batched")  # is_grads_batched=True
 @torch.library.impl(library, "layer_double_backward", "CompositeImplicitAutograd")
 def _double_backward(
-    ddgradients: Sequence[Tensor | None],
-    dy: Tensor | None,
-    dstate: Sequence[Tensor | None],
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    weights: Sequence[Tensor],
-    batch_sizes: Tensor | None,
-    cell: str,
-    directions: int,
-    has_bias: bool,
-    batch_first: bool,
-    needed: Sequence[bool],
-    wanted: Sequence[bool],
+    ddgradients: Sequence[Tensor | None], dy: Tensor | None, dstate: Sequence[Tensor | None], *others: Any
 ) -> list[Tensor]:
     """Runs the layer again, on the reference, and differentiates it twice.
 
@@ -61,13 +44,12 @@ def _double_backward(
     them are left to autograd, which follows them outside.
     """
     recorded = torch.is_grad_enabled()
-    spec = LayerSpec.of_weights(cell, directions, has_bias, batch_first, weights)
-    state = given(h_0, c_0)
-    states = len(state)
+    *arguments, needed, wanted = others
+    call = ForwardCall(*arguments)
     with torch.enable_grad():
         dresults = [d if d is None else d.view_as(d) for d in (dy, *dstate)]
-        inputs = [t.view_as(t) for t in (x, *state, *weights)]
-        results = _run(spec, inputs[0], inputs[1 : 1 + states], inputs[1 + states :], batch_sizes)
+        inputs = [t.view_as(t) for t in call.inputs]
+        results = _run(call.with_inputs(inputs))
         of = [t for t, flag in zip(inputs, needed, strict=True) if flag]
         gradients: Any = grad(**_pairs(results, dresults), inputs=of, create_graph=True, allow_unused=True)
     variables = [t for t, flag in zip((*dresults, *inputs), wanted, strict=True) if flag and t is not None]

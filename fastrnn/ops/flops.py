@@ -2,57 +2,41 @@
 
 import math
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastrnn.ops.operators import frozen_forward, layer_backward, layer_forward
-from fastrnn.spec import given
+from fastrnn.spec import BackwardCall, ForwardCall
 
 __all__ = ["announce"]
 
 
-def _forward(x: Tensor, h_0: Any, c_0: Any, weights: Sequence[Tensor], *_: Any, **__: Any) -> int:
+def _forward(*args: Any, **_: Any) -> int:
     """Every row meets every matrix, in a multiplication and an addition for each element."""
-    return 2 * _rows(x) * sum(_elements(w) for w in weights)
+    call = ForwardCall(*args)
+    return 2 * _rows(call.x) * sum(_elements(w) for w in call.weights)
 
 
-def _backward(
-    dy: Any,
-    dstate: Any,
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    weights: Sequence[Tensor],
-    y: Any,
-    saved: Any,
-    batch_sizes: Any,
-    cell: str,
-    directions: int,
-    has_bias: bool,
-    batch_first: bool,
-    needed: Sequence[bool],
-    *_: Any,
-    **__: Any,
-) -> int:
+def _backward(*args: Any, **_: Any) -> int:
     """A matrix meets the gradients of the sums, unless they end there, and these the rows, where that is needed."""
-    total = 0
-    rows = _rows(x)
-    per_direction = len(weights) // directions
-    of_x, *of_states = needed[: 1 + len(given(h_0, c_0))]
-    before_the_first = 0 if any(of_states[:1]) else _batch(x, batch_sizes, batch_first)
-    for i, (w, wanted) in enumerate(zip(weights, needed[1 + len(of_states) :], strict=True)):
+    call = BackwardCall(*args)
+    total, rows = 0, _rows(call.x)
+    per_direction = len(call.weights) // call.directions
+    states = len(call.forward.state)
+    of_x, *of_states = call.needed[: 1 + states]
+    before_the_first = 0 if any(of_states[:1]) else _batch(call.forward)
+    for i, (w, wanted) in enumerate(zip(call.weights, call.needed[1 + states :], strict=True)):
         passed_on = {0: rows if of_x else 0, 1: rows - before_the_first}.get(i % per_direction, rows)
         total += _elements(w) * (rows * wanted + passed_on)
     return 2 * total
 
 
-def _batch(x: Tensor, batch_sizes: Tensor | None, batch_first: bool) -> int:
-    if batch_sizes is not None:
-        return int(batch_sizes[0])
-    return len(x) if batch_first or x.dim() == 2 else x.shape[1]
+def _batch(call: ForwardCall) -> int:
+    if call.batch_sizes is not None:
+        return int(call.batch_sizes[0])
+    return call.x.shape[call.members + (not call.swapped and not call.one_step)]
 
 
 def _rows(x: Tensor) -> int:

@@ -26,7 +26,7 @@ bfloat16, or int8 with two more at the end of each direction: scale_ih and scale
 """
 
 import ast
-from collections.abc import Sequence
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.backends import cpu
-from fastrnn.spec import LayerSpec, given
+from fastrnn.spec import BackwardCall, ForwardCall
 
 __all__ = ["frozen_forward", "layer_backward", "layer_double_backward", "layer_forward", "library"]
 
@@ -50,109 +50,70 @@ layer_double_backward = torch.ops.fastrnn.layer_double_backward.default
 frozen_forward = torch.ops.fastrnn.frozen_forward.default
 
 
-class _Form:
-    """Sizes of a call, and where its dimensions are."""
+class _Results:
+    """New tensors of the form of a call's results, or of its arguments' gradients."""
 
-    def __init__(
-        self,
-        x: Tensor,
-        state: Sequence[Tensor],
-        weights: Sequence[Tensor],
-        batch_sizes: Tensor | None,
-        spec: LayerSpec,
-    ) -> None:
-        for t in (*state, *weights):
+    def __init__(self, call: ForwardCall) -> None:
+        for t in (*call.state, *call.weights):
             # A call that mixes meta tensors with others would get memory that nobody has written.
-            if t.device != x.device:
-                raise RuntimeError(f"fastrnn: expected states and weights on {x.device} like the input, got {t.device}")
-        self.spec = spec
-        self.members = tuple(weights[1].shape[:-2])
-        first = len(self.members)
-        one_step = batch_sizes is None and x.dim() - first == 2
-        self.swapped = spec.batch_first and batch_sizes is None and not one_step
-        self.first = first
-        leading = x.shape[first:-1]
-        self.rows = leading[0] if len(leading) == 1 else leading[0] * leading[1]
-        self.leading = tuple(reversed(leading)) if self.swapped else tuple(leading)
-        self.batch: Any
-        if batch_sizes is None:
-            self.batch = self.leading[-1]
-        elif state:
-            self.batch = state[0].shape[-2]
+            if t.device != call.x.device:
+                raise RuntimeError(
+                    f"fastrnn: expected states and weights on {call.x.device} like the input, got {t.device}"
+                )
+        self.call = call
+        self.members = tuple(call.weights[1].shape[: call.members])
+        self.leading = tuple(call.x.shape[call.members : -1])
+        if call.swapped:
+            self.leading = self.leading[::-1]
+        self.hidden, self.outputs = call.spec.hidden_and_outputs(call.weights[1])
+
+    def sequence(self, width: int) -> Tensor:
+        """Step by step in memory."""
+        t = self.call.x.new_empty((*self.members, *self.leading, width))
+        return t.transpose(self.call.members, self.call.members + 1) if self.call.swapped else t
+
+    def y(self) -> Tensor:
+        return self.sequence(self.call.directions * self.outputs)
+
+    def final_state(self) -> list[Tensor]:
+        call = self.call
+        directions = () if call.one_step else (call.directions,)
+        batch: Any
+        if call.batch_sizes is None:
+            batch = self.leading[-1]
+        elif call.state:
+            batch = call.state[0].shape[-2]
         else:
-            self.batch = torch.library.get_ctx().new_dynamic_size()
-        self.directions = () if one_step else (spec.directions,)
-        self.hidden, self.outputs = spec.hidden_and_outputs(weights[1])
+            batch = torch.library.get_ctx().new_dynamic_size()
+        widths = call.spec.state_widths(self.hidden, self.outputs).values()
+        return [call.x.new_empty((*self.members, *directions, batch, width)) for width in widths]
 
-    def sequence(self, like: Tensor, width: int) -> Tensor:
-        """A new sequence tensor, step by step in memory."""
-        t = like.new_empty((*self.members, *self.leading, width))
-        return t.transpose(self.first, self.first + 1) if self.swapped else t
-
-    def final_state(self, x: Tensor) -> list[Tensor]:
-        widths = self.spec.state_widths(self.hidden, self.outputs).values()
-        return [x.new_empty((*self.members, *self.directions, self.batch, width)) for width in widths]
+    def saved(self) -> Tensor:
+        call = self.call
+        rows = math.prod(self.leading) if call.save else 0
+        wide = torch.float64 if call.x.dtype == torch.float64 else torch.float32
+        shape = (*self.members, call.directions, rows, len(call.spec.facts.saved) * self.hidden)
+        return call.x.new_empty(shape, dtype=call.x.dtype if call.x.is_cuda else wide)
 
 
 @torch.library.register_fake("fastrnn::layer_forward", lib=library)
-def _layer_forward_fake(
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    weights: list[Tensor],
-    batch_sizes: Tensor | None,
-    cell: str,
-    directions: int,
-    has_bias: bool,
-    batch_first: bool,
-    save: bool = False,
-) -> tuple[Tensor, list[Tensor], Tensor]:
-    spec = LayerSpec(cell, directions, has_bias, batch_first)
-    form = _Form(x, given(h_0, c_0), weights, batch_sizes, spec)
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    saved = x.new_empty(
-        (*form.members, directions, form.rows if save else 0, len(spec.facts.saved) * form.hidden),
-        dtype=x.dtype if x.is_cuda else wide,
-    )
-    return form.sequence(x, directions * form.outputs), form.final_state(x), saved
+def _layer_forward_fake(*args: Any) -> tuple[Tensor, list[Tensor], Tensor]:
+    new = _Results(ForwardCall(*args))
+    return new.y(), new.final_state(), new.saved()
 
 
 @torch.library.register_fake("fastrnn::frozen_forward", lib=library)
-def _frozen_forward_fake(
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    weights: list[Tensor],
-    batch_sizes: Tensor | None,
-    cell: str,
-    directions: int,
-    has_bias: bool,
-    batch_first: bool,
-) -> tuple[Tensor, list[Tensor]]:
-    form = _Form(x, given(h_0, c_0), weights, batch_sizes, LayerSpec(cell, directions, has_bias, batch_first))
-    return form.sequence(x, directions * form.outputs), form.final_state(x)
+def _frozen_forward_fake(*args: Any) -> tuple[Tensor, list[Tensor]]:
+    new = _Results(ForwardCall(*args))
+    return new.y(), new.final_state()
 
 
 @torch.library.register_fake("fastrnn::layer_backward", lib=library)
-def _layer_backward_fake(
-    dy: Tensor | None,
-    dstate: list[Tensor | None],
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    weights: list[Tensor],
-    y: Tensor,
-    saved: Tensor,
-    batch_sizes: Tensor | None,
-    cell: str,
-    directions: int,
-    has_bias: bool,
-    batch_first: bool,
-    needed: list[bool],
-    samples: int = 1,
-) -> list[Tensor]:
-    form = _Form(x, given(h_0, c_0), weights, batch_sizes, LayerSpec(cell, directions, has_bias, batch_first))
-    gradients = [form.sequence(x, x.shape[-1]), *[s.new_empty(s.shape) for s in given(h_0, c_0)]]
-    by_sample = () if samples == 1 else (samples,)
-    gradients += [w.new_empty((*form.members, *by_sample, *w.shape[form.first :])) for w in weights]
-    return [t for t, wanted in zip(gradients, needed, strict=True) if wanted]
+def _layer_backward_fake(*args: Any) -> list[Tensor]:
+    call = BackwardCall(*args)
+    new = _Results(call.forward)
+    by_sample = () if call.samples == 1 else (call.samples,)
+    gradients = [new.sequence(call.x.shape[-1]), *[s.new_empty(s.shape) for s in call.forward.state]]
+    for w in call.weights:
+        gradients.append(w.new_empty((*new.members, *by_sample, *w.shape[len(new.members) :])))
+    return [t for t, wanted in zip(gradients, call.needed, strict=True) if wanted]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastrnn.spec.cell import CELLS, CellSpec
 
-__all__ = ["LayerSpec", "Sizes", "given", "pair_of"]
+__all__ = ["LayerSpec", "Sizes"]
 
 Shape = tuple[int, ...]
 
@@ -100,16 +100,3 @@ class Sizes(NamedTuple):
     inputs: int
     hidden: int
     outputs: int
-
-
-def pair_of(state: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    """Initial states as the operators take them: ``h_0`` and ``c_0``, None where there is none."""
-    h_0, c_0, *_ = (*state, None, None)
-    return h_0, c_0
-
-
-def given(h_0: Tensor | None, c_0: Tensor | None) -> list[Tensor]:
-    """The initial states of an operator's call, none for zeros: ``pair_of`` undone."""
-    if h_0 is None and c_0 is not None:
-        raise RuntimeError("fastrnn: expected c_0 with h_0, got c_0 alone")
-    return [s for s in (h_0, c_0) if s is not None]

@@ -11,7 +11,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from fastrnn.spec import LayerSpec
+from fastrnn.spec import ForwardCall, LayerSpec
 
 __all__ = ["Inputs", "check_backward", "check_layer", "check_options"]
 
@@ -61,11 +61,9 @@ class Results:
             yield Results(of(self.dy, e), [of(d, e) for d in self.dstate], self.y[e], self.saved[e])
 
 
-def check_options(
-    cell: str, directions: int, has_bias: bool, batch_first: bool, weights: Sequence[Tensor]
-) -> LayerSpec:
+def check_options(call: ForwardCall) -> LayerSpec:
     try:
-        return LayerSpec.of_weights(cell, directions, has_bias, batch_first, weights)
+        return call.spec
     except ValueError as error:
         _refuse(str(error))
 

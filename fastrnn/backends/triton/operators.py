@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from fastrnn.backends.triton.launch import current_device
 from fastrnn.backends.triton.layout import Layout
 from fastrnn.backends.triton.plans import Plan, make_plan
 from fastrnn.backends.triton.tensors import BackwardTensors, ForwardTensors, Weights, aligned
-from fastrnn.spec import LayerSpec, given, reference
+from fastrnn.spec import BackwardCall, ForwardCall, LayerSpec, reference
 
 __all__ = ["layer_backward", "layer_forward", "plan_for"]
 
@@ -24,55 +24,41 @@ def plan_for(spec: LayerSpec, batch: int, hidden: int, dtype: torch.dtype, devic
     return make_plan(spec, batch, hidden, dtype, tf32, current_device(device))
 
 
-class _Order(NamedTuple):
-    """How the tensors of a call differ from those of [T, B, ...] and [D, B, ...], on which everything below runs."""
+class _Order:
+    """Between the tensors of a call and those of [T, B, ...] and [D, B, ...], on which everything below runs."""
 
-    first: int  # dimensions in front, those of the members
-    one_step: bool
-    swapped: bool  # [B, T, ...]
+    def __init__(self, call: ForwardCall) -> None:
+        self.first, self.one_step, self.swapped = call.members, call.one_step, call.swapped
 
-    @staticmethod
-    def of(spec: LayerSpec, x: Tensor, weights: Sequence[Tensor], batch_sizes: Tensor | None) -> "_Order":
-        first = int(weights[1].dim() == 3)
-        one_step = batch_sizes is None and x.dim() - first == 2
-        return _Order(first, one_step, spec.batch_first and batch_sizes is None and not one_step)
-
-    def enter(self, t: Any) -> Any:
+    def sequence(self, t: Any) -> Any:
+        """To the order below; None, and what the checks refuse, as it is."""
         if t is None or t.dim() <= self.first + 1:
-            return t  # which the checks refuse
+            return t
         return t.unsqueeze(self.first) if self.one_step else self._swap(t)
 
-    def leave(self, t: Tensor) -> Tensor:
+    def state(self, s: Any) -> Any:
+        return s.unsqueeze(self.first) if s is not None and self.one_step else s
+
+    def inputs(self, call: ForwardCall) -> Inputs:
+        return Inputs(self.sequence(call.x), [self.state(s) for s in call.state], call.weights, call.batch_sizes)
+
+    def sequence_back(self, t: Tensor) -> Tensor:
         return t.squeeze(self.first) if self.one_step else self._swap(t)
 
-    def enter_states(self, state: Sequence[Tensor | None]) -> Any:
-        return [s.unsqueeze(self.first) if s is not None and self.one_step else s for s in state]
-
-    def leave_state(self, s: Tensor) -> Tensor:
+    def state_back(self, s: Tensor) -> Tensor:
         return s.squeeze(self.first) if self.one_step else s
 
     def _swap(self, t: Tensor) -> Tensor:
         return t.transpose(self.first, self.first + 1) if self.swapped and t.dim() > self.first + 1 else t
 
 
-def layer_forward(
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    weights: Sequence[Tensor],
-    batch_sizes: Tensor | None,
-    cell: str,
-    directions: int,
-    has_bias: bool,
-    batch_first: bool,
-    save: bool = False,
-) -> tuple[Tensor, list[Tensor], Tensor]:
-    spec = check_options(cell, directions, has_bias, batch_first, weights)
-    order = _Order.of(spec, x, weights, batch_sizes)
-    y, final, saved = _forward(
-        spec, Inputs(order.enter(x), order.enter_states(given(h_0, c_0)), weights, batch_sizes), order.first, save
-    )
-    return order.leave(y), [order.leave_state(s) for s in final], saved
+def layer_forward(*args: Any, **options: Any) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Arguments and results as ``fastrnn.ops.operators`` says."""
+    call = ForwardCall(*args, **options)
+    spec = check_options(call)
+    order = _Order(call)
+    y, final, saved = _forward(spec, order.inputs(call), call.members, call.save)
+    return order.sequence_back(y), [order.state_back(s) for s in final], saved
 
 
 def _forward(spec: LayerSpec, inputs: Inputs, members: int, save: bool) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -101,31 +87,20 @@ def _forward(spec: LayerSpec, inputs: Inputs, members: int, save: bool) -> tuple
     return y.view(*x.shape[:-1], -1), list(final), saved
 
 
-def layer_backward(
-    dy: Tensor | None,
-    dstate: Sequence[Tensor | None],
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    weights: Sequence[Tensor],
-    y: Tensor,
-    saved: Tensor,
-    batch_sizes: Tensor | None,
-    cell: str,
-    directions: int,
-    has_bias: bool,
-    batch_first: bool,
-    needed: Sequence[bool],
-    samples: int = 1,
-) -> list[Tensor]:
-    spec = check_options(cell, directions, has_bias, batch_first, weights)
-    order = _Order.of(spec, x, weights, batch_sizes)
-    inputs = Inputs(order.enter(x), order.enter_states(given(h_0, c_0)), weights, batch_sizes)
-    results = Results(order.enter(dy), order.enter_states(dstate), order.enter(y), saved)
-    gradients = _backward(spec, inputs, order.first, results, needed, samples)
-    of_x, of_states = needed[0], sum(needed[1 : 1 + len(inputs.state)])
-    for i in range(of_x + of_states):
-        gradients[i] = (order.leave if of_x and i == 0 else order.leave_state)(gradients[i])
+def layer_backward(*args: Any, **options: Any) -> list[Tensor]:
+    """Arguments and results as ``fastrnn.ops.operators`` says."""
+    call = BackwardCall(*args, **options)
+    forward = call.forward
+    spec = check_options(forward)
+    order = _Order(forward)
+    inputs = order.inputs(forward)
+    results = Results(
+        order.sequence(call.dy), [order.state(d) for d in call.dstate], order.sequence(call.y), call.saved
+    )
+    gradients = _backward(spec, inputs, forward.members, results, call.needed, call.samples)
+    of_x, *of_states = call.needed[: 1 + len(inputs.state)]
+    for i in range(of_x + sum(of_states)):
+        gradients[i] = (order.sequence_back if of_x and i == 0 else order.state_back)(gradients[i])
     return gradients
 
 
@@ -149,8 +124,8 @@ def _backward(
     if layout.rows == 0:
         by_sample = (samples,) if samples > 1 else ()
         of_weights = [v.new_zeros(*by_sample, *v.shape) for v in weights]
-        given = [torch.zeros_like(x), *dfinal[: len(state)], *of_weights]
-        return [d.clone() for d, wanted in zip(given, needed, strict=True) if wanted]
+        zeros = [torch.zeros_like(x), *dfinal[: len(state)], *of_weights]
+        return [d.clone() for d, wanted in zip(zeros, needed, strict=True) if wanted]
 
     y = aligned(y.to(x.dtype).reshape(layout.rows, -1))
     dy = torch.zeros_like(y) if dy is None else aligned(dy.to(x.dtype).reshape(layout.rows, -1))
