@@ -12,6 +12,7 @@ import pytest
 import torch
 from comparison import LAYERS, assert_same, inputs, pair, results, tensors
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
 import fastrnn
@@ -359,6 +360,26 @@ def test_the_first_use_of_all_compiles_once(monkeypatch):
     for _ in range(2):
         compiled(inputs(6, 3, 4, dtype=torch.float32))
     assert counters["stats"]["unique_graphs"] - before == 1
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_compiled_autograd_takes_backward_whole(kind):
+    torch._dynamo.reset()
+    _, module = pair(LAYERS, kind, 4, 5, 2, bidirectional=True, dtype=torch.float64)
+    x, graphs = inputs(6, 3, 4), []
+
+    def record(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    expected = torch.autograd.grad(module(x)[0].square().sum(), list(module.parameters()))
+    loss = module(x)[0].square().sum()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend=aot_autograd(fw_compiler=record), fullgraph=True)):
+        loss.backward()
+    got = {name: p.grad for name, p in module.named_parameters()}
+    assert_same(got, dict(zip(got, expected, strict=True)))
+    (graph,) = graphs
+    assert [node.target for node in graph.graph.nodes].count(layer_backward) == 2
 
 
 @pytest.mark.parametrize("kind", LAYERS)
