@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.profiler import profile
 from torch.nn.utils.rnn import PackedSequence
 
 import fastrnn
@@ -123,6 +124,13 @@ def results(module: nn.Module, x: Any, hx: Any = None, seed: int = 3) -> dict[st
     found = torch.autograd.grad(outputs, list(wanted.values()), gradients)
     named = {f"output[{i}]": y.detach() for i, y in enumerate(outputs)}
     return named | {f"d {name}": gradient for name, gradient in zip(wanted, found, strict=True)}
+
+
+def run_by_fastrnn(module: nn.Module, x: Any) -> bool:
+    """Whether a call of the module runs a layer of fastrnn."""
+    with torch.no_grad(), profile(use_cpu=True) as events:
+        module(x)
+    return any(event.name == "fastrnn::layer_forward" for event in events.function_events)
 
 
 def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

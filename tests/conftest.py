@@ -1,5 +1,6 @@
 import importlib
 import os
+import warnings
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -51,3 +52,10 @@ def single_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_warnings_unless_expected():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        yield

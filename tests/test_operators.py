@@ -374,7 +374,9 @@ def test_compiled_autograd_takes_backward_whole(kind):
 
     expected = torch.autograd.grad(module(x)[0].square().sum(), list(module.parameters()))
     loss = module(x)[0].square().sum()
-    with torch._dynamo.compiled_autograd._enable(torch.compile(backend=aot_autograd(fw_compiler=record), fullgraph=True)):
+    with torch._dynamo.compiled_autograd._enable(
+        torch.compile(backend=aot_autograd(fw_compiler=record), fullgraph=True)
+    ):
         loss.backward()
     got = {name: p.grad for name, p in module.named_parameters()}
     assert_same(got, dict(zip(got, expected, strict=True)))

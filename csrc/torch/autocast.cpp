@@ -1,7 +1,6 @@
 #include "torch/autocast.h"
 
 #include <ATen/autocast_mode.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 
 namespace fastrnn {
 
@@ -12,8 +11,7 @@ std::tuple<Tensor, Tensors, Tensor> layer_forward_autocast(const Tensor& x, cons
                                                            const std::optional<Tensor>& batch_sizes,
                                                            std::string_view cell, int64_t directions, bool has_bias,
                                                            bool batch_first, bool save) {
-  static const auto forward =
-      c10::Dispatcher::singleton().findSchemaOrThrow("fastrnn::layer_forward", "").typed<decltype(layer_forward)>();
+  static const auto forward = find_operator<decltype(layer_forward)>("fastrnn::layer_forward");
   const c10::DeviceType device = x.device().type();
   const at::ScalarType type = at::autocast::get_autocast_dtype(device);
   const auto cast = [&](const auto& given) { return at::autocast::cached_cast(type, given, device); };

@@ -1,44 +1,16 @@
 #include "torch/autograd.h"
 
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/functions/utils.h>
-#include <torch/csrc/autograd/saved_variable.h>
-#include <torch/csrc/dynamo/compiled_autograd.h>
 
-#include <memory>
-#include <string>
-#include <type_traits>
-#include <utility>
+#include <algorithm>
 #include <vector>
+
+#include "torch/call_node.h"
 
 namespace fastrnn {
 namespace {
 
 using at::Tensor;
-using torch::autograd::Edge;
-using torch::autograd::Node;
-using torch::autograd::SavedVariable;
-using torch::autograd::variable_list;
-using torch::dynamo::autograd::CompiledNodeArgs;
-using torch::dynamo::autograd::PackedArgs;
-using torch::dynamo::autograd::SwapSavedVariables;
-
-using NodePtr = decltype(Edge::function);
-
-// Up to torch 2.12 nodes are held by std::shared_ptr.
-template <class N>
-auto make_node() {
-  if constexpr (std::is_same_v<NodePtr, std::shared_ptr<Node>>)
-    return std::shared_ptr<N>(new N, [](auto* node) { deleteNode(node); });
-  else
-    return c10::make_intrusive<N>();
-}
-
-template <class F>
-auto find_operator(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();
-}
 
 using ForwardFunction = decltype(layer_forward);
 using BackwardFunction = decltype(layer_backward);
@@ -46,8 +18,6 @@ using DoubleBackwardFunction = Tensors(const OptionalTensors&, const std::option
                                        const Tensor&, const std::optional<Tensor>&, const std::optional<Tensor>&,
                                        at::TensorList, const std::optional<Tensor>&, std::string_view, int64_t, bool,
                                        bool, const c10::List<bool>&, const c10::List<bool>&);
-
-std::optional<Tensor> if_defined(const Tensor& t) { return t.defined() ? std::optional(t) : std::nullopt; }
 
 c10::List<bool> flags(const std::vector<bool>& values) {
   c10::List<bool> out;
@@ -61,16 +31,7 @@ OptionalTensors optionals(at::TensorList list) {
   return out;
 }
 
-// The arguments that forward, backward and its derivative share.
-struct Call {
-  Tensor x, h_0, c_0, batch_sizes;  // undefined where not given, as below
-  Tensors weights;
-  std::string cell;
-  int64_t directions;
-  bool has_bias, batch_first;
-};
-
-// The gradients of those of `all` that are `wanted`, which came without the others.
+// The gradients that came for those that are `wanted`, with the others undefined.
 variable_list spread(const Tensors& given, const std::vector<bool>& wanted) {
   variable_list out(wanted.size());
   for (size_t i = 0, next = 0; i < wanted.size(); ++i)
@@ -79,138 +40,6 @@ variable_list spread(const Tensors& given, const std::vector<bool>& wanted) {
 }
 
 bool any(const std::vector<bool>& values) { return std::find(values.begin(), values.end(), true) != values.end(); }
-
-// A node that keeps a Call. `Own` has what else it keeps: visit(f) for each of that, and static apply().
-//
-// Compiled autograd, by which torch.compile traces a backward pass, collects what a node keeps, swaps it for its
-// proxies, and calls apply() by way of Python.
-template <class Own>
-class CallNode : public Node {
- public:
-  void keep(const Tensor& x, const std::optional<Tensor>& h_0, const std::optional<Tensor>& c_0, at::TensorList weights,
-            const std::optional<Tensor>& batch_sizes, std::string_view cell, int64_t directions, bool has_bias,
-            bool batch_first) {
-    x_ = SavedVariable(x, false);
-    h_0_ = SavedVariable(h_0, false);
-    c_0_ = SavedVariable(c_0, false);
-    batch_sizes_ = SavedVariable(batch_sizes, false);
-    for (const Tensor& t : weights) weights_.emplace_back(t, false);
-    cell_ = cell, directions_ = directions, has_bias_ = has_bias, batch_first_ = batch_first;
-  }
-
-  Own own;
-
-  std::string name() const override { return Own::kName; }
-
-  variable_list apply(variable_list&& gradients) override {
-    std::vector<bool> wanted(num_outputs());
-    for (size_t i = 0; i < wanted.size(); ++i) wanted[i] = task_should_compute_output(i);
-    const std::lock_guard lock(mutex_);
-    return Own::apply(gradients, call(), own.unpack(getptr()), wanted);
-  }
-
-  void release_variables() override {
-    const std::lock_guard lock(mutex_);
-    visit_saved([](SavedVariable& t) { t.reset_data(); });
-  }
-
-  void compiled_args(CompiledNodeArgs& args) const override {
-    args.collect(std::string(Own::kName));
-    const_cast<CallNode*>(this)->visit([&](auto& kept) {
-      if constexpr (kIsSaved<decltype(kept)>)
-        args.collect(kept, /*is_output=*/true);  // of an input that makes no difference
-      else
-        args.collect(kept);
-    });
-  }
-
-  variable_list apply_with_saved(const variable_list& gradients, SwapSavedVariables& saved) override {
-    visit_saved([&](SavedVariable& t) { saved.before(t); });
-    std::vector<bool> wanted(num_outputs());
-    for (size_t i = 0; i < wanted.size(); ++i) wanted[i] = task_should_compute_output(i);
-    PackedArgs packed;
-    const Call c = call();
-    packed.pack(c.x);
-    packed.pack(if_defined(c.h_0));
-    packed.pack(if_defined(c.c_0));
-    packed.pack(if_defined(c.batch_sizes));
-    packed.pack(c.weights);
-    packed.pack(c.cell);
-    packed.pack(c.directions);
-    packed.pack(c.has_bias);
-    packed.pack(c.batch_first);
-    Own::pack(packed, own.unpack(getptr()));
-    packed.pack(wanted);
-    const auto arguments = std::move(packed).vec();
-    std::vector<at::TypePtr> types;
-    for (const c10::IValue& argument : arguments)
-      types.push_back(argument.isTensor() ? at::TensorType::get() : argument.type());
-    const auto& compiler = torch::dynamo::autograd::getPyCompilerInterface();
-    const std::string bound = compiler->bind_function(saved.get_py_compiler(), Own::kName, apply_packed, types,
-                                                      /*is_custom_function=*/true, /*is_traceable=*/true);
-    const auto metadata =
-        torch::dynamo::autograd::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
-            torch::dynamo::autograd::get_input_metadata(next_edges()));
-    variable_list out =
-        compiler->call_function(saved.get_py_compiler(), "apply_functional", bound, gradients, arguments, metadata);
-    visit_saved([&](SavedVariable& t) { saved.after(t); });
-    return out;
-  }
-
- private:
-  Call call() const {
-    const auto unpack = [](const std::vector<SavedVariable>& list) {
-      Tensors out;
-      for (const SavedVariable& t : list) out.push_back(t.unpack());
-      return out;
-    };
-    return {x_.unpack(), h_0_.unpack(), c_0_.unpack(), batch_sizes_.unpack(), unpack(weights_),
-            cell_,       directions_,   has_bias_,     batch_first_};
-  }
-
-  template <class Kept>
-  static constexpr bool kIsSaved = std::is_same_v<std::decay_t<Kept>, SavedVariable> ||
-                                   std::is_same_v<std::decay_t<Kept>, std::vector<SavedVariable>>;
-
-  template <class F>
-  void visit_saved(F f) {
-    visit([&](auto& kept) {
-      if constexpr (std::is_same_v<std::decay_t<decltype(kept)>, SavedVariable>)
-        f(kept);
-      else if constexpr (kIsSaved<decltype(kept)>)
-        for (SavedVariable& t : kept) f(t);
-    });
-  }
-
-  template <class F>
-  void visit(F f) {
-    f(x_), f(h_0_), f(c_0_), f(batch_sizes_), f(weights_), f(cell_), f(directions_), f(has_bias_);
-    f(batch_first_);
-    own.visit(f);
-  }
-
-  static variable_list apply_packed(const variable_list& gradients, at::ArrayRef<c10::IValue> arguments) {
-    PackedArgs packed(arguments.vec());
-    Call c;
-    c.x = packed.unpack<Tensor>();
-    c.h_0 = packed.unpack<std::optional<Tensor>>().value_or(Tensor());
-    c.c_0 = packed.unpack<std::optional<Tensor>>().value_or(Tensor());
-    c.batch_sizes = packed.unpack<std::optional<Tensor>>().value_or(Tensor());
-    c.weights = packed.unpack<Tensors>();
-    c.cell = packed.unpack<std::string>();
-    c.directions = packed.unpack<int64_t>();
-    c.has_bias = packed.unpack<bool>();
-    c.batch_first = packed.unpack<bool>();
-    const auto own = Own::unpack_packed(packed);
-    return Own::apply(gradients, c, own, packed.unpack<std::vector<bool>>());
-  }
-
-  SavedVariable x_, h_0_, c_0_, batch_sizes_;
-  std::vector<SavedVariable> weights_;
-  std::string cell_;
-  int64_t directions_ = 1;
-  bool has_bias_ = true, batch_first_ = false;
-};
 
 // layer_forward's: from the gradients of y and the final states to those of x, states and weights.
 struct OfForward {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/util/SmallVector.h>
 
 #include <optional>
@@ -51,5 +52,11 @@ std::tuple<at::Tensor, Tensors> frozen_forward(const at::Tensor& x, const std::o
                                                const std::optional<at::Tensor>& c_0, at::TensorList weights,
                                                const std::optional<at::Tensor>& batch_sizes, std::string_view cell,
                                                int64_t directions, bool has_bias, bool batch_first);
+
+// A registered operator, whichever implementation a call of it will reach; F is its type as of the functions above.
+template <class F>
+auto find_operator(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();
+}
 
 }  // namespace fastrnn
