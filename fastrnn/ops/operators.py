@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.backends import cpu
-from fastrnn.spec import BackwardCall, ForwardCall
+from fastrnn.spec import BackwardCall, ForwardCall, LayerSpec
 
 __all__ = ["frozen_forward", "layer_backward", "layer_double_backward", "layer_forward", "library"]
 
@@ -65,7 +65,8 @@ class _Results:
         self.leading = tuple(call.x.shape[call.members : -1])
         if call.swapped:
             self.leading = self.leading[::-1]
-        self.hidden, self.outputs = call.spec.hidden_and_outputs(call.weights[1])
+        self.spec = LayerSpec(*call.options)  # projected or not; frozen weights are more than a layer's
+        self.hidden, self.outputs = self.spec.hidden_and_outputs(call.weights[1])
 
     def sequence(self, width: int) -> Tensor:
         """Step by step in memory."""
@@ -85,14 +86,14 @@ class _Results:
             batch = call.state[0].shape[-2]
         else:
             batch = torch.library.get_ctx().new_dynamic_size()
-        widths = call.spec.state_widths(self.hidden, self.outputs).values()
+        widths = self.spec.state_widths(self.hidden, self.outputs).values()
         return [call.x.new_empty((*self.members, *directions, batch, width)) for width in widths]
 
     def saved(self) -> Tensor:
         call = self.call
         rows = math.prod(self.leading) if call.save else 0
         wide = torch.float64 if call.x.dtype == torch.float64 else torch.float32
-        shape = (*self.members, call.directions, rows, len(call.spec.facts.saved) * self.hidden)
+        shape = (*self.members, call.directions, rows, len(self.spec.facts.saved) * self.hidden)
         return call.x.new_empty(shape, dtype=call.x.dtype if call.x.is_cuda else wide)
 
 
