@@ -31,11 +31,16 @@ def operators(request) -> ModuleType:
 
 
 @pytest.fixture
-def isa(request) -> Iterator[str]:
+def isa_as_before() -> Iterator[None]:
     before = _C.isa()
-    _C.force_isa(request.param)
-    yield request.param
+    yield
     _C.force_isa(before)
+
+
+@pytest.fixture
+def isa(request, isa_as_before) -> str:
+    _C.force_isa(request.param)
+    return request.param
 
 
 @pytest.fixture(autouse=True)

@@ -5,17 +5,10 @@ from fuzz.compute import failures
 from fuzz.layer import Layer, draw
 from fuzz.shrink import shrink
 
-from fastrnn import _C, functional
+from fastrnn import functional
 from fastrnn.ops.function import layer
 
 pytestmark = pytest.mark.usefixtures("isa_as_before")
-
-
-@pytest.fixture
-def isa_as_before():
-    before = _C.isa()
-    yield
-    _C.force_isa(before)
 
 
 def test_a_seed_is_one_layer_and_they_are_right():

@@ -62,13 +62,27 @@ def test_half_precision_keeps_the_accuracy_rule(cell, case, dtype, isa):
     assert_accurate(got, peer(cell, case, dtype), oracle(cell, case, dtype))
 
 
-@pytest.mark.skipif("avx512bf16" not in _C.runnable_isas(), reason="needs a processor that multiplies bfloat16")
-@pytest.mark.parametrize("isa", ["avx512bf16"], indirect=True)
+_MULTIPLY_BFLOAT16 = [isa for isa in _C.runnable_isas() if isa in ("avx512bf16", "amx", "software_tiles")]
+
+
+@pytest.mark.parametrize("isa", _MULTIPLY_BFLOAT16, indirect=True)
 @every_case
 def test_products_of_bfloat16_keep_the_accuracy_rule(cell, case, isa):
     assert _C.multiplies_bfloat16()
     got = fused(problem(cell, case).to(torch.bfloat16))
     assert_accurate(got, peer(cell, case, torch.bfloat16), oracle(cell, case, torch.bfloat16))
+
+
+@pytest.mark.skipif("amx" not in _C.runnable_isas(), reason="needs a processor with AMX, and its system's permission")
+@every_case
+def test_tiles_in_software_are_those_of_the_processor(cell, case, isa_as_before):
+    p = problem(cell, case).to(torch.bfloat16)
+    found = []
+    for isa in ("amx", "software_tiles"):
+        _C.force_isa(isa)
+        found.append(fused(p))
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]), name
 
 
 @every_isa

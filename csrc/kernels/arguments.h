@@ -85,6 +85,8 @@ struct Plan {
   bool hoist = false;  // forward: x W_ih^T ahead of the steps, in chunks, instead of inside each step's register tile
   bool direct_forward = false;  // products straight from PyTorch's weight layout, nothing packed
   bool direct_backward = false;
+  // On the matrix unit: the products of a step, and those of many rows at once, hoisted ones and gradients.
+  bool matrix_steps = false, matrix_chunks = false;
 };
 
 template <class T>
@@ -169,6 +171,7 @@ struct InstructionSet {
   FrozenKernels<BFloat16> frozen_bf16;
   FrozenKernels<int8_t> frozen_int8;
   const Kernels<BFloat16>* bf16 = nullptr;  // where it multiplies bfloat16; elsewhere that is converted to float32
+  bool matrix = false;                      // it does so on a matrix unit
 };
 
 }  // namespace fastrnn

@@ -80,13 +80,13 @@ class LayerBackward {
     chunk_rows_ = larger(kChunkRows, part_rows_);
     rows_ = take_for_each(plan.directions_at_once * plan.row_parts, share_.rows_owner, [&] {
       RowBuffers b;
-      b.dsums = take<T>((part_rows_ + chunk_rows_) * dsums_ld());
-      if (projected) b.dh = take<T>(chunk_rows_ * n_.P), b.h = take<T>(chunk_rows_ * n_.H);
+      b.dsums = take<T>(dsums_rows() * dsums_ld());
+      if (projected) b.dh = take<T>((chunk_rows_ + kSpareRows<T>)*dh_ld()), b.h = take<T>(chunk_rows_ * n_.H);
       return b;
     });
     thread_ = take_for_each(plan.threads, team.rank, [&] {
       ThreadBuffers b;
-      b.products = ChunkGradients<T, Gates>(n_, share_.unit_part, plan.unit_parts);
+      b.products = ChunkGradients<T, Gates>(n_, plan.matrix_chunks, share_.unit_part, plan.unit_parts);
       b.products.take_buffers(chunk_rows_, arena_);
       b.numbers = take<int64_t>(chunk_rows_);
       b.inputs = take<const T*>(chunk_rows_);
@@ -108,6 +108,7 @@ class LayerBackward {
   int64_t workspace() const { return arena_.used; }
 
   void run() {
+    const TilesInUse tiles(plan_.matrix_steps || plan_.matrix_chunks);
     pack();
     wait(team_.barriers, team_.size, team_.place);
     for (int64_t d = share_.directions.begin; d < share_.directions.end; ++d) run_direction(d);
@@ -131,8 +132,10 @@ class LayerBackward {
     int64_t* numbers = nullptr;
     const T **inputs = nullptr, **previous = nullptr;
   };
-  // One line more than the sums, so that rows do not fall into one set of the cache.
-  int64_t dsums_ld() const { return Gates::kSums * n_.H + 64 / int64_t(sizeof(T)); }
+  int64_t dsums_width() const { return Gates::kSums * n_.H; }
+  int64_t dsums_ld() const { return row_ld<T>(dsums_width()); }
+  int64_t dsums_rows() const { return part_rows_ + chunk_rows_ + kSpareRows<T>; }
+  int64_t dh_ld() const { return row_ld<T>(n_.P); }
 
   WeightGradients<Real<T>> private_gradients(const WeightGradients<Real<T>>& of) {
     const int64_t gates = Gates::kGates * n_.H;
@@ -148,6 +151,9 @@ class LayerBackward {
   void pack() {
     for (int64_t d = 0; d < n_.D; ++d)
       for (const RightWeight<T>* weight : {&w_hh_[d], &w_ih_[d], &w_hr_[d]}) weight->pack(team_);
+    if (share_.unit_part != 0) return;
+    if (rows_.dsums) clear_ends(rows_.dsums, dsums_rows(), dsums_width());
+    if (rows_.dh) clear_ends(rows_.dh, chunk_rows_, n_.P);
   }
 
   void run_direction(int64_t d) {
@@ -174,8 +180,8 @@ class LayerBackward {
       now += steps.active(s) * dsums_ld();
     }
     list_rows(steps, begin, end);
-    const Chunk<T> chunk{rows,    first_chunk,     chunk_dsums_,   dsums_ld(),      rows_.dh,
-                         rows_.h, thread_.numbers, thread_.inputs, thread_.previous};
+    const Chunk<T> chunk{rows,    first_chunk, chunk_dsums_,    dsums_ld(),     rows_.dh,
+                         rows_.h, dh_ld(),     thread_.numbers, thread_.inputs, thread_.previous};
     thread_.products.add_weights(chunk, gradients_[d_]);
     if (a_.dx) thread_.products.write_inputs(chunk, w_ih_[d_], d_ == 0 ? a_.dx : other_dx_);
     if (a_.by_row.dsums) hand_out_rows(steps, begin, end);
@@ -197,8 +203,8 @@ class LayerBackward {
     if (a_.weights[d_].w_hr) return retreat_projected(steps, s, rows, next, now, followed, begun);
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
     for (int64_t q = groups.begin; q < groups.end; ++q) {
-      for_row_blocks(rows, [&](int64_t row, int count) {
-        alignas(64) Real<T> sums[kTileRows * kTileCols * kLanes<T>];
+      for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
+        alignas(64) Real<T> sums[kMostRows<T> * kTileCols * kLanes<T>];
         const int vectors = groups_.vectors(q);
         if (followed) hidden_gradient(sums, count, q, vectors, next + row * dsums_ld());
         CellGradientRows<T> at = cell_rows(steps, s, row, now, begun);
@@ -212,18 +218,19 @@ class LayerBackward {
   void hidden_gradient(Real<T>* sums, int rows, int64_t q, int cols, const T* dsums) const {
     int64_t segment[Gates::kGates];
     for (int g = 0; g < Gates::kGates; ++g) segment[g] = Gates::h_sum(g) * n_.H;
-    product(sums, rows, cols, {dsums, dsums_ld(), segment, Gates::kGates}, w_hh_[d_].panel(q), n_.H);
+    plain_product<T>(plan_.matrix_steps, sums, rows, cols, {dsums, dsums_ld(), segment, Gates::kGates},
+                     w_hh_[d_].panel(q), n_.H);
   }
 
   // With a projection: first dh of the outputs, which stays for the gradient of w_hr; then dh W_hr goes through the
   // cell.
   void retreat_projected(const Steps& steps, int64_t s, Range rows, const T* next, T* now, bool followed, bool begun) {
-    T* const dh = rows_.dh + (now - chunk_dsums_) / dsums_ld() * n_.P;
+    T* const dh = rows_.dh + (now - chunk_dsums_) / dsums_ld() * dh_ld();
     T* const h = rows_.h + (now - chunk_dsums_) / dsums_ld() * n_.H;
     const Range outputs = share({0, outputs_.count()}, share_.unit_part, plan_.unit_parts);
     for (int64_t q = outputs.begin; q < outputs.end; ++q) {
-      for_row_blocks(rows, [&](int64_t row, int count) {
-        alignas(64) Real<T> sums[kTileRows * kTileCols * kLanes<T>] = {};
+      for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
+        alignas(64) Real<T> sums[kMostRows<T> * kTileCols * kLanes<T>] = {};
         const int cols = outputs_.vectors(q);
         if (followed) hidden_gradient(sums, count, q, cols, next + row * dsums_ld());
         CellGradientRows<T> at{};
@@ -234,7 +241,7 @@ class LayerBackward {
             const int n = valid_lanes<T>(column, n_.P);
             const Vec<T> outside =
                 load_or_zero(at.dy, r * at.dy_ld + column, n) + load_or_zero(at.dh_T, r * at.dh_T_ld + column, n);
-            store(dh + (row + r) * n_.P + column, load(sums + (r * cols + c) * kLanes<T>) + outside, n);
+            store(dh + (row + r) * dh_ld() + column, load(sums + (r * cols + c) * kLanes<T>) + outside, n);
           }
         }
       });
@@ -243,10 +250,11 @@ class LayerBackward {
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
     const int64_t start = 0;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
-      for_row_blocks(rows, [&](int64_t row, int count) {
-        alignas(64) Real<T> sums[kTileRows * kTileCols * kLanes<T>];
+      for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
+        alignas(64) Real<T> sums[kMostRows<T> * kTileCols * kLanes<T>];
         const int vectors = groups_.vectors(q);
-        product(sums, count, vectors, {dh + row * n_.P, n_.P, &start, 1}, w_hr_[d_].panel(q), n_.P);
+        plain_product<T>(plan_.matrix_steps, sums, count, vectors, {dh + row * dh_ld(), dh_ld(), &start, 1},
+                         w_hr_[d_].panel(q), n_.P);
         const CellGradientRows<T> at = cell_rows(steps, s, row, now, begun);
         apply_cell_backward<T, Cell>(sums, count, vectors, q * Groups::kWidth, n_.H, at);
         if constexpr (Cell::kProjectable) {
@@ -307,8 +315,8 @@ class LayerBackward {
   void finish(const Steps& steps, Range rows, const T* now) {
     const Range outputs = share({0, outputs_.count()}, share_.unit_part, plan_.unit_parts);
     for (int64_t q = outputs.begin; q < outputs.end; ++q) {
-      for_row_blocks(rows, [&](int64_t row, int count) {
-        alignas(64) Real<T> sums[kTileRows * kTileCols * kLanes<T>];
+      for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
+        alignas(64) Real<T> sums[kMostRows<T> * kTileCols * kLanes<T>];
         const int cols = outputs_.vectors(q);
         hidden_gradient(sums, count, q, cols, now + row * dsums_ld());
         for (int r = 0; r < count; ++r) {
@@ -352,7 +360,7 @@ class LayerBackward {
         if (k % plan_.unit_parts != share_.unit_part) continue;
         const int64_t number = steps.row(s, j);
         copy(a_.by_row.dsums, number, chunk_dsums_, dsums_ld(), Gates::kSums * n_.H);
-        copy(a_.by_row.dh, number, rows_.dh, n_.P, n_.P);
+        copy(a_.by_row.dh, number, rows_.dh, dh_ld(), n_.P);
         copy(a_.by_row.h, number, rows_.h, n_.H, n_.H);
       }
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cells.h"
+#include "kernels/products-inl.h"
 #include "kernels/share-inl.h"
 
 namespace fastrnn {
@@ -59,7 +60,7 @@ class LayerForward {
   using Groups = ColumnGroups<T, Cell::kUnitVectors>;
   using Outputs = ColumnGroups<T, kTileCols>;
   // Rows whose input product is hoisted at once: enough to fill tiles, few enough to stay in L2.
-  static constexpr int64_t kHoistRows = 8 * kTileRows;
+  static constexpr int64_t kHoistRows = kMatrix<T> ? 2 * kMostRows<T> : 8 * kTileRows;
 
  public:
   LayerForward(const ForwardArgs<T>& args, const Plan& plan, Team team, char* workspace)
@@ -67,23 +68,31 @@ class LayerForward {
     for (int64_t d = 0; d < n_.D; ++d) {
       Panels& p = panels_[d];
       p.bias = take<Real<T>>(groups_.padded() * Gates::kSums);
-      if (args.weights[d].w_hr) p.projection = take<T>(outputs_.padded() * whole_pairs<T>(n_.H));
+      if (args.weights[d].w_hr) p.projection = take<T>(outputs_.padded() * whole_depth<T>(n_.H));
       if (plan.direct_forward) continue;
-      p.x = take<T>(groups_.padded() * Gates::kGates * whole_pairs<T>(n_.I));
-      p.h = take<T>(groups_.padded() * Gates::kGates * whole_pairs<T>(n_.P));
+      p.x = take<T>(groups_.padded() * Gates::kGates * whole_depth<T>(n_.I));
+      p.h = take<T>(groups_.padded() * Gates::kGates * whole_depth<T>(n_.P));
     }
+    const int64_t part_rows = divide_up(n_.B, plan.row_parts) + kSpareRows<T>;
     if (args.weights[0].w_hr) {
-      const int64_t part_rows = divide_up(n_.B, plan.row_parts);
       unprojected_ = take_for_each(plan.directions_at_once * plan.row_parts, share_.rows_owner,
-                                   [&] { return take<T>(part_rows * n_.H); });
+                                   [&] { return take<T>(part_rows * row_ld<T>(n_.H)); });
     }
     if (kUnroundedHidden<T, Cell>) unrounded_h_ = take<Real<T>>(n_.D * n_.B * n_.H);
     if (plan.hoist) {
       hoisted_ = take_for_each(plan.threads, team.rank, [&] {
         Hoisted h;
-        h.gx = take<Real<T>>(kHoistRows * groups_.padded() * Gates::kSums);
-        h.x = take<T>(kHoistRows * n_.I);
+        h.gx = take<Real<T>>((kHoistRows + kSpareRows<T>)*groups_.padded() * Gates::kSums);
+        h.x = take<T>((kHoistRows + kSpareRows<T>)*row_ld<T>(n_.I));
         return h;
+      });
+    }
+    if (plan.matrix_steps) {
+      staged_ = take_for_each(plan.threads, team.rank, [&] {
+        Staged staged;
+        staged.x = take<T>(part_rows * row_ld<T>(n_.I));
+        staged.h = take<T>(part_rows * row_ld<T>(n_.P));
+        return staged;
       });
     }
   }
@@ -91,6 +100,7 @@ class LayerForward {
   int64_t workspace() const { return arena_.used; }
 
   void run() {
+    const TilesInUse tiles(plan_.matrix_steps || plan_.matrix_chunks);
     pack();
     wait(team_.barriers, team_.size, team_.place);
     for (int64_t d = share_.directions.begin; d < share_.directions.end; ++d) run_direction(d);
@@ -108,6 +118,12 @@ class LayerForward {
     T* x = nullptr;
   };
 
+  // A step's left operands for the matrix unit. Every thread copies all of them for itself: that takes less than a
+  // second barrier.
+  struct Staged {
+    T *x = nullptr, *h = nullptr;
+  };
+
   template <class U>
   U* take(int64_t elements) {
     return arena_.template take<U>(elements);
@@ -119,6 +135,10 @@ class LayerForward {
     const Range mine = share({0, n_.D * count}, team_.rank, team_.size);
     for (int64_t i = mine.begin; i < mine.end; ++i) pack_group(i / count, i % count);
     if (a_.weights[0].w_hr) pack_projections();
+    const int64_t part_rows = divide_up(n_.B, plan_.row_parts);
+    if (plan_.hoist) clear_ends(hoisted_.x, kHoistRows, n_.I);
+    if (plan_.matrix_steps) clear_ends(staged_.x, part_rows, n_.I), clear_ends(staged_.h, part_rows, n_.P);
+    if (unprojected_ && share_.unit_part == 0) clear_ends(unprojected_, part_rows, n_.H);
   }
 
   void pack_group(int64_t d, int64_t q) {
@@ -147,17 +167,17 @@ class LayerForward {
     const Range mine = share({0, n_.D * count}, team_.rank, team_.size);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       const int64_t d = i / count, q = i % count;
-      pack_gates<T>(panels_[d].projection + q * Outputs::kWidth * whole_pairs<T>(n_.H), a_.weights[d].w_hr, 1, n_.P,
+      pack_gates<T>(panels_[d].projection + q * Outputs::kWidth * whole_depth<T>(n_.H), a_.weights[d].w_hr, 1, n_.P,
                     n_.H, q * Outputs::kWidth, outputs_.vectors(q));
     }
   }
 
   Real<T>* bias_of(int64_t d, int64_t q) const { return panels_[d].bias + q * Groups::kWidth * Gates::kSums; }
   T* x_panel(int64_t d, int64_t q) const {
-    return panels_[d].x + q * Groups::kWidth * Gates::kGates * whole_pairs<T>(n_.I);
+    return panels_[d].x + q * Groups::kWidth * Gates::kGates * whole_depth<T>(n_.I);
   }
   T* h_panel(int64_t d, int64_t q) const {
-    return panels_[d].h + q * Groups::kWidth * Gates::kGates * whole_pairs<T>(n_.P);
+    return panels_[d].h + q * Groups::kWidth * Gates::kGates * whole_depth<T>(n_.P);
   }
 
   void run_direction(int64_t d) {
@@ -191,15 +211,15 @@ class LayerForward {
     int64_t rows = 0;
     do {
       for (int64_t j = 0; j < steps.active(s); ++j, ++rows)
-        __builtin_memcpy(hoisted_.x + rows * n_.I, a_.x + steps.x_row(s, j) * n_.I, n_.I * sizeof(T));
+        __builtin_memcpy(hoisted_.x + rows * row_ld<T>(n_.I), a_.x + steps.x_row(s, j) * n_.I, n_.I * sizeof(T));
       ++s;
     } while (s < n_.T && rows + steps.active(s) <= kHoistRows);
     gx_rows_ = rows;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
-      for_row_blocks<kBlockRows>({0, rows}, [&](int64_t row, int count) {
-        gate_sums<T, Gates, Cell::kUnitVectors>(gx_of(q, row), count, groups_.vectors(q), bias_of(d, q), 0,
-                                                {hoisted_.x + row * n_.I, n_.I, x_panel(d, q), n_.I},
-                                                {nullptr, 0, nullptr, 0});
+      for_row_blocks(rows_at_once<T>(plan_.matrix_chunks, kBlockRows), {0, rows}, [&](int64_t row, int count) {
+        gate_products<T, Gates, Cell::kUnitVectors>(
+            plan_.matrix_chunks, gx_of(q, row), count, groups_.vectors(q), bias_of(d, q), 0,
+            {hoisted_.x + row * row_ld<T>(n_.I), row_ld<T>(n_.I), x_panel(d, q), n_.I}, {nullptr, 0, nullptr, 0});
       });
     }
     return s;
@@ -213,11 +233,18 @@ class LayerForward {
     const int64_t active = steps.active(s), begun = steps.begun(s);
     const int64_t y_ld = n_.D * n_.P;
     T* const y = a_.y + d * n_.P;
-    if (begun > 0)
-      advance(d, steps, groups, s, {0, begun}, y + steps.first(s - 1) * y_ld, steps.stride() * y_ld, hoisted_row);
-    if (begun < active) {
-      const T* h_0 = a_.h_0 ? a_.h_0 + (d * n_.B + steps.part) * n_.P : nullptr;
-      advance(d, steps, groups, s, {begun, active}, h_0, steps.parts * n_.P, hoisted_row);
+    const Left x{a_.x + steps.x_first(s) * n_.I, steps.x_stride() * n_.I};
+    const Left h{begun > 0 ? y + steps.first(s - 1) * y_ld : nullptr, steps.stride() * y_ld};
+    const Left h_0{a_.h_0 ? a_.h_0 + (d * n_.B + steps.part) * n_.P : nullptr, steps.parts * n_.P};
+    if (plan_.matrix_steps) {
+      const Left all_x{staged_.x, row_ld<T>(n_.I)}, all_h{staged_.h, row_ld<T>(n_.P)};
+      copy_rows(all_x, x, {0, active}, n_.I);
+      copy_rows(all_h, h, {0, begun}, n_.P);
+      copy_rows(all_h, h_0, {begun, active}, n_.P);
+      advance(d, steps, groups, s, {0, active}, all_x, all_h, hoisted_row);
+    } else {
+      if (begun > 0) advance(d, steps, groups, s, {0, begun}, x, h, hoisted_row);
+      if (begun < active) advance(d, steps, groups, s, {begun, active}, x, h_0, hoisted_row);
     }
     if (a_.weights[d].w_hr) project(d, steps, s);
     wait(share_.group, plan_.unit_parts, share_.place);
@@ -228,27 +255,43 @@ class LayerForward {
                        n_.P * sizeof(T));
   }
 
-  // Rows whose previous hidden state is h[row * h_ld], null for zeros.
-  void advance(int64_t d, const Steps& steps, Range groups, int64_t s, Range rows, const T* h, int64_t h_ld,
+  // Rows of a left operand, null for zeros.
+  struct Left {
+    const T* data;
+    int64_t ld;
+
+    const T* row(int64_t number) const { return data ? data + number * ld : nullptr; }
+  };
+
+  static void copy_rows(Left to, Left from, Range rows, int64_t width) {
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      T* const at = const_cast<T*>(to.row(row));
+      if (from.data)
+        __builtin_memcpy(at, from.row(row), width * sizeof(T));
+      else
+        __builtin_memset(at, 0, width * sizeof(T));
+    }
+  }
+
+  // Rows from their inputs and their previous hidden state.
+  void advance(int64_t d, const Steps& steps, Range groups, int64_t s, Range rows, Left x, Left h,
                int64_t hoisted_row) {
-    const T* x = a_.x + steps.x_first(s) * n_.I;
-    const int64_t x_ld = steps.x_stride() * n_.I;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       const int vectors = groups_.vectors(q);
-      for_row_blocks<kBlockRows>(rows, [&](int64_t row, int count) {
-        alignas(64) Real<T> sums[kBlockRows * Gates::kSums * Cell::kUnitVectors * kLanes<T>];
-        const T* h_rows = h ? h + row * h_ld : nullptr;
+      for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kBlockRows), rows, [&](int64_t row, int count) {
+        alignas(64) Real<T> sums[kMostRows<T> * Gates::kSums * Cell::kUnitVectors * kLanes<T>];
+        const Operand<T> of_h{h.row(row), h.ld, h_panel(d, q), n_.P};
         if (plan_.direct_forward)
-          direct_sums(sums, d, q, count, x + row * x_ld, x_ld, h_rows, h_ld);
+          direct_sums(sums, d, q, count, x.row(row), x.ld, of_h.data, h.ld);
         else if (plan_.hoist)
-          gate_sums<T, Gates, Cell::kUnitVectors>(sums, count, vectors, gx_of(q, hoisted_row + row),
-                                                  Gates::kSums * vectors * kLanes<T>, {nullptr, 0, nullptr, n_.I},
-                                                  {h_rows, h_ld, h_panel(d, q), n_.P});
+          gate_products<T, Gates, Cell::kUnitVectors>(plan_.matrix_steps, sums, count, vectors,
+                                                      gx_of(q, hoisted_row + row), Gates::kSums * vectors * kLanes<T>,
+                                                      {nullptr, 0, nullptr, n_.I}, of_h);
         else
-          gate_sums<T, Gates, Cell::kUnitVectors>(sums, count, vectors, bias_of(d, q), 0,
-                                                  {x + row * x_ld, x_ld, x_panel(d, q), n_.I},
-                                                  {h_rows, h_ld, h_panel(d, q), n_.P});
-        apply_cell<T, Cell>(sums, count, vectors, q * Groups::kWidth, n_.H, cell_rows(d, steps, s, row, h_rows, h_ld));
+          gate_products<T, Gates, Cell::kUnitVectors>(plan_.matrix_steps, sums, count, vectors, bias_of(d, q), 0,
+                                                      {x.row(row), x.ld, x_panel(d, q), n_.I}, of_h);
+        apply_cell<T, Cell>(sums, count, vectors, q * Groups::kWidth, n_.H,
+                            cell_rows(d, steps, s, row, of_h.data, h.ld));
       });
     }
   }
@@ -279,7 +322,7 @@ class LayerForward {
     at.saved = a_.saved ? a_.saved + (d * n_.N + number) * Cell::kSaved * n_.H : nullptr;
     at.saved_ld = steps.stride() * Cell::kSaved * n_.H;
     if (unprojected_) {
-      at.h = unprojected_ + row * n_.H, at.h_ld = n_.H;
+      at.h = unprojected_ + row * row_ld<T>(n_.H), at.h_ld = row_ld<T>(n_.H);
     } else {
       at.h = a_.y + number * n_.D * n_.P + d * n_.P, at.h_ld = steps.stride() * n_.D * n_.P;
     }
@@ -292,11 +335,12 @@ class LayerForward {
     const Range groups = share({0, outputs_.count()}, share_.unit_part, plan_.unit_parts);
     const int64_t start = 0;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
-      for_row_blocks({0, steps.active(s)}, [&](int64_t row, int count) {
-        alignas(64) Real<T> out[kTileRows * kTileCols * kLanes<T>];
+      for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), {0, steps.active(s)}, [&](int64_t row, int count) {
+        alignas(64) Real<T> out[kMostRows<T> * kTileCols * kLanes<T>];
         const int cols = outputs_.vectors(q);
-        product<T>(out, count, cols, {unprojected_ + row * n_.H, n_.H, &start, 1},
-                   {panels_[d].projection + q * Outputs::kWidth * whole_pairs<T>(n_.H), cols * kLanes<T>}, n_.H);
+        plain_product<T>(plan_.matrix_steps, out, count, cols,
+                         {unprojected_ + row * row_ld<T>(n_.H), row_ld<T>(n_.H), &start, 1},
+                         {panels_[d].projection + q * Outputs::kWidth * whole_depth<T>(n_.H), cols * kLanes<T>}, n_.H);
         for (int r = 0; r < count; ++r) {
           T* y = a_.y + steps.row(s, row + r) * n_.D * n_.P + d * n_.P;
           for (int c = 0; c < cols; ++c) {
@@ -320,6 +364,7 @@ class LayerForward {
   T* unprojected_ = nullptr;
   Real<T>* unrounded_h_ = nullptr;
   Hoisted hoisted_;
+  Staged staged_;
   int64_t gx_rows_ = 0;
 };
 

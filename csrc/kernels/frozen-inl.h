@@ -199,7 +199,7 @@ class FrozenForward {
       ++s;
     } while (s < n_.T && gx_rows_ + steps.active(s) <= kHoistRows);
     for (int64_t q = groups.begin; q < groups.end; ++q) {
-      for_row_blocks<Format::kTileRows>({0, gx_rows_}, [&](int64_t row, int count) {
+      for_row_blocks(Format::kTileRows, {0, gx_rows_}, [&](int64_t row, int count) {
         tile(gx_of(q, row), count, groups_.vectors(q), {panels_.bias(d, q), 0}, {thread_.encoded + row * ld, ld},
              panels_.x(d, q), n_.I, [](int gate) { return Gates::x_sum(gate); });
       });
@@ -244,7 +244,7 @@ class FrozenForward {
       Format::encode(thread_.encoded + row * ld, h + row * h_ld, n_.H);
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       const int vectors = groups_.vectors(q);
-      for_row_blocks<Format::kTileRows>(rows, [&](int64_t row, int count) {
+      for_row_blocks(Format::kTileRows, rows, [&](int64_t row, int count) {
         alignas(64) float sums[Format::kTileRows * Gates::kSums * Cell::kUnitVectors * kLanes<float>];
         tile(sums, count, vectors, {gx_of(q, hoisted_row + row), Gates::kSums * vectors * kLanes<float>},
              {h ? thread_.encoded + row * ld : nullptr, ld}, panels_.h(d, q), n_.H,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/arguments.h"
+#include "kernels/products-inl.h"
 #include "kernels/share-inl.h"
 
 namespace fastrnn {
@@ -25,7 +26,7 @@ struct RightWeight {
     packed = arena.take<T>(groups.padded() * packed_rows());
   }
 
-  int64_t packed_rows() const { return segments * whole_pairs<T>(rows); }
+  int64_t packed_rows() const { return segments * whole_depth<T>(rows); }
 
   // Where nothing need be packed, a group of whole vectors stays; only a narrower last one is copied.
   bool in_place(int64_t q) const {
@@ -39,7 +40,7 @@ struct RightWeight {
       if (in_place(q)) continue;
       const int cols = groups.vectors(q);
       T* to = packed + q * Groups::kWidth * packed_rows();
-      for (int s = 0; s < segments; ++s, to += whole_pairs<T>(rows) * cols * kLanes<T>) {
+      for (int s = 0; s < segments; ++s, to += whole_depth<T>(rows) * cols * kLanes<T>) {
         const auto row = [&](int64_t k) { return weight + (s * rows + k) * groups.columns; };
         pack_rows(to, row, rows, q * Groups::kWidth, cols, groups.columns);
       }
@@ -59,7 +60,8 @@ struct Chunk {
   bool first;      // overwrite the gradients instead of adding to them
   const T* dsums;  // [rows, dsums_ld]
   int64_t dsums_ld;
-  const T *dh, *h;           // with a projection: gradient of the outputs [rows, P], and what was projected [rows, H]
+  const T *dh, *h;  // with a projection: gradient of the outputs [rows, dh_ld], what was projected [rows, H]
+  int64_t dh_ld;
   const int64_t* numbers;    // of each row in the sequence tensors
   const T* const* inputs;    // x of each row
   const T* const* previous;  // the hidden state before each row, null for zeros
@@ -72,13 +74,14 @@ class ChunkGradients {
 
  public:
   ChunkGradients() = default;
-  ChunkGradients(const Sizes& sizes, int64_t part, int64_t parts) : n_(sizes), part_(part), parts_(parts) {}
+  ChunkGradients(const Sizes& sizes, bool matrix, int64_t part, int64_t parts)
+      : n_(sizes), matrix_(matrix), part_(part), parts_(parts) {}
 
   // Room for the packed operands of a weight gradient over at most `rows` rows.
   void take_buffers(int64_t rows, Arena& arena) {
-    const int64_t tiles = divide_up(divide_up(larger(n_.H, n_.P), kTileRows), parts_);
-    left_ = arena.take<T>(whole_pairs<T>(rows) * Gates::kSums * tiles * kTileRows);
-    right_ = arena.take<T>(whole_pairs<T>(rows) * Groups::kWidth);
+    const int64_t tiles = divide_up(divide_up(larger(n_.H, n_.P), left_rows()), parts_);
+    left_ = arena.take<T>(whole_depth<T>(rows) * Gates::kSums * tiles * left_rows());
+    right_ = arena.take<T>(whole_depth<T>(rows) * Groups::kWidth);
   }
 
   void add_weights(const Chunk<T>& chunk, const WeightGradients<Real<T>>& w) const {
@@ -93,7 +96,7 @@ class ChunkGradients {
     if (w.w_hr) {
       const auto projected = [&](int64_t k) { return chunk.h + k * n_.H; };
       const Range outputs = own_rows(n_.P);
-      pack_left<1>(chunk.dh, n_.P, n_.P, chunk.rows, outputs);
+      pack_left<1>(chunk.dh, chunk.dh_ld, n_.P, chunk.rows, outputs);
       add_outer(chunk, w.w_hr, n_.H, projected, n_.P, 1, [](int) { return 0; }, outputs);
     }
   }
@@ -103,11 +106,13 @@ class ChunkGradients {
     int64_t segment[Gates::kGates];
     for (int g = 0; g < Gates::kGates; ++g) segment[g] = Gates::x_sum(g) * n_.H;
     for (int64_t q = 0; q < w_ih.groups.count(); ++q) {
-      for_row_blocks(share({0, chunk.rows}, part_, parts_), [&](int64_t row, int count) {
-        alignas(64) Real<T> out[kTileRows * kTileCols * kLanes<T>];
+      const Range own = share({0, chunk.rows}, part_, parts_);
+      for_row_blocks(rows_at_once<T>(matrix_, kTileRows), own, [&](int64_t row, int count) {
+        alignas(64) Real<T> out[kMostRows<T> * kTileCols * kLanes<T>];
         const int cols = w_ih.groups.vectors(q);
-        product(out, count, cols, {chunk.dsums + row * chunk.dsums_ld, chunk.dsums_ld, segment, Gates::kGates},
-                w_ih.panel(q), n_.H);
+        plain_product<T>(matrix_, out, count, cols,
+                         {chunk.dsums + row * chunk.dsums_ld, chunk.dsums_ld, segment, Gates::kGates}, w_ih.panel(q),
+                         n_.H);
         for (int r = 0; r < count; ++r)
           store_tile(dx + chunk.numbers[row + r] * n_.I, out + r * cols * kLanes<T>, 1, q, cols, w_ih.groups, true);
       });
@@ -117,18 +122,30 @@ class ChunkGradients {
  private:
   // The thread's share of the `height` rows of each gate of a weight, in whole tiles.
   Range own_rows(int64_t height) const {
-    const Range tiles = share({0, divide_up(height, kTileRows)}, part_, parts_);
-    return {smaller(tiles.begin * kTileRows, height), smaller(tiles.end * kTileRows, height)};
+    const Range tiles = share({0, divide_up(height, left_rows())}, part_, parts_);
+    return {smaller(tiles.begin * left_rows(), height), smaller(tiles.end * left_rows(), height)};
   }
 
-  static int64_t left_size(Range columns, int64_t rows) {
-    return divide_up(columns.size(), kTileRows) * kTileRows * whole_pairs<T>(rows);
+  // Rows of a weight that are one block of the packed left operand.
+  int64_t left_rows() const { return kMatrix<T> && matrix_ ? 16 : kTileRows; }
+
+  int64_t left_size(Range columns, int64_t rows) const {
+    const int64_t depth = kMatrix<T> && matrix_ ? whole_depth<T>(rows) : whole_pairs<T>(rows);
+    return divide_up(columns.size(), left_rows()) * left_rows() * depth;
   }
 
   template <int kSums>
   void pack_left(const T* src, int64_t ld, int64_t width, int64_t rows, Range columns) const {
-    for (int a = 0; a < kSums; ++a)
-      pack_columns(left_ + a * left_size(columns, rows), src + a * width, ld, rows, columns);
+    for (int a = 0; a < kSums; ++a) {
+      T* const to = left_ + a * left_size(columns, rows);
+      if constexpr (kMatrix<T>) {
+        if (matrix_) {
+          pack_column_tiles(to, src + a * width, ld, rows, columns);
+          continue;
+        }
+      }
+      pack_columns(to, src + a * width, ld, rows, columns);
+    }
   }
 
   // w[gate * height + columns] (+)= left^T right, where right(k) is the k-th row of the chunk, null for zeros.
@@ -140,6 +157,12 @@ class ChunkGradients {
     for (int64_t q = 0; q < groups.count(); ++q) {
       const int cols = groups.vectors(q);
       pack_rows(right_, right, chunk.rows, q * Groups::kWidth, cols, width);
+      if constexpr (kMatrix<T>) {
+        if (matrix_) {
+          add_outer_tiles(chunk, w, width, q * Groups::kWidth, cols, height, gates, sum_of, columns);
+          continue;
+        }
+      }
       for (int gate = 0; gate < gates; ++gate) {
         const T* left = left_ + sum_of(gate) * left_size(columns, chunk.rows);
         for (int64_t m = columns.begin; m < columns.end;
@@ -155,6 +178,26 @@ class ChunkGradients {
       }
     }
   }
+
+#if defined(FASTRNN_MATRIX)
+  // add_outer for a group of columns on the matrix unit.
+  template <class SumOf>
+  void add_outer_tiles(const Chunk<T>& chunk, Real<T>* w, int64_t width, int64_t column, int cols, int64_t height,
+                       int gates, SumOf sum_of, Range columns) const {
+    for (int c = 0; c < cols; c += kOuterCols) {
+      const Panel<T> right{right_ + c * kPair<T> * kLanes<T>, cols * kLanes<T>};
+      for (int gate = 0; gate < gates; ++gate) {
+        const T* left = left_ + sum_of(gate) * left_size(columns, chunk.rows);
+        for (int64_t m = columns.begin; m < columns.end;
+             m += kMostRows<T>, left += kMostRows<T> * whole_depth<T>(chunk.rows)) {
+          const GradientBlock to{w + (gate * height + m) * width, width, column + c * kLanes<T>,
+                                 int(smaller(kMostRows<T>, columns.end - m)), chunk.first};
+          matrix_outer(to, int(smaller(kOuterCols, cols - c)), left, right, chunk.rows);
+        }
+      }
+    }
+  }
+#endif
 
   static void store_tile(Real<T>* w, const Real<T>* tile, int rows, int64_t q, int cols, const Groups& groups,
                          bool overwrite) {
@@ -191,6 +234,7 @@ class ChunkGradients {
   }
 
   Sizes n_{};
+  bool matrix_ = false;
   int64_t part_ = 0, parts_ = 1;
   T *left_ = nullptr, *right_ = nullptr;
 };

@@ -1,7 +1,7 @@
 // What the machine can do at most: the rate of fused multiply-adds, and of reading a buffer.
 #pragma once
 
-#include "kernels/tiles-inl.h"
+#include "kernels/products-inl.h"
 
 namespace fastrnn {
 namespace {
@@ -33,6 +33,19 @@ FASTRNN_NOINLINE double multiply_adds(int64_t rounds) {
   (void)sink;
   return double(rounds) * chains * kPair<T> * kLanes<T>;
 }
+
+#if defined(FASTRNN_MATRIX)
+template <>
+FASTRNN_NOINLINE double multiply_adds<BFloat16>(int64_t rounds) {
+  const TilesInUse use(true);
+  Tiles tiles;
+  for_constants<8>([&]<int i>() { tiles.template zero<i>(); });
+  for (int64_t n = 0; n < rounds; ++n) {
+    for_constants<4>([&]<int i>() { tiles.template multiply_add<i, 4 + i / 2, 6 + i % 2>(); });
+  }
+  return double(rounds) * 4 * kTileHeight * kTileWidth * kTileDepth;
+}
+#endif
 
 // Reads a buffer of whole tiles of vectors `rounds` times and returns a sum, so that the reads are needed.
 template <class T>

@@ -41,10 +41,10 @@ FASTRNN_INLINE Range share(Range all, int64_t part, int64_t parts) {
   return {all.begin + all.size() * part / parts, all.begin + all.size() * (part + 1) / parts};
 }
 
-// f(first row, rows) over blocks of at most kMost rows, balanced: 32 rows are 6+6+5+5+5+5.
-template <int kMost = kTileRows, class F>
-FASTRNN_INLINE void for_row_blocks(Range rows, F&& f) {
-  const int64_t blocks = divide_up(rows.size(), kMost);
+// f(first row, rows) over blocks of at most so many rows, balanced: 32 rows are 6+6+5+5+5+5.
+template <class F>
+FASTRNN_INLINE void for_row_blocks(int64_t most, Range rows, F&& f) {
+  const int64_t blocks = divide_up(rows.size(), most);
   for (int64_t i = 0; i < blocks; ++i) {
     const Range block = share(rows, i, blocks);
     f(block.begin, int(block.size()));
@@ -210,7 +210,7 @@ FASTRNN_INLINE void gate_sums(Real<T>* out, int rows, int vectors, const Real<T>
     return Operand<T>{of.data ? of.data + row * of.ld : nullptr, of.ld, of.panel, of.K};
   };
   const auto tiles = [&](Operand<T> of_x, Operand<T> of_h, bool first) {
-    for_row_blocks({0, rows}, [&](int64_t row, int count) {
+    for_row_blocks(kTileRows, {0, rows}, [&](int64_t row, int count) {
       with_constant<kMostVectors>(vectors, [&]<int kVectors>() {
         with_constant<kTileRows>(count, [&]<int kRows>() {
           gate_tile<T, Gates, kVectors, kRows>(out + row * width, first ? init + row * init_ld : nullptr, init_ld,
@@ -242,7 +242,7 @@ struct Panel {
   int64_t ld;
 };
 
-// out[r][c] = the sum over segments s and k < K of a(r, segment[s] + k) * panel(s * whole_pairs(K) + k, c).
+// out[r][c] = the sum over segments s and k < K of a(r, segment[s] + k) * panel(s * whole_depth(K) + k, c).
 template <class T, int kCols, int kRows, int kStep>
 FASTRNN_NOINLINE void product_tile(Real<T>* out, const Segments<T>& a, Panel<T> panel, int64_t K) {
   TileSums<T, kRows, kCols> sums;
@@ -258,7 +258,7 @@ FASTRNN_NOINLINE void product_tile(Real<T>* out, const Segments<T>& a, Panel<T> 
       sums.close_piece();
       length = 0;
     }
-    sums.template add_product<kCols, kStep>(a.data + a.segment[s], a.ld, panel.data + s * whole_pairs<T>(K) * panel.ld,
+    sums.template add_product<kCols, kStep>(a.data + a.segment[s], a.ld, panel.data + s * whole_depth<T>(K) * panel.ld,
                                             panel.ld, K, [](int c) { return c; });
   }
   sums.store_all();
@@ -290,7 +290,7 @@ FASTRNN_NOINLINE void pack_gates(T* dst, const T* w, int gates, int64_t H, int64
       for (int i = 0; i < kLanes<T>; ++i)
         v[i] = i >= rows ? Vec<T>{} : n == kDepth ? load_pairs(src + i * K + k) : load_pairs(src + i * K + k, n);
       transpose<Real<T>>(v);
-      if (n == kDepth) {
+      if (n == kDepth || kMatrix<T>) {
         FASTRNN_UNROLL
         for (int i = 0; i < kLanes<T>; ++i) store_pairs(out + (k + i * kPair<T>)*ld, v[i]);
       } else {
@@ -303,8 +303,8 @@ FASTRNN_NOINLINE void pack_gates(T* dst, const T* w, int gates, int64_t H, int64
 // Plain panel of one group: dst[k][0 .. cols) = row(k)[column ..], zero past the last of `columns` and for null rows.
 template <class T, class Row>
 FASTRNN_INLINE void pack_rows(T* dst, Row row, int64_t K, int64_t column, int cols, int64_t columns) {
-  for (int64_t k = 0; k < K; k += kPair<T>) {
-    const T* src = row(k);
+  for (int64_t k = 0; k < whole_depth<T>(K); k += kPair<T>) {
+    const T* src = k < K ? row(k) : nullptr;
     const T* partner = kPair<T> == 2 && k + 1 < K ? row(k + 1) : nullptr;
     for (int c = 0; c < cols; ++c, dst += kPair<T> * kLanes<T>) {
       const int64_t at = column + c * kLanes<T>;

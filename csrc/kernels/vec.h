@@ -106,6 +106,20 @@ constexpr int64_t whole_pairs(int64_t n) {
   return (n + kPair<T> - 1) / kPair<T> * kPair<T>;
 }
 
+// Whether products of T may run on a matrix unit. Panels for it are padded with zeros to a whole depth of its tiles.
+#if defined(FASTRNN_MATRIX)
+template <class T>
+constexpr bool kMatrix = std::is_same_v<T, BFloat16>;
+#else
+template <class T>
+constexpr bool kMatrix = false;
+#endif
+template <class T>
+constexpr int64_t whole_depth(int64_t n) {
+  constexpr int64_t kDepth = kMatrix<T> ? 64 / sizeof(T) : kPair<T>;
+  return (n + kDepth - 1) / kDepth * kDepth;
+}
+
 template <class T>
 FASTRNN_INLINE Vec<T> load_pairs(const T* p) {
   return load(p);

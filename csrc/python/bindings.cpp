@@ -23,6 +23,8 @@ pybind11::dict plan_of(const std::string& cell, const Sizes& sizes, int element_
   out["unit_parts"] = plan.unit_parts;
   out["products"] = plan.direct_forward ? "direct" : plan.hoist ? "hoisted" : "fused";
   out["backward_products"] = plan.direct_backward ? "direct" : "fused";
+  out["matrix_steps"] = plan.matrix_steps;
+  out["matrix_chunks"] = plan.matrix_chunks;
   return out;
 }
 

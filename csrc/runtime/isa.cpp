@@ -3,38 +3,50 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "runtime/amx.h"
+
 namespace fastrnn {
 
 extern const InstructionSet kBaseline;
 #if defined(__x86_64__)
 extern const InstructionSet kAvx2, kAvx512;
-extern const Kernels<BFloat16> kAvx512Bf16;
+extern const Kernels<BFloat16> kAvx512Bf16, kAmxBf16, kSoftwareTilesBf16;
 extern const FrozenKernels<BFloat16> kFrozenBf16;
 extern const FrozenKernels<int8_t> kFrozenInt8;
 #endif
 
 namespace {
 
+#if defined(__x86_64__)
+InstructionSet with_bfloat16(const char* name, const Kernels<BFloat16>& kernels, bool matrix) {
+  InstructionSet set = kAvx512;
+  set.name = name;
+  set.bf16 = &kernels;
+  set.matrix = matrix;
+  set.frozen_bf16 = kFrozenBf16;
+  set.frozen_int8 = kFrozenInt8;
+  return set;
+}
+#endif
+
+// The last is the one to use. The first may be there for tests.
 std::vector<const InstructionSet*> runnable() {
   std::vector<const InstructionSet*> sets = {&kBaseline};
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    sets.push_back(&kAvx2);
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
-      sets.push_back(&kAvx512);
-      static const InstructionSet with_bfloat16 = [] {
-        InstructionSet set = kAvx512;
-        set.name = "avx512bf16";
-        set.bf16 = &kAvx512Bf16;
-        set.frozen_bf16 = kFrozenBf16;
-        set.frozen_int8 = kFrozenInt8;
-        return set;
-      }();
-      if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) sets.push_back(&with_bfloat16);
-    }
-  }
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return sets;
+  sets.push_back(&kAvx2);
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
+    return sets;
+  sets.push_back(&kAvx512);
+  if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vnni")) return sets;
+  static const InstructionSet avx512bf16 = with_bfloat16("avx512bf16", kAvx512Bf16, false);
+  sets.push_back(&avx512bf16);
+  static const InstructionSet software_tiles = with_bfloat16("software_tiles", kSoftwareTilesBf16, true);
+  sets.insert(sets.begin(), &software_tiles);
+  static const InstructionSet amx = with_bfloat16("amx", kAmxBf16, true);
+  if (amx_is_usable()) sets.push_back(&amx);
 #endif
   return sets;
 }

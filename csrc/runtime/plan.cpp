@@ -24,7 +24,9 @@ Plan make_plan(const InstructionSet& set, CellKind kind, const Sizes& n, int ele
   const int per_direction = threads / plan.directions_at_once;
   // Rows need no barrier, but each part must keep tiles busy, and keeps a copy of the weight gradients, which has to be
   // worth its rows. Units divide the weights among the caches: 1.3 times as fast at H = I = 1024, even at 512.
-  constexpr int64_t rows_per_part = 4, all_rows_per_part = 64;
+  const bool matrix = set.matrix && element_bytes == 2;
+  const int64_t rows_per_part = matrix ? 32 : 4;
+  constexpr int64_t all_rows_per_part = 64;
   constexpr double large_weights = 12e6;  // bytes
   if (weight_elements * element_bytes < large_weights)
     plan.row_parts = int(std::clamp<int64_t>(std::min(n.B / rows_per_part, n.N / all_rows_per_part), 1, per_direction));
@@ -40,6 +42,8 @@ Plan make_plan(const InstructionSet& set, CellKind kind, const Sizes& n, int ele
   plan.direct_backward = n.N <= 32 && element_bytes >= 4;
   const int64_t rows_at_once = (n.B + plan.row_parts - 1) / plan.row_parts;
   plan.hoist = !plan.direct_forward && n.T > 1 && rows_at_once < 4;
+  plan.matrix_steps = matrix && !plan.direct_forward && rows_at_once >= 4;
+  plan.matrix_chunks = matrix && n.N >= 16;
   return plan;
 }
 

@@ -76,6 +76,8 @@ class Plan:
     unit_parts: int
     products: str
     backward_products: str
+    matrix_steps: bool
+    matrix_chunks: bool
     dtype: torch.dtype
     multiplies_bfloat16: bool
 
