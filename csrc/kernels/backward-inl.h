@@ -37,7 +37,7 @@ FASTRNN_NOINLINE void apply_cell_backward(const Real<T>* sums, int rows, int vec
     for (int u = 0; u < vectors; ++u) {
       const int64_t column = unit + u * kLanes<T>;
       const int n = valid_lanes<T>(column, H);
-      StepValues<Real<T>, Cell> in{};
+      StepValues<T, Cell> in{};
       in.dh = load_or_zero(at.dy, r * at.dy_ld + column, n) + load_or_zero(at.dh_T, r * at.dh_T_ld + column, n);
       if (sums) in.dh += load(sums + (r * vectors + u) * kLanes<T>);
       FASTRNN_UNROLL
@@ -48,7 +48,7 @@ FASTRNN_NOINLINE void apply_cell_backward(const Real<T>* sums, int rows, int vec
         in.cell_state_prev = load_or_zero(at.cell_state_prev, r * at.cell_state_prev_ld + column, n);
       Vec<T> carry{}, dsum[Cell::Gates::kSums];
       if (Cell::kCarry != Carry::kNone) carry = load(at.carry + r * at.carry_ld + column, n);
-      Cell::template backward<Real<T>>(in, carry, dsum);
+      Cell::template backward<T>(in, carry, dsum);
       if (Cell::kCarry != Carry::kNone) store(at.carry + r * at.carry_ld + column, carry, n);
       FASTRNN_UNROLL
       for (int a = 0; a < Cell::Gates::kSums; ++a) store(at.dsums + r * at.dsums_ld + a * H + column, dsum[a], n);
@@ -272,7 +272,7 @@ class LayerBackward {
       Vec<T> saved[kRoomForSaved<Cell>];
       FASTRNN_UNROLL
       for (int i = 0; i < Cell::kSaved; ++i) saved[i] = load(saved_row + i * n_.H + column, n);
-      store(h + column, Cell::template hidden<Real<T>>(saved), n);
+      store(h + column, Cell::template hidden<T>(saved), n);
     }
   }
 

@@ -18,7 +18,7 @@
 //   hidden  (saved) -> h again, where kProjectable
 #pragma once
 
-#include "kernels/vec.h"
+#include "kernels/activations-inl.h"
 
 namespace fastrnn {
 namespace {

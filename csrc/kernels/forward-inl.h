@@ -42,7 +42,7 @@ FASTRNN_NOINLINE void apply_cell(const Real<T>* sums, int rows, int vectors, int
       for (int a = 0; a < kSums; ++a) sum[a] = load(sums + ((r * kSums + a) * vectors + u) * kLanes<T>);
       if (Cell::kReadsHidden && at.h_prev) h_prev = load(at.h_prev + r * at.h_prev_ld + column, n);
       if (Cell::kCellState >= 0) cell_state = load(at.cell_state + r * at.cell_state_ld + column, n);
-      const Vec<T> h = Cell::template forward<Real<T>>(sum, h_prev, cell_state, saved);
+      const Vec<T> h = Cell::template forward<T>(sum, h_prev, cell_state, saved);
       if (Cell::kCellState >= 0) store(at.cell_state + r * at.cell_state_ld + column, cell_state, n);
       if (at.saved) {
         FASTRNN_UNROLL
