@@ -29,11 +29,12 @@ FASTRNN_INLINE Vec<T> load_or_zero(const T* p, int64_t offset, int n) {
   return p ? load(p + offset, n) : Vec<T>{};
 }
 
-// For the units from `unit` on; sums[r][u] is the gradient of h so far, null for none.
+// For the rows from `begin` to `end` of a block and the units from `unit` on; sums[r][u] is the gradient of h so far,
+// null for none.
 template <class T, class Cell>
-FASTRNN_NOINLINE void apply_cell_backward(const Real<T>* sums, int rows, int vectors, int64_t unit, int64_t H,
+FASTRNN_NOINLINE void apply_cell_backward(const Real<T>* sums, int begin, int end, int vectors, int64_t unit, int64_t H,
                                           const CellGradientRows<T>& at) {
-  for (int r = 0; r < rows; ++r) {
+  for (int r = begin; r < end; ++r) {
     for (int u = 0; u < vectors; ++u) {
       const int64_t column = unit + u * kLanes<T>;
       const int n = valid_lanes<T>(column, H);
@@ -55,6 +56,16 @@ FASTRNN_NOINLINE void apply_cell_backward(const Real<T>* sums, int rows, int vec
     }
   }
 }
+
+template <class T, class Cell>
+struct CellBackwardWork {
+  const Real<T>* sums;
+  int vectors;
+  int64_t unit, H;
+  CellGradientRows<T> at;
+
+  void operator()(int begin, int end) const { apply_cell_backward<T, Cell>(sums, begin, end, vectors, unit, H, at); }
+};
 
 template <class T, class Cell>
 class LayerBackward {
@@ -202,24 +213,33 @@ class LayerBackward {
   void retreat(const Steps& steps, int64_t s, Range rows, const T* next, T* now, bool followed, bool begun) {
     if (a_.weights[d_].w_hr) return retreat_projected(steps, s, rows, next, now, followed, begun);
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
+    alignas(64) Real<T> buffers[kMatrix<T> ? 2 : 1][kMostRows<T> * kTileCols * kLanes<T>];
+    BesideProducts<CellBackwardWork<T, Cell>> cell_before;
+    int64_t blocks = 0;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
-        alignas(64) Real<T> sums[kMostRows<T> * kTileCols * kLanes<T>];
+        Real<T>* const sums = buffers[kMatrix<T> ? blocks++ % 2 : 0];
         const int vectors = groups_.vectors(q);
-        if (followed) hidden_gradient(sums, count, q, vectors, next + row * dsums_ld());
+        if (followed) hidden_gradient(sums, count, q, vectors, next + row * dsums_ld(), cell_before);
         CellGradientRows<T> at = cell_rows(steps, s, row, now, begun);
         add_outside(at, steps, s, row, followed);
-        apply_cell_backward<T, Cell>(followed ? sums : nullptr, count, vectors, q * Groups::kWidth, n_.H, at);
+        const CellBackwardWork<T, Cell> cell{followed ? sums : nullptr, vectors, q * Groups::kWidth, n_.H, at};
+        if (kMatrix<T> && plan_.matrix_steps)
+          cell_before.turn_to(count, cell);
+        else
+          cell(0, count);
       });
     }
+    cell_before.finish();
   }
 
   // dh = dgh W_hh over the gates of some rows, for the q-th group of outputs.
-  void hidden_gradient(Real<T>* sums, int rows, int64_t q, int cols, const T* dsums) const {
+  template <class Beside>
+  void hidden_gradient(Real<T>* sums, int rows, int64_t q, int cols, const T* dsums, Beside&& beside) const {
     int64_t segment[Gates::kGates];
     for (int g = 0; g < Gates::kGates; ++g) segment[g] = Gates::h_sum(g) * n_.H;
     plain_product<T>(plan_.matrix_steps, sums, rows, cols, {dsums, dsums_ld(), segment, Gates::kGates},
-                     w_hh_[d_].panel(q), n_.H);
+                     w_hh_[d_].panel(q), n_.H, beside);
   }
 
   // With a projection: first dh of the outputs, which stays for the gradient of w_hr; then dh W_hr goes through the
@@ -232,7 +252,7 @@ class LayerBackward {
       for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
         alignas(64) Real<T> sums[kMostRows<T> * kTileCols * kLanes<T>] = {};
         const int cols = outputs_.vectors(q);
-        if (followed) hidden_gradient(sums, count, q, cols, next + row * dsums_ld());
+        if (followed) hidden_gradient(sums, count, q, cols, next + row * dsums_ld(), Nothing());
         CellGradientRows<T> at{};
         add_outside(at, steps, s, row, followed);
         for (int r = 0; r < count; ++r) {
@@ -254,9 +274,9 @@ class LayerBackward {
         alignas(64) Real<T> sums[kMostRows<T> * kTileCols * kLanes<T>];
         const int vectors = groups_.vectors(q);
         plain_product<T>(plan_.matrix_steps, sums, count, vectors, {dh + row * dh_ld(), dh_ld(), &start, 1},
-                         w_hr_[d_].panel(q), n_.P);
+                         w_hr_[d_].panel(q), n_.P, Nothing());
         const CellGradientRows<T> at = cell_rows(steps, s, row, now, begun);
-        apply_cell_backward<T, Cell>(sums, count, vectors, q * Groups::kWidth, n_.H, at);
+        apply_cell_backward<T, Cell>(sums, 0, count, vectors, q * Groups::kWidth, n_.H, at);
         if constexpr (Cell::kProjectable) {
           for (int r = 0; r < count; ++r)
             recompute_hidden(h + (row + r) * n_.H, at.saved + r * at.saved_ld, q, vectors);
@@ -318,7 +338,7 @@ class LayerBackward {
       for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
         alignas(64) Real<T> sums[kMostRows<T> * kTileCols * kLanes<T>];
         const int cols = outputs_.vectors(q);
-        hidden_gradient(sums, count, q, cols, now + row * dsums_ld());
+        hidden_gradient(sums, count, q, cols, now + row * dsums_ld(), Nothing());
         for (int r = 0; r < count; ++r) {
           const int64_t at = of_batch(steps, row + r) * n_.P;
           for (int c = 0; c < cols; ++c) {

@@ -27,13 +27,13 @@ struct CellRows {
   int64_t unrounded_h_ld;
 };
 
-// The cell on `rows` rows of finished sums, for the units from `unit` on. Not inlined and not specialised by the number
-// of rows, so that a row's result does not depend on the rows beside it.
+// The cell on the rows from `begin` to `end` of a block of finished sums, for the units from `unit` on. Not inlined and
+// not specialised by the number of rows, so that a row's result does not depend on the rows beside it.
 template <class T, class Cell>
-FASTRNN_NOINLINE void apply_cell(const Real<T>* sums, int rows, int vectors, int64_t unit, int64_t H,
+FASTRNN_NOINLINE void apply_cell(const Real<T>* sums, int begin, int end, int vectors, int64_t unit, int64_t H,
                                  const CellRows<T>& at) {
   constexpr int kSums = Cell::Gates::kSums;
-  for (int r = 0; r < rows; ++r) {
+  for (int r = begin; r < end; ++r) {
     for (int u = 0; u < vectors; ++u) {
       const int64_t column = unit + u * kLanes<T>;
       const int n = valid_lanes<T>(column, H);
@@ -53,6 +53,16 @@ FASTRNN_NOINLINE void apply_cell(const Real<T>* sums, int rows, int vectors, int
     }
   }
 }
+
+template <class T, class Cell>
+struct CellWork {
+  const Real<T>* sums;
+  int vectors;
+  int64_t unit, H;
+  CellRows<T> at;
+
+  void operator()(int begin, int end) const { apply_cell<T, Cell>(sums, begin, end, vectors, unit, H, at); }
+};
 
 template <class T, class Cell>
 class LayerForward {
@@ -219,7 +229,8 @@ class LayerForward {
       for_row_blocks(rows_at_once<T>(plan_.matrix_chunks, kBlockRows), {0, rows}, [&](int64_t row, int count) {
         gate_products<T, Gates, Cell::kUnitVectors>(
             plan_.matrix_chunks, gx_of(q, row), count, groups_.vectors(q), bias_of(d, q), 0,
-            {hoisted_.x + row * row_ld<T>(n_.I), row_ld<T>(n_.I), x_panel(d, q), n_.I}, {nullptr, 0, nullptr, 0});
+            {hoisted_.x + row * row_ld<T>(n_.I), row_ld<T>(n_.I), x_panel(d, q), n_.I}, {nullptr, 0, nullptr, 0},
+            Nothing());
       });
     }
     return s;
@@ -237,11 +248,11 @@ class LayerForward {
     const Left h{begun > 0 ? y + steps.first(s - 1) * y_ld : nullptr, steps.stride() * y_ld};
     const Left h_0{a_.h_0 ? a_.h_0 + (d * n_.B + steps.part) * n_.P : nullptr, steps.parts * n_.P};
     if (plan_.matrix_steps) {
-      const Left all_x{staged_.x, row_ld<T>(n_.I)}, all_h{staged_.h, row_ld<T>(n_.P)};
-      copy_rows(all_x, x, {0, active}, n_.I);
-      copy_rows(all_h, h, {0, begun}, n_.P);
-      copy_rows(all_h, h_0, {begun, active}, n_.P);
-      advance(d, steps, groups, s, {0, active}, all_x, all_h, hoisted_row);
+      copy_rows(staged_.x, x, {0, active}, n_.I);
+      copy_rows(staged_.h, h, {0, begun}, n_.P);
+      copy_rows(staged_.h, h_0, {begun, active}, n_.P);
+      advance(d, steps, groups, s, {0, active}, {staged_.x, row_ld<T>(n_.I)}, {staged_.h, row_ld<T>(n_.P)},
+              hoisted_row);
     } else {
       if (begun > 0) advance(d, steps, groups, s, {0, begun}, x, h, hoisted_row);
       if (begun < active) advance(d, steps, groups, s, {begun, active}, x, h_0, hoisted_row);
@@ -263,9 +274,9 @@ class LayerForward {
     const T* row(int64_t number) const { return data ? data + number * ld : nullptr; }
   };
 
-  static void copy_rows(Left to, Left from, Range rows, int64_t width) {
+  static void copy_rows(T* to, Left from, Range rows, int64_t width) {
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      T* const at = const_cast<T*>(to.row(row));
+      T* const at = to + row * row_ld<T>(width);
       if (from.data)
         __builtin_memcpy(at, from.row(row), width * sizeof(T));
       else
@@ -276,24 +287,33 @@ class LayerForward {
   // Rows from their inputs and their previous hidden state.
   void advance(int64_t d, const Steps& steps, Range groups, int64_t s, Range rows, Left x, Left h,
                int64_t hoisted_row) {
+    constexpr int kSize = kMostRows<T> * Gates::kSums * Cell::kUnitVectors * kLanes<T>;
+    alignas(64) Real<T> buffers[kMatrix<T> ? 2 : 1][kSize];
+    BesideProducts<CellWork<T, Cell>> cell_before;
+    int64_t blocks = 0;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       const int vectors = groups_.vectors(q);
       for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kBlockRows), rows, [&](int64_t row, int count) {
-        alignas(64) Real<T> sums[kMostRows<T> * Gates::kSums * Cell::kUnitVectors * kLanes<T>];
+        Real<T>* const sums = buffers[kMatrix<T> ? blocks++ % 2 : 0];
         const Operand<T> of_h{h.row(row), h.ld, h_panel(d, q), n_.P};
         if (plan_.direct_forward)
           direct_sums(sums, d, q, count, x.row(row), x.ld, of_h.data, h.ld);
         else if (plan_.hoist)
           gate_products<T, Gates, Cell::kUnitVectors>(plan_.matrix_steps, sums, count, vectors,
                                                       gx_of(q, hoisted_row + row), Gates::kSums * vectors * kLanes<T>,
-                                                      {nullptr, 0, nullptr, n_.I}, of_h);
+                                                      {nullptr, 0, nullptr, n_.I}, of_h, cell_before);
         else
           gate_products<T, Gates, Cell::kUnitVectors>(plan_.matrix_steps, sums, count, vectors, bias_of(d, q), 0,
-                                                      {x.row(row), x.ld, x_panel(d, q), n_.I}, of_h);
-        apply_cell<T, Cell>(sums, count, vectors, q * Groups::kWidth, n_.H,
-                            cell_rows(d, steps, s, row, of_h.data, h.ld));
+                                                      {x.row(row), x.ld, x_panel(d, q), n_.I}, of_h, cell_before);
+        const CellWork<T, Cell> cell{sums, vectors, q * Groups::kWidth, n_.H,
+                                     cell_rows(d, steps, s, row, of_h.data, h.ld)};
+        if (kMatrix<T> && plan_.matrix_steps)
+          cell_before.turn_to(count, cell);
+        else
+          cell(0, count);
       });
     }
+    cell_before.finish();
   }
 
   void direct_sums(Real<T>* sums, int64_t d, int64_t q, int rows, const T* x, int64_t x_ld, const T* h, int64_t h_ld) {
@@ -338,9 +358,9 @@ class LayerForward {
       for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), {0, steps.active(s)}, [&](int64_t row, int count) {
         alignas(64) Real<T> out[kMostRows<T> * kTileCols * kLanes<T>];
         const int cols = outputs_.vectors(q);
-        plain_product<T>(plan_.matrix_steps, out, count, cols,
-                         {unprojected_ + row * row_ld<T>(n_.H), row_ld<T>(n_.H), &start, 1},
-                         {panels_[d].projection + q * Outputs::kWidth * whole_depth<T>(n_.H), cols * kLanes<T>}, n_.H);
+        plain_product<T>(
+            plan_.matrix_steps, out, count, cols, {unprojected_ + row * row_ld<T>(n_.H), row_ld<T>(n_.H), &start, 1},
+            {panels_[d].projection + q * Outputs::kWidth * whole_depth<T>(n_.H), cols * kLanes<T>}, n_.H, Nothing());
         for (int r = 0; r < count; ++r) {
           T* y = a_.y + steps.row(s, row + r) * n_.D * n_.P + d * n_.P;
           for (int c = 0; c < cols; ++c) {

@@ -112,7 +112,7 @@ class ChunkGradients {
         const int cols = w_ih.groups.vectors(q);
         plain_product<T>(matrix_, out, count, cols,
                          {chunk.dsums + row * chunk.dsums_ld, chunk.dsums_ld, segment, Gates::kGates}, w_ih.panel(q),
-                         n_.H);
+                         n_.H, Nothing());
         for (int r = 0; r < count; ++r)
           store_tile(dx + chunk.numbers[row + r] * n_.I, out + r * cols * kLanes<T>, 1, q, cols, w_ih.groups, true);
       });

@@ -64,8 +64,8 @@ struct SumTiles {
   }
 
   // The products with those of kPanel columns of a panel whose sums Map() gives as one of these.
-  template <int kPanel, class Map>
-  FASTRNN_INLINE void add_product(LeftTiles a, Panel<BFloat16> panel, int64_t K) {
+  template <int kPanel, class Map, class Beside>
+  FASTRNN_INLINE void add_product(LeftTiles a, Panel<BFloat16> panel, int64_t K, Beside&& beside) {
     for (int64_t k = 0; k < K; k += kTileDepth) {
       for_constants<kRowTiles>([&]<int r>() __attribute__((always_inline)) {
         tiles.template load<kLeft + r>(a.data + r * a.to_next_rows, a.ld * sizeof(BFloat16));
@@ -80,6 +80,7 @@ struct SumTiles {
           });
         }
       });
+      beside.step();
       a.data += a.to_next_depth;
       panel.data += kTileDepth * panel.ld;
     }
@@ -108,51 +109,61 @@ struct SameColumn {
   constexpr int operator()(int c) const { return c; }
 };
 
-template <class Gates, int kVectors, int kRowTiles>
+template <int kRowTiles, int kCols>
+constexpr int kColumnTurns = int(divide_up(kCols, 4 / kRowTiles));
+
+template <class Gates, int kVectors, int kRowTiles, class Beside>
 FASTRNN_NOINLINE void matrix_gate_tile(float* out, const float* init, int64_t init_ld, Operand<BFloat16> x,
-                                       Operand<BFloat16> h) {
+                                       Operand<BFloat16> h, Beside&& beside) {
   constexpr int kSums = Gates::kSums * kVectors, kPanel = Gates::kGates * kVectors;
   constexpr int64_t panel_ld = kPanel * kTileWidth;
+  const int64_t depth = (x.data ? whole_depth<BFloat16>(x.K) : 0) + (h.data ? whole_depth<BFloat16>(h.K) : 0);
+  beside.spread(kColumnTurns<kRowTiles, kSums> * depth / kTileDepth);
   for_column_tiles<kRowTiles, kSums>([&](auto sums) __attribute__((always_inline)) {
     sums.load(init, init_ld);
     if (x.data)
-      sums.template add_product<kPanel, XSum<Gates, kVectors>>(rows_as_they_lie(x.data, x.ld), {x.panel, panel_ld},
-                                                               x.K);
+      sums.template add_product<kPanel, XSum<Gates, kVectors>>(rows_as_they_lie(x.data, x.ld), {x.panel, panel_ld}, x.K,
+                                                               beside);
     if (h.data)
-      sums.template add_product<kPanel, HSum<Gates, kVectors>>(rows_as_they_lie(h.data, h.ld), {h.panel, panel_ld},
-                                                               h.K);
+      sums.template add_product<kPanel, HSum<Gates, kVectors>>(rows_as_they_lie(h.data, h.ld), {h.panel, panel_ld}, h.K,
+                                                               beside);
     sums.store(out, kSums * kTileWidth);
   });
 }
 
 // gate_sums for up to 32 rows. Of the operands, of `init` and of `out` there are whole tiles of rows.
-template <class Gates, int kMostVectors>
+template <class Gates, int kMostVectors, class Beside>
 FASTRNN_INLINE void matrix_gate_sums(float* out, int rows, int vectors, const float* init, int64_t init_ld,
-                                     Operand<BFloat16> x, Operand<BFloat16> h) {
+                                     Operand<BFloat16> x, Operand<BFloat16> h, Beside&& beside) {
   with_constant<kMostVectors>(vectors, [&]<int kVectors>() {
-    with_constant<2>(rows > kTileHeight ? 2 : 1,
-                     [&]<int kRowTiles>() { matrix_gate_tile<Gates, kVectors, kRowTiles>(out, init, init_ld, x, h); });
+    with_constant<2>(rows > kTileHeight ? 2 : 1, [&]<int kRowTiles>() {
+      matrix_gate_tile<Gates, kVectors, kRowTiles>(out, init, init_ld, x, h, beside);
+    });
   });
 }
 
-template <int kCols, int kRowTiles>
-FASTRNN_NOINLINE void matrix_product_tile(float* out, const Segments<BFloat16>& a, Panel<BFloat16> panel, int64_t K) {
+template <int kCols, int kRowTiles, class Beside>
+FASTRNN_NOINLINE void matrix_product_tile(float* out, const Segments<BFloat16>& a, Panel<BFloat16> panel, int64_t K,
+                                          Beside&& beside) {
+  beside.spread(kColumnTurns<kRowTiles, kCols> * a.count * whole_depth<BFloat16>(K) / kTileDepth);
   for_column_tiles<kRowTiles, kCols>([&](auto sums) __attribute__((always_inline)) {
     sums.zero();
     for (int s = 0; s < a.count; ++s)
       sums.template add_product<kCols, SameColumn>(rows_as_they_lie(a.data + a.segment[s], a.ld),
-                                                   {panel.data + s * whole_depth<BFloat16>(K) * panel.ld, panel.ld}, K);
+                                                   {panel.data + s * whole_depth<BFloat16>(K) * panel.ld, panel.ld}, K,
+                                                   beside);
     sums.store(out, kCols * kTileWidth);
   });
 }
 
 // product for up to 32 rows. Of the operands and of `out` there are whole tiles of rows; behind a segment's K values
 // others may follow, finite ones.
+template <class Beside>
 FASTRNN_INLINE void matrix_product(float* out, int rows, int cols, const Segments<BFloat16>& a, Panel<BFloat16> panel,
-                                   int64_t K) {
+                                   int64_t K, Beside&& beside) {
   with_constant<kTileCols>(cols, [&]<int kCols>() {
     with_constant<2>(rows > kTileHeight ? 2 : 1,
-                     [&]<int kRowTiles>() { matrix_product_tile<kCols, kRowTiles>(out, a, panel, K); });
+                     [&]<int kRowTiles>() { matrix_product_tile<kCols, kRowTiles>(out, a, panel, K, beside); });
   });
 }
 
@@ -197,7 +208,7 @@ FASTRNN_NOINLINE void matrix_outer_tile(const GradientBlock& to, const BFloat16*
   else
     sums.zero();
   const int64_t tiles = divide_up(K, kTileDepth);
-  sums.template add_product<kCols, SameColumn>({left, kTileDepth, tiles * kTileSize, kTileSize}, right, K);
+  sums.template add_product<kCols, SameColumn>({left, kTileDepth, tiles * kTileSize, kTileSize}, right, K, Nothing());
   if (whole) return sums.store(w, to.width);
   alignas(64) float beside[kRowTiles * kTileHeight * kWidth];
   sums.store(beside, kWidth);

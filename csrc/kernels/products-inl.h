@@ -40,21 +40,50 @@ void clear_ends(T* rows, int64_t count, int64_t width) {
 template <class T>
 constexpr int64_t kSpareRows = kMatrix<T> ? kMostRows<T> : 0;
 
-// gate_sums, of up to kMostRows rows.
-template <class T, class Gates, int kMostVectors>
+// Work on rows that is done between the steps of a product, if they leave the vector units idle: on the matrix unit a
+// product and the cell of the rows before it take little more than the longer of the two. run(begin, end) does rows.
+template <class Run>
+class BesideProducts {
+ public:
+  // Finishes what there is and takes on other rows.
+  void turn_to(int rows, const Run& run) {
+    finish();
+    run_ = run, rows_ = rows, done_ = 0;
+  }
+
+  void spread(int64_t steps) { at_once_ = int(divide_up(rows_ - done_, larger(steps, 1))); }
+  FASTRNN_INLINE void step() {
+    if (done_ == rows_) return;
+    const int end = int(smaller(done_ + at_once_, rows_));
+    run_(done_, end);
+    done_ = end;
+  }
+  void finish() {
+    if (done_ < rows_) run_(done_, rows_);
+    done_ = rows_;
+  }
+
+ private:
+  Run run_{};
+  int rows_ = 0, at_once_ = 0, done_ = 0;
+};
+
+// gate_sums, of up to kMostRows rows, and more if it is on the matrix unit.
+template <class T, class Gates, int kMostVectors, class Beside>
 FASTRNN_INLINE void gate_products([[maybe_unused]] bool matrix, Real<T>* out, int rows, int vectors,
-                                  const Real<T>* init, int64_t init_ld, Operand<T> x, Operand<T> h) {
+                                  const Real<T>* init, int64_t init_ld, Operand<T> x, Operand<T> h,
+                                  [[maybe_unused]] Beside&& beside) {
   if constexpr (kMatrix<T>) {
-    if (matrix) return matrix_gate_sums<Gates, kMostVectors>(out, rows, vectors, init, init_ld, x, h);
+    if (matrix) return matrix_gate_sums<Gates, kMostVectors>(out, rows, vectors, init, init_ld, x, h, beside);
   }
   gate_sums<T, Gates, kMostVectors>(out, rows, vectors, init, init_ld, x, h);
 }
 
-template <class T>
+template <class T, class Beside>
 FASTRNN_INLINE void plain_product([[maybe_unused]] bool matrix, Real<T>* out, int rows, int cols, const Segments<T>& a,
-                                  Panel<T> panel, int64_t K) {
+                                  Panel<T> panel, int64_t K, [[maybe_unused]] Beside&& beside) {
   if constexpr (kMatrix<T>) {
-    if (matrix) return matrix_product(out, rows, cols, a, panel, K);
+    if (matrix) return matrix_product(out, rows, cols, a, panel, K, beside);
   }
   product<T>(out, rows, cols, a, panel, K);
 }

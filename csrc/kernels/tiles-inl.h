@@ -152,6 +152,12 @@ struct TileSums {
   }
 };
 
+// What runs beside a product: nothing.
+struct Nothing {
+  void spread(int64_t) {}
+  void step() {}
+};
+
 // Left operand of a product (null: no product here), the packed right one, and the length of the sum.
 template <class T>
 struct Operand {

@@ -25,9 +25,9 @@ Plan make_plan(const InstructionSet& set, CellKind kind, const Sizes& n, int ele
   // Rows need no barrier, but each part must keep tiles busy, and keeps a copy of the weight gradients, which has to be
   // worth its rows. Units divide the weights among the caches: 1.3 times as fast at H = I = 1024, even at 512.
   const bool matrix = set.matrix && element_bytes == 2;
-  const int64_t rows_per_part = matrix ? 32 : 4;
+  const int64_t rows_per_part = matrix ? 16 : 4;
   constexpr int64_t all_rows_per_part = 64;
-  constexpr double large_weights = 12e6;  // bytes
+  const double large_weights = matrix ? 1.5e6 : 12e6;  // bytes
   if (weight_elements * element_bytes < large_weights)
     plan.row_parts = int(std::clamp<int64_t>(std::min(n.B / rows_per_part, n.N / all_rows_per_part), 1, per_direction));
   const int lane_bytes = std::max(element_bytes, 4);  // bfloat16 is summed in float32
