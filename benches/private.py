@@ -2,8 +2,8 @@
 
 A text classifier on random texts. The gradients of every text are first compared with those of a loop on
 ``torch.nn.LSTM``, then the sums of the clipped ones; then whole steps are timed in turn: forward, backward, clipping,
-noise, Adam. Opacus has two ways to the gradients of a text: rules for the layers that it knows, which DPLSTM is made of,
-and ``torch.func`` for others (``hooks``), or for all (``functorch``).
+noise, Adam. Opacus has two ways to the gradients of a text: rules for the layers that it knows, which DPLSTM is made
+of, and ``torch.func`` for others (``hooks``), or for all (``functorch``).
 """
 
 from __future__ import annotations
