@@ -1,9 +1,9 @@
 """Sentiment learned with differential privacy (Abadi et al., 2016), by Opacus.
 
-Opacus clips the gradient of every text and adds noise, so that the model tells little of any one of them. It refuses
-``torch.nn``'s layers, which have no gradients by sample; fastrnn's have, and Opacus takes them by its way through
-``torch.func``. Files are those of ``train sentiment``; privacy wants thousands of texts, and there are 190 here. Not
-private are the words of the vocabulary and the largest length.
+Opacus clips the gradient of every text and adds noise, so that the model tells little of any one of them. In place of
+``torch.nn``'s layers, which it refuses, it has layers of its own, step by step in Python; of fastrnn's it computes the
+gradients by text through ``torch.func``. Files are those of ``train sentiment``; privacy wants thousands of texts, and
+there are 190 here. Not private are the words of the vocabulary and the largest length.
 
     python -m fastrnn.examples.private [--data FILE] [--epsilon E] [--epochs N] [--batch B] [--hidden H] [--seed S]
 """

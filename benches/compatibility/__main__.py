@@ -12,7 +12,7 @@ import logging
 import textwrap
 import warnings
 
-from benches.compatibility import code, programs, transforms  # noqa: F401: their rows
+from benches.compatibility import code, programs, transforms  # noqa: F401  they register their rows
 from benches.compatibility.rows import ROWS, Row, Side
 from benches.table import format_table
 

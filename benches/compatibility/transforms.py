@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad, jacrev, stack_module_state, vmap
 
 from benches.compatibility.rows import HIDDEN, INPUTS, Model, Side, batch, gradients, pair, row, same
