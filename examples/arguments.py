@@ -11,7 +11,9 @@ from typing import Any
 
 from .files import Refused
 
-EXTRA = ("matplotlib", "sacrebleu", "tqdm")
+# Packages beside torch, and with which of fastrnn's extras they come.
+EXTRAS = {"matplotlib": "examples", "sacrebleu": "examples", "tqdm": "examples"}
+EXTRAS |= {"opacus": "privacy", "opt_einsum": "privacy", "scipy": "privacy"}
 PICTURES = (".png", ".pdf", ".svg")
 _NAMES = {int: "an integer", float: "a number"}
 _TOO_LARGE = 2**63  # for torch's integers
@@ -32,9 +34,9 @@ def reporting(program: str) -> Iterator[None]:
     except OSError as error:
         sys.exit(f"{program}: {error.filename or 'output'}: {error.strerror}")
     except ModuleNotFoundError as error:
-        if error.name not in EXTRA:
+        if error.name not in EXTRAS:
             raise
-        sys.exit(f"{program} needs {error.name}: pip install 'fastrnn[examples]'")
+        sys.exit(f"{program} needs {error.name}: pip install 'fastrnn[{EXTRAS[error.name]}]'")
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         sys.exit(130)

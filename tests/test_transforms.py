@@ -116,6 +116,20 @@ def test_gradients_by_sample_of_an_ensemble(kind, members_outside):
     assert_same(got, stacked(each))
 
 
+@every_option
+def test_transforms_of_nothing(kind, options):
+    """As ``torch.nn.functional.linear``: results of size 0, and gradients that are zero."""
+    module = layer(kind, **options)
+    parameters, none = dict(module.named_parameters()), inputs(0, T, B, I).requires_grad_()
+    by_sample = vmap(grad(loss_of(module)), in_dims=(None, 0))(parameters, none)
+    assert {name: t.shape for name, t in by_sample.items()} == {name: (0, *p.shape) for name, p in parameters.items()}
+    y = vmap(lambda x: output(module, x), out_dims=1)(none)
+    one = output(module, inputs(T, B, I))
+    assert y.shape == (one.shape[0], 0, *one.shape[1:])
+    dx, *gradients = torch.autograd.grad(y.sum(), [none, *parameters.values()])
+    assert dx.shape == none.shape and not any(t.any() for t in gradients)
+
+
 @layers
 def test_jacobians_and_hessians(kind):
     module = layer(kind, num_layers=2)

@@ -1,0 +1,1 @@
+"""What takes which layer, ``torch.nn``'s and fastrnn's."""
