@@ -79,8 +79,8 @@ def race(
 ) -> Race:
     """Times all ``runs``; the last is the one that ``benchmark`` times and reports where it is given.
 
-    ``own_threads`` names the providers with a thread pool of their own: idle workers of any pool spin for some
-    milliseconds and would slow the next provider down.
+    ``own_threads`` names the providers that each have a thread pool of their own: idle workers of any pool spin for
+    some milliseconds and would slow the next provider down.
     """
     once = {name: _estimate(run) for name, run in runs.items()}
     calls = {name: max(1, math.ceil(budget.round_seconds / seconds)) for name, seconds in once.items()}
@@ -90,7 +90,7 @@ def race(
     seconds: dict[str, list[float]] = {name: [] for name in runs}
 
     def warm(name: str, before: str) -> None:
-        if (name in own_threads) != (before in own_threads):
+        if name != before and (name in own_threads or before in own_threads):
             time.sleep(_SETTLE_SECONDS)
         # The provider before has replaced this one's data in the cache, and a core wakes up slowly.
         if once[name] < _LONG_SECONDS:
