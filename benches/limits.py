@@ -25,7 +25,7 @@ import torch
 
 from benches.cases import Case
 
-__all__ = ["extension", "floor_seconds", "rates", "work_of"]
+__all__ = ["bounds", "extension", "floor_seconds", "rates", "work_of"]
 
 
 def extension() -> ModuleType | None:
@@ -74,11 +74,15 @@ def work_of(case: Case, rows: int, training: bool) -> tuple[float, list[tuple[in
     return operations, traffic
 
 
-def floor_seconds(case: Case, rows: int, training: bool, threads: int) -> float | None:
-    """The shortest time this machine allows, or ``None`` without the compiled extension that measures its rates."""
+def bounds(case: Case, rows: int, training: bool, threads: int) -> dict[str, float]:
+    """Both times by name, in seconds; empty without the compiled extension that measures the machine's rates."""
     if extension() is None:
-        return None
+        return {}
     operations, traffic = work_of(case, rows, training)
-    arithmetic = operations / _product_rate(case.products, threads)
     weights = sum(total / _read_bandwidth(max(1, size // threads), threads) for size, total in traffic)
-    return max(arithmetic, weights)
+    return {"arithmetic": operations / _product_rate(case.products, threads), "weights": weights}
+
+
+def floor_seconds(case: Case, rows: int, training: bool, threads: int) -> float | None:
+    """The shortest time this machine allows, or ``None`` where its rates are not known."""
+    return max(bounds(case, rows, training, threads).values(), default=None)

@@ -15,9 +15,9 @@ from fastrnn.modules.counterparts import cell_of
 from fastrnn.spec import CELLS
 from fastrnn.testing import compare, counterpart_of
 
-__all__ = ["check_close", "check_fastrnn", "results"]
+__all__ = ["FLOOR_ULPS", "check_close", "check_fastrnn", "results"]
 
-_FLOOR_ULPS = {torch.float64: 1000, torch.float32: 4, torch.bfloat16: 1}
+FLOOR_ULPS = {torch.float64: 1000, torch.float32: 4, torch.bfloat16: 1}
 # Of a peer's whole result. In float32 its activations may be approximations. Rounding to bfloat16 at every step costs
 # OpenVINO up to 1.3 ulps in the cases of the benchmark.
 _PEER_ULPS = {torch.float32: 2000, torch.bfloat16: 4}
@@ -51,7 +51,7 @@ def check_fastrnn(work: Workload, training: bool) -> None:
     peer = {name: value.to(dtype) for name, value in peer.items()}
     ours = results(build(fastrnn, work.case, work.weights, dtype), work, training)
     assert ours.keys() == exact.keys(), f"expected {list(exact)}, got {list(ours)}"
-    comparisons = compare(ours, peer, exact, _FLOOR_ULPS[dtype])
+    comparisons = compare(ours, peer, exact, FLOOR_ULPS[dtype])
     wrong = [str(comparison) for comparison in comparisons if not comparison.ok]
     assert not wrong, f"{work.case.id} differs from torch.nn: " + "; ".join(wrong)
 
