@@ -7,10 +7,10 @@ process of its own held just before (``memory.py``). A library is left out where
 would take longer than ``--seconds`` or half of the free memory; the whole takes 3 to 5 minutes.
 
 *Growth* is the time over that of the point before, divided by the same of the operations per thread: 1 is linear, less
-is better. *Of tensors* is the peak over the bytes of what a call must form: output, final states and, in training, the
-outputs of all layers and the gradients. Where either changes by more than a quarter from point to point a line below
-the table says so, and what the machine's limit does there (``limits.py``): where the limit changes as much, the machine
-is the reason.
+is better. *Of tensors* is the peak over the bytes of output, final states, one copy of the weights (packed) and, in
+training, the outputs of all layers and the gradients. Where either changes by more than a quarter from point to point a
+line below the table says so, and what the machine's limit does there (``limits.py``): where the limit changes as much,
+the machine is the reason.
 """
 
 from __future__ import annotations
@@ -111,14 +111,14 @@ class Scaled:
 
     @property
     def of_tensors(self) -> float:
-        """The peak over the bytes of output, final states and, in training, all layers' outputs and the gradients."""
-        case, itemsize = self.case, getattr(torch, self.case.dtype).itemsize
-        outputs, states = case.layers if self.mode == "training" else 1, len(CELLS[case.cell].states)
-        values = case.batch * case.hidden_size * (outputs * case.steps + case.layers * states)
-        if self.mode == "training":
-            sizes = [case.input_size, *[case.hidden_size] * (case.layers - 1)]
-            weights = case.gates * case.hidden_size * sum(size + case.hidden_size + 2 for size in sizes)
-            values += case.batch * case.steps * case.input_size + weights
+        """The peak over the bytes of what a call cannot do without; see the top."""
+        case, itemsize, training = self.case, getattr(torch, self.case.dtype).itemsize, self.mode == "training"
+        rows, states = case.batch * case.steps, case.layers * len(CELLS[case.cell].states)
+        entering = case.input_size + (case.layers - 1) * case.hidden_size
+        weights = case.gates * case.hidden_size * (entering + case.layers * (case.hidden_size + 2))
+        values = case.hidden_size * (rows * (case.layers if training else 1) + case.batch * states) + weights
+        if training:
+            values += rows * case.input_size + weights
         return self.peak[OURS] / (values * itemsize)
 
 

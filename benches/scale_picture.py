@@ -39,10 +39,9 @@ def draw(machine: Mapping[str, object], results: Sequence[Scaled], path: Path) -
                 label = f"{name}, {mode}"
                 times.plot(sizes, [r.seconds[name].median * 1e3 for r in known], label=label, markersize=4, **look)
                 peaks.plot(sizes, [r.peak[name] / 1e6 for r in known], label=label, markersize=4, **look)
-            floors = [result.floor * 1e3 for result in line]
-            times.plot(
-                [r.size for r in line], floors, color=_COLOURS[OURS], ls=":", linewidth=1, label=f"limit, {mode}"
-            )
+            limit = [result.floor * 1e3 for result in line]
+            label = "the machine's limit" if mode == MODES[0] else None
+            times.plot([r.size for r in line], limit, color=_COLOURS[OURS], ls=":", linewidth=1, label=label)
         case = line[0].case
         fixed = {"T": case.steps, "B": case.batch, "H": case.hidden_size, "layers": case.layers}
         fixed = {name: value for name, value in fixed.items() if name != axis}
