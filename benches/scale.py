@@ -43,7 +43,7 @@ from fastrnn.spec import CELLS
 __all__ = ["Point", "Scaled", "points"]
 
 _LIBRARIES = (TORCH, OURS)
-_BUDGET = Budget(seconds=0.6, min_rounds=2, max_rounds=20)
+_BUDGET = Budget(seconds=0.6, min_rounds=1, max_rounds=10)
 _LINEAR = 1.25
 _TELLING_BYTES = 8e6  # a smaller peak is mostly what a process allocates once
 _HEADER = ["axis", "size", "mode", "torch ms", "fastrnn ms", "growth", "bound", "of limit"]

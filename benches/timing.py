@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Quartiles:
 
     @classmethod
     def of(cls, values: list[float]) -> Quartiles:
-        return cls(*statistics.quantiles(values, n=4, method="inclusive"))
+        """Of one value they are that one."""
+        return cls(*statistics.quantiles(values * 2 if len(values) == 1 else values, n=4, method="inclusive"))
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,11 @@ def race(
             _repeat(runs[name], math.ceil(_WARM_SECONDS / once[name]))
 
     def peers_turn() -> None:
-        for name, before in zip(peers, [ours, *peers], strict=False):
+        turns = [ours, *peers]
+        for before, name in pairwise(turns):
             warm(name, before)
             seconds[name].append(_timed(runs[name], calls[name]) / calls[name])
-        warm(ours, peers[-1])
+        warm(ours, turns[-1])
 
     if benchmark is not None:
         benchmark.pedantic(_repeat, args=(runs[ours], calls[ours]), setup=peers_turn, rounds=rounds)
