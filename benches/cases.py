@@ -18,6 +18,8 @@ class Case:
 
     ``steps`` is the longest length. In a ``ragged`` case the lengths spread from a few steps to ``steps``, half of it
     on average, and the input is a ``PackedSequence``. A single step is given its state, as a loop around it would do.
+    ``fp32_precision`` is what PyTorch's switch for float32 products of recurrent layers on CPUs is set to:
+    ``torch.backends.mkldnn.rnn.fp32_precision``. torch.nn itself takes no notice of it in 2.13.
     """
 
     name: str
@@ -32,6 +34,12 @@ class Case:
     ragged: bool = False
     batch_first: bool = False
     dtype: str = "float32"
+    fp32_precision: str = ""
+
+    @property
+    def products(self) -> str:
+        """The dtype of what is multiplied."""
+        return "bfloat16" if self.fp32_precision == "bf16" else self.dtype
 
     @property
     def gates(self) -> int:
@@ -58,7 +66,7 @@ class Case:
         parts = [f"B{self.batch}", f"T{self.steps}", f"I{self.input_size}", f"H{self.hidden_size}"]
         parts += [f"L{self.layers}"] * (self.layers > 1) + ["bi"] * self.bidirectional
         parts += [f"P{self.proj_size}"] * (self.proj_size > 0) + ["ragged"] * self.ragged
-        parts += [self.dtype] * (self.dtype != "float32")
+        parts += [self.dtype] * (self.dtype != "float32") + [f"as-{self.fp32_precision}"] * bool(self.fp32_precision)
         return "-".join(parts)
 
     @property
@@ -72,8 +80,10 @@ class Case:
             return "single step"
         if self.ragged:
             return "ragged"
+        if self.fp32_precision:
+            return f"float32 as {self.fp32_precision}"
         if self.dtype != "float32":
-            return self.dtype
+            return f"{self.dtype}, one row" if self.dtype == "bfloat16" and self.batch == 1 else self.dtype
         if self.proj_size:
             return "projected"
         if self.layers > 1 or self.bidirectional:
@@ -121,7 +131,18 @@ CASES: tuple[Case, ...] = (
     # Other precisions.
     *_cases("plant-model", "lstm gru", 32, 100, 64, 64, dtype="float64"),
     *_cases("plant-step", "lstm", 1, 1, 16, 64, dtype="float64"),
-    *_cases("char-lm", "lstm gru", 32, 100, 128, 128, dtype="bfloat16"),
-    *_cases("word-lm", "lstm gru", 64, 100, 128, 512, dtype="bfloat16"),
     *_cases("sentence-encoder", "lstm", 1, 100, 256, 256, dtype="bfloat16"),
+    *_cases("sleep-stages", "lstm gru", 16, 120, 64, 128, dtype="bfloat16"),
+    *_cases("recurrent-policy", "lstm gru", 16, 128, 64, 256, dtype="bfloat16"),
+    *_cases("captioner", "lstm gru", 16, 20, 512, 512, dtype="bfloat16"),
+    *_cases("char-lm", "lstm gru", 32, 100, 128, 128, dtype="bfloat16"),
+    *_cases("text-classifier", "lstm gru", 32, 100, 256, 256, batch_first=True, dtype="bfloat16"),
+    *_cases("query-encoder", "lstm gru", 32, 30, 300, 512, dtype="bfloat16"),
+    *_cases("speech-separation", "lstm gru", 64, 100, 64, 128, bidirectional=True, batch_first=True, dtype="bfloat16"),
+    *_cases("clickstream", "lstm gru", 64, 50, 128, 256, dtype="bfloat16"),
+    *_cases("word-lm", "lstm gru", 64, 100, 128, 512, dtype="bfloat16"),
+    *_cases("text-classifier", "lstm gru", 32, 100, 256, 256, batch_first=True, fp32_precision="bf16"),
+    *_cases("query-encoder", "lstm gru", 32, 30, 300, 512, fp32_precision="bf16"),
+    *_cases("clickstream", "lstm gru", 64, 50, 128, 256, fp32_precision="bf16"),
+    *_cases("word-lm", "lstm gru", 64, 100, 128, 512, fp32_precision="bf16"),
 )

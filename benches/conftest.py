@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from benches.engines import ENGINES
+from benches.limits import rates
 from benches.machine import describe
-from benches.providers import ONNXRT, onnxrt_available
 from benches.results import Report, Result
 from benches.table import HEADER, format_report, format_row, row
 from benches.timing import Budget
@@ -27,7 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     threads = config.getoption("threads")
     torch.set_num_threads(threads)
-    config.stash[_REPORT] = Report(describe(threads), [] if onnxrt_available() else [ONNXRT])
+    absent = [name for name, engine in ENGINES.items() if not engine.available]
+    config.stash[_REPORT] = Report(describe(threads), absent)
     config.option.benchmark_quiet = True  # our table says more than pytest-benchmark's
 
 
@@ -79,6 +81,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     report = config.stash[_REPORT]
     if not report.results:
         return
+    report.rates = rates(config.getoption("threads"))
     name = config.getoption("save")
     base = _HERE / "results" / name if name else _HERE / "out" / "latest"
     paths = [base.with_name(f"{base.name}.json")]

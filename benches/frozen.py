@@ -23,7 +23,7 @@ from benches.results import save
 from benches.table import format_table
 from benches.timing import Quartiles
 from benches.verify import check_fastrnn
-from benches.workload import Workload, build, make_workload, to_float64
+from benches.workload import Workload, build, converted, make_workload
 
 FLOAT32, PEER = "float32", "torch int8"
 CASES = [Case("frozen", cell, 1, 100, size, size) for cell in ("lstm", "gru", "cifg") for size in (128, 256, 512)]
@@ -59,7 +59,7 @@ def layers_of(work: Workload) -> dict[str, nn.Module]:
 def errors_of(layers: dict[str, nn.Module], work: Workload) -> dict[str, Tensor]:
     """Of every value of the output, checked."""
     check_fastrnn(work, training=False)
-    wide = to_float64(work)
+    wide = converted(work, torch.float64)
     exact = build(nn, work.case, wide.weights, torch.float64)(wide.values)[0]
     errors = {name: layer(work.values)[0].double() - exact for name, layer in layers.items()}
     for name, error in errors.items():

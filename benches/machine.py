@@ -35,7 +35,7 @@ def provenance(packages: Iterable[str]) -> dict[str, object]:
 
 def describe(threads: int) -> dict[str, object]:
     compiled = extension()
-    return provenance(("torch", "fastrnn", "numpy", "onnxruntime", "onnx")) | {
+    return provenance(("torch", "fastrnn", "numpy", "onnxruntime", "openvino", "onnx")) | {
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "isa": compiled.isa() if compiled is not None else None,
         "threads": threads,

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +33,7 @@ from benches.table import format_table
 from benches.workload import Workload, build, make_workload, run_inference
 from fastrnn.diagnose import bytes_kept
 
-__all__ = ["kept_bytes"]
+__all__ = ["kept_bytes", "peak_bytes", "prepare"]
 
 _LIBRARIES: dict[str, ModuleType] = {TORCH: nn, OURS: fastrnn}
 _HEADER = ["case", "shape", "cell", "torch kept kB", "fastrnn kept kB", "ratio", "torch peak MB", "fastrnn peak MB"]
@@ -71,23 +72,31 @@ def _resident() -> tuple[int, int]:
     return now, most
 
 
-def _measure(task: tuple[Case, str]) -> tuple[int, int]:
-    """Kept and peak; in a process of its own."""
-    case, name = task
-
-    def prepare(case: Case) -> tuple[nn.Module, Workload]:
-        work = make_workload(case)
-        return build(_LIBRARIES[name], case, work.weights, work.values.dtype), work
-
+def prepare(case: Case, name: str) -> tuple[nn.Module, Workload]:
+    """A library's module and its workload, in a process in which a tiny one of the same kind has been trained."""
     tiny = replace(case, batch=2, steps=2, input_size=8, hidden_size=8, proj_size=4 if case.proj_size else 0)
-    module_run(*prepare(tiny), training=True)()
-    module, work = prepare(case)
-    run = module_run(module, work, training=True)
+    for made in (tiny, case):
+        work = make_workload(made)
+        module = build(_LIBRARIES[name], made, work.weights, work.values.dtype)
+        if made is tiny:
+            module_run(module, work, training=True)()
+    return module, work
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """By how much a run raises the memory of this process above what it was just before."""
     Path("/proc/self/clear_refs").write_text("5")  # the most so far is forgotten
     before, _ = _resident()
     run()
     _, most = _resident()
-    return kept_bytes(module, work), most - before
+    return most - before
+
+
+def _measure(task: tuple[Case, str]) -> tuple[int, int]:
+    """Kept and peak; in a process of its own."""
+    module, work = prepare(*task)
+    peak = peak_bytes(module_run(module, work, training=True))
+    return kept_bytes(module, work), peak
 
 
 def main() -> None:

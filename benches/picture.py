@@ -1,7 +1,8 @@
-"""The ratio to torch.nn of every case as a picture; imports ``matplotlib``."""
+"""The ratio of every case to each peer as a picture; imports ``matplotlib``."""
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +11,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benches.cases import MODES, Case
+from benches.engines import ENGINES
+from benches.providers import TORCH
 from benches.results import Report
 from fastrnn.spec import CELLS
 
@@ -22,11 +25,12 @@ _STYLES = {  # colour, marker
     "rnn_relu": ("#8a4fae", "^"),
 }
 _OTHER = ("0.35", "v")
+_TITLES = {TORCH: "torch.nn"} | {name: engine.title for name, engine in ENGINES.items()}
 _BETWEEN = 0.22  # the dots of a row
 
 
 def draw(report: Report, path: Path) -> None:
-    """One row a shape, one dot a cell with a bar between its quartiles; inference left, training right."""
+    """One row a shape, one dot a cell with a bar between its quartiles; a panel for each peer and mode."""
     seen = {cell: {(r.case.name, r.case.shape) for r in report.results if r.case.cell == cell} for cell in CELLS}
     labels = list(dict.fromkeys((r.case.name, r.case.shape) for r in report.results))
     place = {label: n for n, label in enumerate(labels)}
@@ -37,20 +41,26 @@ def draw(report: Report, path: Path) -> None:
         beside = cells[case.name, case.shape]
         return _BETWEEN * (beside.index(case.cell) - (len(beside) - 1) / 2)
 
-    height = 1.6 + 0.3 * len(labels)
-    figure, panels = plt.subplots(1, 2, figsize=(12, height), sharex=True, sharey=True, layout="constrained")
-    for panel, mode in zip(panels, MODES, strict=True):
+    drawn = {
+        (peer, mode): [r for r in report.results if r.mode == mode and peer in r.ratios]
+        for peer, mode in product((TORCH, *ENGINES), MODES)
+    }
+    drawn = {panel: results for panel, results in drawn.items() if results}
+    size = (4 + 4 * len(drawn), 1.6 + 0.3 * len(labels))
+    layout = {"figsize": size, "layout": "constrained", "sharex": True, "sharey": True, "squeeze": False}
+    figure, [panels] = plt.subplots(1, len(drawn), **layout)
+    for panel, ((peer, mode), results) in zip(panels, drawn.items(), strict=True):
         for cell in CELLS:
-            chosen = [r for r in report.results if r.mode == mode and r.case.cell == cell]
+            chosen = [r for r in results if r.case.cell == cell]
             if not chosen:
                 continue
             colour, marker = _STYLES.get(cell, _OTHER)
             ys = [place[r.case.name, r.case.shape] + offset(r.case) for r in chosen]
-            ratios, name = [r.ratios["torch"] for r in chosen], chosen[0].case.cell_name
+            ratios, name = [r.ratios[peer] for r in chosen], chosen[0].case.cell_name
             panel.hlines(ys, [q.q1 for q in ratios], [q.q3 for q in ratios], colour, linewidth=1.2, alpha=0.6)
             panel.plot([q.median for q in ratios], ys, marker, color=colour, markersize=4.5, label=name)
         panel.axvline(1.0, color="0.25", linewidth=1)
-        panel.set_title(mode)
+        panel.set_title(f"{mode}, against {_TITLES[peer]}")
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         panel.grid(axis="x", color="0.9")
@@ -63,7 +73,7 @@ def draw(report: Report, path: Path) -> None:
     panels[0].set_ylim(len(labels) - 0.5, -0.5)
     panels[0].legend(loc="lower right", fontsize=8, framealpha=1)
     about = report.machine
-    figure.suptitle("Speed relative to torch.nn (1 = equal; right is faster)", fontsize=12)
+    figure.suptitle("Speed relative to others (1 = equal; right is faster)", fontsize=12)
     figure.supxlabel(f"{about['cpu']}, {about['threads']} threads, torch {about['versions']['torch']}", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

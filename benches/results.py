@@ -44,12 +44,17 @@ def save(name: str, machine: dict[str, object], results: Sequence[Any]) -> Path:
 
 @dataclass
 class Report:
-    """A run. ``refused`` names the tests that failed, so were not timed; ``absent`` the providers not installed."""
+    """A run. ``refused`` names the tests that failed, so were not timed; ``absent`` the providers not installed.
+
+    ``rates`` are the machine's by dtype, in FLOP/s: ``multiply_adds`` alone, and of the ``tile`` that is the limit. A
+    run without them had the first as its limit.
+    """
 
     machine: dict[str, object]
     absent: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
+    rates: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

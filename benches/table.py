@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 from benches.cases import MODES
+from benches.engines import ENGINES
+from benches.providers import PEERS, TORCH
 from benches.results import Group, Report, Result, groups
 
 __all__ = ["HEADER", "format_groups", "format_report", "format_row", "format_table", "row"]
 
-HEADER = ["case", "shape", "cell", "mode", "torch ms", "fastrnn ms", "vs torch", "quartiles", "vs onnxrt", "of limit"]
-_WIDTHS = [18, 34, 8, 9, 9, 10, 8, 11, 9, 8]
+_OTHERS = [name for name in PEERS if name != TORCH]
+HEADER = ["case", "shape", "cell", "mode", "torch ms", "fastrnn ms", "vs torch", "quartiles"]
+HEADER += [*(f"vs {name}" for name in _OTHERS), "of limit"]
 _LEFT = 4
+_WIDTHS = [18, 34, 8, 9, *(max(9, len(title)) for title in HEADER[_LEFT:])]
 _NOISY_SPREAD = 1.2
 
 
 def row(result: Result, absent: list[str]) -> list[str]:
     """The cells of one line; a peer that does not take the case is blank, one that is not installed is ``absent``."""
-    ratio, onnxrt, share = result.ratios["torch"], result.ratios.get("onnxrt"), result.share_of_limit
-    nothing = "absent" if "onnxrt" in absent and result.mode == "inference" else ""
+    ratio, share = result.ratios[TORCH], result.share_of_limit
+
+    def against(name: str) -> str:
+        if name in result.ratios:
+            return f"{result.ratios[name].median:.2f}"
+        return "absent" if name in absent and result.mode == "inference" and ENGINES[name].takes(result.case) else ""
+
     return [
         result.case.name,
         result.case.shape,
         result.case.cell,
         result.mode,
-        f"{result.seconds['torch'].median * 1e3:.4g}",
+        f"{result.seconds[TORCH].median * 1e3:.4g}",
         f"{result.seconds['fastrnn'].median * 1e3:.4g}",
         f"{ratio.median:.2f}",
         f"{ratio.q1:.2f}-{ratio.q3:.2f}",
-        f"{onnxrt.median:.2f}" if onnxrt else nothing,
+        *map(against, _OTHERS),
         f"{share:.0%}" if share is not None else "n/a",
     ]
 
@@ -43,11 +52,14 @@ def format_report(report: Report, markdown: bool = False, summary: bool = False)
     if not summary:
         cases = [row(result, report.absent) for result in report.results]
         sections.append(format_table(HEADER, cases, _LEFT, markdown))
-    for peer in ("torch", "onnxrt"):
-        if any(peer in result.ratios for result in report.results):
-            sections.append(format_groups(groups(report.results, peer), f"vs {peer}", markdown))
-    losses = [_loss(result) for result in report.results if result.ratios["torch"].median < 1.0]
-    sections.append(_listing(f"slower than torch: {len(losses)} of {len(report.results)}", losses))
+    raced = {peer: [result for result in report.results if peer in result.ratios] for peer in PEERS}
+    for peer, results in raced.items():
+        if results:
+            sections.append(format_groups(groups(results, peer), f"vs {peer}", markdown))
+    for peer, results in raced.items():
+        if results:
+            losses = [_loss(result, peer) for result in results if result.ratios[peer].median < 1.0]
+            sections.append(_listing(f"slower than {peer}: {len(losses)} of {len(results)}", losses))
     noisy = [result for result in report.results if _spread(result) > _NOISY_SPREAD]
     if noisy:
         sections.append(f"noisy: {len(noisy)} cases whose quartiles differ by more than {_NOISY_SPREAD - 1:.0%}")
@@ -57,11 +69,11 @@ def format_report(report: Report, markdown: bool = False, summary: bool = False)
 
 
 def _spread(result: Result) -> float:
-    return result.ratios["torch"].q3 / result.ratios["torch"].q1
+    return result.ratios[TORCH].q3 / result.ratios[TORCH].q1
 
 
-def _loss(result: Result) -> str:
-    ratio = result.ratios["torch"]
+def _loss(result: Result, peer: str) -> str:
+    ratio = result.ratios[peer]
     tie = " (1 lies between the quartiles)" if ratio.q3 >= 1.0 else ""
     return f"{result.case.id} {result.mode} {ratio.median:.2f}{tie}"
 
@@ -72,7 +84,13 @@ def _machine(report: Report) -> str:
     commit = f"{(about['commit'] or 'no commit')[:10]}{' (modified)' if about['dirty'] else ''}"
     absent = f"; absent: {', '.join(report.absent)}" if report.absent else ""
     isa = about["isa"] or "no compiled extension"
-    return f"{about['cpu']}, {about['threads']} threads, {isa}; {commit}, {about['date']}; {versions}{absent}"
+    machine = f"{about['cpu']}, {about['threads']} threads, {isa}; {commit}, {about['date']}; {versions}{absent}"
+    return "\n".join([machine, *_limits(report)])
+
+
+def _limits(report: Report) -> list[str]:
+    rates = [f"{name} {of['tile'] / 1e9:.0f} ({of['multiply_adds'] / 1e9:.0f})" for name, of in report.rates.items()]
+    return [f"limit in GFLOP/s, of a tile fed from L1 (of multiply-adds alone): {', '.join(rates)}"] * bool(rates)
 
 
 def format_groups(summary: list[Group], title: str, markdown: bool) -> str:

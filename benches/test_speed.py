@@ -10,8 +10,9 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benches.cases import CASES, MODES, Case
+from benches.engines import ENGINES
 from benches.limits import floor_seconds
-from benches.providers import ONNXRT, OURS, make_runs
+from benches.providers import OURS, make_runs
 from benches.results import Result
 from benches.timing import Budget, Quartiles, race
 from benches.verify import check_fastrnn
@@ -36,7 +37,7 @@ def test_speed(
         benchmark.pedantic(runs[OURS])
         return
     with torch.set_grad_enabled(training):
-        times = race(runs, budget, own_threads=[ONNXRT], benchmark=benchmark)
+        times = race(runs, budget, own_threads=ENGINES, benchmark=benchmark)
     result = Result(
         case,
         mode,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +18,7 @@ from fastrnn.modules.layers import hx_of
 from fastrnn.spec import LayerSpec
 from fastrnn.testing import LAYERS, counterpart_of
 
-__all__ = ["Workload", "build", "lengths_of", "make_workload", "run_inference", "run_training", "to_float64"]
+__all__ = ["Workload", "build", "converted", "lengths_of", "make_workload", "run_inference", "run_training"]
 
 State = Tensor | tuple[Tensor, ...]
 
@@ -100,17 +102,34 @@ def make_workload(case: Case, device: str = "cpu") -> Workload:
     )
 
 
-def to_float64(work: Workload) -> Workload:
+def converted(work: Workload, dtype: torch.dtype) -> Workload:
+    """The same numbers in another dtype, to be multiplied as they are."""
     state = work.state
     if state is not None:
-        state = state.double() if isinstance(state, Tensor) else tuple(s.double() for s in state)
-    weights = {name: value.double() for name, value in work.weights.items()}
-    return Workload(work.case, weights, work.input.to(torch.float64), state, [g.double() for g in work.cotangents])
+        state = state.to(dtype) if isinstance(state, Tensor) else tuple(s.to(dtype) for s in state)
+    case = replace(work.case, dtype=str(dtype).removeprefix("torch."), fp32_precision="")
+    weights = {name: value.to(dtype) for name, value in work.weights.items()}
+    return Workload(case, weights, work.input.to(dtype), state, [g.to(dtype) for g in work.cotangents])
+
+
+@contextmanager
+def _asked_precision(case: Case) -> Iterator[None]:
+    """Asks PyTorch's switch for the precision of products of float32 that a case wants, if it wants one."""
+    if not case.fp32_precision:
+        yield
+        return
+    switch = torch.backends.mkldnn.rnn
+    before, switch.fp32_precision = switch.fp32_precision, case.fp32_precision
+    try:
+        yield
+    finally:
+        switch.fp32_precision = before
 
 
 def run_inference(module: nn.Module, work: Workload) -> list[Tensor]:
     """The output (packed rows when ragged) and the final states."""
-    output, state = module(work.input, work.state)
+    with _asked_precision(work.case):
+        output, state = module(work.input, work.state)
     output = output.data if isinstance(output, PackedSequence) else output
     return [output, *([state] if isinstance(state, Tensor) else state)]
 
@@ -118,4 +137,5 @@ def run_inference(module: nn.Module, work: Workload) -> list[Tensor]:
 def run_training(module: nn.Module, work: Workload, wanted: list[Tensor]) -> tuple[list[Tensor], tuple[Tensor, ...]]:
     """Outputs, and the gradients of ``wanted`` for the loss ``sum(output * cotangent)`` over all outputs."""
     outputs = run_inference(module, work)
-    return outputs, torch.autograd.grad(outputs, wanted, work.cotangents)
+    with _asked_precision(work.case):
+        return outputs, torch.autograd.grad(outputs, wanted, work.cotangents)

@@ -18,7 +18,7 @@ from benches.providers import OURS, TORCH, module_run
 from benches.results import Result
 from benches.timing import Quartiles
 from benches.verify import results
-from benches.workload import Workload, build, lengths_of, make_workload, to_float64
+from benches.workload import Workload, build, converted, lengths_of, make_workload
 from fastrnn.backends.triton.plans import Device
 from fastrnn.ops.dispatch import BACKENDS, reasons_against
 from fastrnn.testing import Comparison, compare, counterpart_of
@@ -42,7 +42,7 @@ class Measured(Result):
 def verify(work: Workload) -> list[Comparison]:
     """Every output and gradient in training, and the outputs in inference, by the accuracy rule."""
     precision = PRECISIONS[precision_of(work.case)]
-    exact_work = to_float64(work)
+    exact_work = converted(work, torch.float64)
     exact = results(build(nn, work.case, exact_work.weights, torch.float64), exact_work, training=True)
     peer = results(build(nn, work.case, work.weights, precision.dtype), work, training=True)
     module = build(fastrnn, work.case, work.weights, precision.dtype)

@@ -157,7 +157,9 @@ struct Kernels {
   void (*forward)(CellKind, const ForwardArgs<T>&, const Plan&, Team, char* workspace);
   int64_t (*backward_workspace)(CellKind, const BackwardArgs<T>&, const Plan&);
   void (*backward)(CellKind, const BackwardArgs<T>&, const Plan&, Team, char* workspace);
-  double (*multiply_adds)(int64_t rounds);  // runs and counts fused multiply-adds
+  // Both run and count fused multiply-adds: in registers alone, and in a register tile fed from L1, of two shapes.
+  double (*multiply_adds)(int64_t rounds);
+  double (*tile_products)(int64_t rounds, bool tall);
 };
 
 struct InstructionSet {

@@ -43,6 +43,16 @@ pybind11::dict facts_of(const std::string& cell) {
   return out;
 }
 
+// f.operator()<T>() for what tensors of a dtype are multiplied as: float32 where not as they are.
+template <class F>
+double with_products_of(const std::string& dtype, F&& f) {
+  if (dtype == "bfloat16" && instruction_set().bf16) return f.template operator()<BFloat16>();
+  if (dtype == "float64") return f.template operator()<double>();
+  TORCH_CHECK_VALUE(dtype == "float32" || dtype == "bfloat16" || dtype == "float16",
+                    "expected float32, float64, bfloat16 or float16, got ", dtype);
+  return f.template operator()<float>();
+}
+
 }  // namespace
 }  // namespace fastrnn
 
@@ -82,13 +92,13 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def(
       "peak_flops",
       [](const std::string& dtype, int threads) {
-        // What is not multiplied as it is, is in float32.
-        if (dtype == "bfloat16" && fastrnn::instruction_set().bf16)
-          return fastrnn::peak_flops<fastrnn::BFloat16>(threads);
-        if (dtype == "float64") return fastrnn::peak_flops<double>(threads);
-        TORCH_CHECK_VALUE(dtype == "float32" || dtype == "bfloat16" || dtype == "float16",
-                          "expected float32, float64, bfloat16 or float16, got ", dtype);
-        return fastrnn::peak_flops<float>(threads);
+        return fastrnn::with_products_of(dtype, [&]<class T>() { return fastrnn::peak_flops<T>(threads); });
+      },
+      pybind11::arg("dtype"), pybind11::arg("threads"), pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def(
+      "tile_flops",
+      [](const std::string& dtype, int threads) {
+        return fastrnn::with_products_of(dtype, [&]<class T>() { return fastrnn::tile_flops<T>(threads); });
       },
       pybind11::arg("dtype"), pybind11::arg("threads"), pybind11::call_guard<pybind11::gil_scoped_release>());
   m.def("read_bandwidth", &fastrnn::read_bandwidth, pybind11::arg("bytes"), pybind11::arg("threads"),

@@ -47,9 +47,22 @@ double peak_flops(int threads) {
   return 2 * best_rate(usable_threads(threads), [](int) { return kernels<T>().multiply_adds(rounds); });
 }
 
+template <class T>
+double tile_flops(int threads) {
+  constexpr int64_t rounds = 15'000;
+  threads = usable_threads(threads);
+  const auto rate = [&](bool tall) {
+    return best_rate(threads, [tall](int) { return kernels<T>().tile_products(rounds, tall); });
+  };
+  return 2 * std::max(rate(false), rate(true));
+}
+
 template double peak_flops<float>(int);
 template double peak_flops<double>(int);
 template double peak_flops<BFloat16>(int);
+template double tile_flops<float>(int);
+template double tile_flops<double>(int);
+template double tile_flops<BFloat16>(int);
 
 double read_bandwidth(int64_t bytes, int threads) {
   threads = usable_threads(threads);
