@@ -1,7 +1,7 @@
 """How the threads of OpenMP wait for work in fastrnn's own programs, ``python -m fastrnn`` and those in examples.
 
-GNU's run-time, which torch brings, lets them spin for 300,000 turns, 17 ms on an Intel Xeon, before they sleep. Beside a
-busy process they spin away their share of the core and are not there when work comes.
+GNU's run-time, which torch brings, lets them spin for 300,000 turns, 17 ms on an Intel Xeon, before they sleep. Beside
+a busy process they spin away their share of the core and are not there when work comes.
 """
 
 import os
@@ -14,7 +14,7 @@ SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
 def spin_briefly() -> None:
-    """In a program of ours, unless the user said how to wait. The run-time looks when it is loaded: call before torch."""
+    """In a program of ours, unless the user said how to wait. Call it before torch is loaded, and the run-time with it."""
     if _is_ours() and not any(name in os.environ for name in SETTINGS):
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 
