@@ -14,7 +14,7 @@ SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
 def spin_briefly() -> None:
-    """In a program of ours, unless the user said how to wait. Call it before torch is loaded, and the run-time with it."""
+    """In a program of ours, unless the user said how to wait. Before torch is loaded, and the run-time with it."""
     if _is_ours() and not any(name in os.environ for name in SETTINGS):
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)
 

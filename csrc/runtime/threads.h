@@ -13,8 +13,7 @@
 
 namespace fastrnn {
 
-// The file of the run-time; empty where there is none and layers run on the caller's thread: Apple's compiler brings
-// none.
+// The file of the run-time; empty where there is none and layers run on the caller's thread, as on Apple's systems.
 std::string openmp_library();
 
 // Whether max_threads is omp_get_max_threads of this run-time or of another.
