@@ -7,7 +7,6 @@ TESTS := $(addprefix tests/test_,kernels.py layers.py threads.py openmp.py)
 .PHONY: clang
 .DEFAULT_GOAL := clang
 
-# Torch's headers bring warnings of their own.
 clang: copy
 	cd $(COPY) && PATH="$(dir $(PY)):$$PATH" CC=clang CXX=clang++ CFLAGS=-Werror $(PY) setup.py -q build_ext --inplace
 	cd $(COPY) && $(PY) -m pytest $(TESTS) $(ARGS)
