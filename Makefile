@@ -24,7 +24,7 @@ EXTENSION := $(VENV)/.extension
 
 CXX_SOURCES := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/*.cpp tests/*/*.cpp)
 
-.PHONY: help demo compare test fuzz core sanitize arm bench gpu lint format clean
+.PHONY: help demo compare test fuzz core sanitize clang arm bench gpu lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo "make fuzz    compute random layers and compare them with the reference (ARGS='--minutes 10')"
 	@echo "make core    the CPU kernels as a library without torch and Python, build/core/libfastrnn_core.a"
 	@echo "make sanitize  run these kernels on random layers under sanitizers, of memory and of threads (ARGS='--seconds 60')"
+	@echo "make clang   compile the extension with Clang and test that (ARGS as above)"
 	@echo "make arm     compile the CPU kernels for 64-bit Arm and test them in an emulator (ARGS as above)"
 	@echo "make bench   run the benchmarks (ARGS as above)"
 	@echo "make gpu     on a machine with a GPU: check the results, time barriers and layers (ARGS='--part checks --only gru')"
@@ -59,6 +60,10 @@ core:
 
 sanitize:
 	$(MAKE) --no-print-directory -f tests/sanitize.mk ARGS="$(ARGS)"
+
+clang: $(PACKAGES)
+	@command -v clang++ >/dev/null || { echo "make clang needs clang++. Install the package clang."; exit 1; }
+	$(MAKE) --no-print-directory -f tests/clang.mk PY="$(CURDIR)/$(PY)" ARGS="$(ARGS)"
 
 arm: $(EXTENSION)
 	@for tool in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool >/dev/null || { \

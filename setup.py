@@ -13,9 +13,6 @@ CSRC = Path(__file__).parent / "csrc"
 
 # Every instruction set is compiled on every machine; the choice falls at run time, so no -march flag belongs there.
 FLAGS = (CSRC / "flags").read_text().split()
-# With OpenMP the kernels share the thread pool that torch has already started. Apple's compiler does not have it.
-if sys.platform == "darwin":
-    FLAGS.remove("-fopenmp")
 
 LIBRARY = "fastrnn.libfastrnn_torch"
 
@@ -26,8 +23,8 @@ def extension(name: str, folders: list[str]) -> CppExtension:
         sorted(str(path) for folder in folders for path in Path("csrc", folder).glob("*.cpp")),
         depends=["csrc/flags", "fastrnn/ops/schemas.inc", *sorted(str(path) for path in Path("csrc").glob("*/*.h"))],
         # Not among the folders for <headers>, which would mix csrc/torch with torch's own.
+        # No OpenMP run-time is linked, see csrc/runtime/threads.h.
         extra_compile_args=[*FLAGS, f"-iquote{CSRC.resolve()}"],
-        extra_link_args=[flag for flag in FLAGS if flag == "-fopenmp"],
     )
 
 

@@ -3,8 +3,8 @@
 #   make -f csrc/core.mk OUT=build/arm CXX=aarch64-linux-gnu-g++
 #   make -f csrc/core.mk OUT=build/checked CXXFLAGS=-fsanitize=address,undefined
 #
-# A program beside it is compiled with the same flags, @csrc/flags, and -iquote csrc. Each compiler and each set of flags
-# needs a folder of its own.
+# A program beside it is compiled with the same flags, @csrc/flags, and -iquote csrc, and linked with an OpenMP run-time
+# behind the library, -lgomp or, with LLVM's, -lomp. Each compiler and each set of flags needs a folder of its own.
 
 CSRC := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
 OUT ?= build/core
@@ -12,8 +12,7 @@ CXXFLAGS ?=
 # That of the compiler, which another machine's objects need.
 AR = $(shell $(CXX) -print-prog-name=ar)
 
-# Apple's compiler does not have OpenMP.
-FLAGS := $(filter-out $(if $(filter Darwin,$(shell uname)),-fopenmp),$(shell cat $(CSRC)/flags))
+FLAGS := $(shell cat $(CSRC)/flags)
 SOURCES := $(wildcard $(CSRC)/kernels/*.cpp $(CSRC)/runtime/*.cpp)
 OBJECTS := $(SOURCES:$(CSRC)/%.cpp=$(OUT)/%.o)
 LIBRARY := $(OUT)/libfastrnn_core.a

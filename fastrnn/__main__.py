@@ -39,7 +39,7 @@ def _info() -> Iterator[tuple[str, str]]:
     else:
         yield "extension", "yes"
         yield "library", f"{cpu.library}"
-        yield "OpenMP", "yes" if cpu.extension.built_with_openmp() else "no, the kernels run on one thread"
+        yield "OpenMP", cpu.extension.openmp_library() or "no, the kernels run on one thread"
         chosen = "FASTRNN_CPU_ISA" if os.environ.get("FASTRNN_CPU_ISA") else "default"
         yield "instruction set", f"{cpu.extension.isa()}, chosen by {chosen}"
         yield "FASTRNN_CPU_ISA", f"takes {', '.join(cpu.extension.runnable_isas())} with this build and processor"

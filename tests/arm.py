@@ -28,7 +28,7 @@ def build(folder: Path) -> Path:
     """``arm_driver.cpp`` on the library of the kernels."""
     csrc, driver = _ROOT / "csrc", folder / "arm_driver"
     library = ["make", f"-j{os.cpu_count()}", "-f", csrc / "core.mk", f"OUT={folder}", f"CXX={COMPILER}"]
-    sources = [_ROOT / "tests" / "arm_driver.cpp", folder / "libfastrnn_core.a"]
+    sources = [_ROOT / "tests" / "arm_driver.cpp", folder / "libfastrnn_core.a", "-lgomp"]
     program = [COMPILER, f"@{csrc / 'flags'}", "-static", "-iquote", csrc, *sources, "-o", driver]
     for command in (library, program):
         result = subprocess.run(command, capture_output=True, text=True)

@@ -7,7 +7,7 @@ ARGS ?=
 # Two checks of undefined behaviour are left out, which double the time to compile: AddressSanitizer, too, sees a null
 # pointer used and the end of an object passed.
 memory := -fsanitize=address,undefined -fno-sanitize=null,object-size -fno-sanitize-recover=all
-threads := -fsanitize=thread -fno-openmp -DFASTRNN_STD_THREADS
+threads := -fsanitize=thread -DFASTRNN_STD_THREADS
 FLAGS = -O1 -g1 $($*)
 
 .PHONY: all memory threads core-memory core-threads
@@ -26,4 +26,4 @@ core-memory core-threads: core-%:
 	@$(MAKE) --no-print-directory -s -j $(shell nproc) -f csrc/core.mk OUT=$(OUT)/$* CXXFLAGS="$(FLAGS)"
 
 $(OUT)/%/driver: core-% tests/sanitize.cpp
-	$(CXX) @csrc/flags $(FLAGS) -iquote csrc tests/sanitize.cpp $(OUT)/$*/libfastrnn_core.a -o $@
+	$(CXX) @csrc/flags $(FLAGS) -iquote csrc tests/sanitize.cpp $(OUT)/$*/libfastrnn_core.a -lgomp -o $@

@@ -37,7 +37,7 @@ def saved_bytes(text):
 def test_the_plan_names_instruction_set_and_threads():
     rnn, x = fastrnn.LSTM(128, 128), torch.zeros(50, 32, 128)
     assert f"plan: {cpu.extension.isa()} on 1 thread;" in explain(rnn, x)
-    if cpu.extension.built_with_openmp():
+    if cpu.extension.openmp_library():
         torch.set_num_threads(2)
         assert "on 2 threads (" in explain(rnn, x)
 

@@ -23,6 +23,7 @@ ORDER = [
     ["fastrnn.ops"],
     ["fastrnn.backends"],
     ["fastrnn.spec"],
+    ["fastrnn.waiting"],
     ["fastrnn.kernels"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

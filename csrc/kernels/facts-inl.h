@@ -81,7 +81,7 @@ struct Facts;
 template <class... Cell>
 struct Facts<TypeList<Cell...>> {
   static constexpr int count = sizeof...(Cell);
-  static constexpr CellFacts of[] = {facts_of<Cell>()...};
+  static constexpr CellFacts of[count] = {facts_of<Cell>()...};
 
   static constexpr bool names_differ() {
     for (int i = 0; i < count; ++i)

@@ -66,7 +66,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("cell_facts", &fastrnn::facts_of, pybind11::arg("name"));
   m.def("runnable_isas", &fastrnn::runnable_isas);
   m.def("force_isa", &fastrnn::force_isa, pybind11::arg("name"));
-  m.def("built_with_openmp", &fastrnn::built_with_openmp);
+  m.def("openmp_library", &fastrnn::openmp_library);
   // Python passes options and sizes one by one; here they become values.
   m.def(
       "plan",

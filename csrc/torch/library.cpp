@@ -1,8 +1,10 @@
 // Registers the operators when this library is loaded, by a program of whatever language.
+#include <ATen/Parallel.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/headeronly/version.h>
 #include <torch/library.h>
 
+#include "runtime/threads.h"
 #include "torch/autocast.h"
 #include "torch/autograd.h"
 #include "torch/operators.h"
@@ -17,6 +19,14 @@ bool built_for_this_torch() {
   return false;
 }
 
+// Two in one process spin for the same cores, and before a fork the threads of one of them alone are sent home.
+void warn_of_another_openmp() {
+  if (fastrnn::asks_this_openmp(at::get_num_threads)) return;
+  TORCH_WARN("fastrnn: layers run on threads of the OpenMP run-time ", fastrnn::openmp_library(),
+             ", torch's operations on those of another. This is slow, and processes forked from this one may wait for "
+             "ever. Load torch first, preload no OpenMP run-time, and link none to fastrnn.");
+}
+
 const char* const kSchemas[] = {
 #include "../fastrnn/ops/schemas.inc"
 };
@@ -25,6 +35,7 @@ const char* const kSchemas[] = {
 
 TORCH_LIBRARY(fastrnn, m) {
   if (!built_for_this_torch()) return;
+  warn_of_another_openmp();
   for (const char* schema : kSchemas) m.def(schema, {at::Tag::pt2_compliant_tag});
 }
 

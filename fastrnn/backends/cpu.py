@@ -107,7 +107,7 @@ def plan(spec: LayerSpec, sizes: Sizes, dtype: torch.dtype, device: torch.device
     assert extension is not None
     native = dtype == torch.bfloat16 and extension.multiplies_bfloat16()
     element_bytes = 8 if dtype == torch.float64 else 2 if native else 4
-    threads = torch.get_num_threads() if extension.built_with_openmp() else 1
+    threads = torch.get_num_threads() if extension.openmp_library() else 1
     n = sizes
     chosen = extension.plan(
         spec.cell, n.steps, n.batch, n.inputs, n.hidden, n.outputs, spec.directions, n.rows, element_bytes, threads
