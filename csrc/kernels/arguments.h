@@ -99,7 +99,7 @@ struct ForwardArgs {
   T* y;                       // [N, D*P]
   T* h_T;                     // [D, B, P], or null where y of the only step will do
   Real<T>* cell_state;        // [D, B, H]: initial on entry and final on return; null if the cell has none
-  Real<T>* saved;             // [D, N, S, H] or null
+  Real<T>* saved;             // [D, N, S*H] or null; backward knows the order
 };
 
 template <class T>

@@ -13,7 +13,7 @@ namespace {
 // Rows of one step that go backward through the cell together. Pointers are null where a term is absent.
 template <class T>
 struct CellGradientRows {
-  const Real<T>*saved, *cell_state_prev;
+  const Real<T>*saved, *saved_prev, *cell_state_prev;  // the cell state before: saved, or an initial one
   const T *h_prev, *h;
   int64_t saved_ld, h_prev_ld, cell_state_prev_ld, h_ld;
   const T *dy, *dh_T;  // what comes from outside; from the next step come the products in `sums`
@@ -42,11 +42,15 @@ FASTRNN_NOINLINE void apply_cell_backward(const Real<T>* sums, int begin, int en
       in.dh = load_or_zero(at.dy, r * at.dy_ld + column, n) + load_or_zero(at.dh_T, r * at.dh_T_ld + column, n);
       if (sums) in.dh += load(sums + (r * vectors + u) * kLanes<T>);
       FASTRNN_UNROLL
-      for (int i = 0; i < Cell::kSaved; ++i) in.saved[i] = load(at.saved + r * at.saved_ld + i * H + column, n);
+      for (int i = 0; i < Cell::kSaved; ++i)
+        in.saved[i] = load(at.saved + r * at.saved_ld + saved_at(Cell::kSaved, column, i, n), n);
       if (Cell::kReadsHidden) in.h_prev = load_or_zero(at.h_prev, r * at.h_prev_ld + column, n);
       if (Cell::kReadsOutput) in.h = load(at.h + r * at.h_ld + column, n);
       if (Cell::kCellState >= 0)
-        in.cell_state_prev = load_or_zero(at.cell_state_prev, r * at.cell_state_prev_ld + column, n);
+        in.cell_state_prev =
+            at.saved_prev
+                ? load(at.saved_prev + r * at.saved_ld + saved_at(Cell::kSaved, column, Cell::kCellState, n), n)
+                : load_or_zero(at.cell_state_prev, r * at.cell_state_prev_ld + column, n);
       Vec<T> carry{}, dsum[Cell::Gates::kSums];
       if (Cell::kCarry != Carry::kNone) carry = load(at.carry + r * at.carry_ld + column, n);
       Cell::template backward<T>(in, carry, dsum);
@@ -291,7 +295,7 @@ class LayerBackward {
       const int n = valid_lanes<T>(column, n_.H);
       Vec<T> saved[kRoomForSaved<Cell>];
       FASTRNN_UNROLL
-      for (int i = 0; i < Cell::kSaved; ++i) saved[i] = load(saved_row + i * n_.H + column, n);
+      for (int i = 0; i < Cell::kSaved; ++i) saved[i] = load(saved_row + saved_at(Cell::kSaved, column, i, n), n);
       store(h + column, Cell::template hidden<T>(saved), n);
     }
   }
@@ -319,8 +323,7 @@ class LayerBackward {
     at.h = a_.y + number * y_width + d_ * n_.P, at.h_ld = steps.stride() * y_width;
     if (begun) {
       at.h_prev = a_.y + before * y_width + d_ * n_.P, at.h_prev_ld = at.h_ld;
-      if (Cell::kCellState >= 0) at.cell_state_prev = saved + before * saved_width + Cell::kCellState * n_.H;
-      at.cell_state_prev_ld = at.saved_ld;
+      at.saved_prev = saved + before * saved_width;
     } else {
       at.h_prev = a_.h_0 ? a_.h_0 + of_batch(steps, row) * n_.P : nullptr, at.h_prev_ld = steps.parts * n_.P;
       at.cell_state_prev = a_.cell_state_0 ? a_.cell_state_0 + of_batch(steps, row) * n_.H : nullptr;

@@ -46,7 +46,8 @@ FASTRNN_NOINLINE void apply_cell(const Real<T>* sums, int begin, int end, int ve
       if (Cell::kCellState >= 0) store(at.cell_state + r * at.cell_state_ld + column, cell_state, n);
       if (at.saved) {
         FASTRNN_UNROLL
-        for (int i = 0; i < Cell::kSaved; ++i) store(at.saved + r * at.saved_ld + i * H + column, saved[i], n);
+        for (int i = 0; i < Cell::kSaved; ++i)
+          store(at.saved + r * at.saved_ld + saved_at(Cell::kSaved, column, i, n), saved[i], n);
       }
       store(at.h + r * at.h_ld + column, h, n);
       if constexpr (kUnroundedHidden<T, Cell>) store(at.unrounded_h + r * at.unrounded_h_ld + column, h, n);

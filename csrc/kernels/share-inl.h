@@ -52,6 +52,11 @@ struct Steps {
   int64_t followed(int64_t s) const { return smaller(active(s), active(s + 1)); }
 };
 
+// Where the i-th of a cell's `values` saved values lies in a row, for a vector of n units from `unit` on. Those of a
+// vector are side by side: H apart, with H a power of two, they and those of the rows beside them would fall into a few
+// sets of the cache, and forward took 1.4 times as long at H = 512.
+FASTRNN_INLINE int64_t saved_at(int values, int64_t unit, int i, int n) { return unit * values + int64_t(i) * n; }
+
 // Hands out 64-byte aligned pieces of one allocation; with a null base it only counts.
 //
 // A layer's threads share one workspace, and nobody hands its pieces to them: each walks through the whole layout,

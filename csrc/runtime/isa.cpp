@@ -29,7 +29,7 @@ InstructionSet with_bfloat16(const char* name, const Kernels<BFloat16>& kernels,
 }
 #endif
 
-// The last is the one to use. The first may be there for tests.
+// The last is the best. Tiles in software, for tests, come first.
 std::vector<const InstructionSet*> runnable() {
   std::vector<const InstructionSet*> sets = {&kBaseline};
 #if defined(__x86_64__)

@@ -85,7 +85,10 @@ class Plan:
         parts = {"directions": self.directions_at_once, "rows": self.row_parts, "units": self.unit_parts}
         split = " x ".join(f"{n} parts of the {name}" for name, n in parts.items() if n > 1)
         threads = f"{self.threads} threads ({split})" if split else "1 thread"
-        if self.multiplies_bfloat16:
+        if self.matrix_steps or self.matrix_chunks:
+            where = "steps and gradients" if self.matrix_steps else "gradients"
+            converted = f"; products of {self.dtype} summed in float32, those of {where} on the matrix unit"
+        elif self.multiplies_bfloat16:
             converted = f"; products of {self.dtype} summed in float32, the rest computed in float32"
         elif self.dtype in (torch.bfloat16, torch.float16):
             converted = f"; {self.dtype} computed in float32"
