@@ -85,8 +85,8 @@ struct Plan {
   bool hoist = false;  // forward: x W_ih^T ahead of the steps, in chunks, instead of inside each step's register tile
   bool direct_forward = false;  // products straight from PyTorch's weight layout, nothing packed
   bool direct_backward = false;
-  // On the matrix unit: the products of a step, and those of many rows at once, hoisted ones and gradients.
-  bool matrix_steps = false, matrix_chunks = false;
+  // On the matrix unit: the products of forward and of the steps of backward, and gradients of weights and inputs.
+  bool matrix_steps = false, matrix_gradients = false;
 };
 
 template <class T>

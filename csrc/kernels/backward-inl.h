@@ -101,7 +101,7 @@ class LayerBackward {
     });
     thread_ = take_for_each(plan.threads, team.rank, [&] {
       ThreadBuffers b;
-      b.products = ChunkGradients<T, Gates>(n_, plan.matrix_chunks, share_.unit_part, plan.unit_parts);
+      b.products = ChunkGradients<T, Gates>(n_, plan.matrix_gradients, share_.unit_part, plan.unit_parts);
       b.products.take_buffers(chunk_rows_, arena_);
       b.numbers = take<int64_t>(chunk_rows_);
       b.inputs = take<const T*>(chunk_rows_);
@@ -123,7 +123,7 @@ class LayerBackward {
   int64_t workspace() const { return arena_.used; }
 
   void run() {
-    const TilesInUse tiles(plan_.matrix_steps || plan_.matrix_chunks);
+    const TilesInUse tiles(plan_.matrix_steps || plan_.matrix_gradients);
     pack();
     wait(team_.barriers, team_.size, team_.place);
     for (int64_t d = share_.directions.begin; d < share_.directions.end; ++d) run_direction(d);

@@ -111,7 +111,7 @@ class LayerForward {
   int64_t workspace() const { return arena_.used; }
 
   void run() {
-    const TilesInUse tiles(plan_.matrix_steps || plan_.matrix_chunks);
+    const TilesInUse tiles(plan_.matrix_steps || plan_.matrix_gradients);
     pack();
     wait(team_.barriers, team_.size, team_.place);
     for (int64_t d = share_.directions.begin; d < share_.directions.end; ++d) run_direction(d);
@@ -227,9 +227,9 @@ class LayerForward {
     } while (s < n_.T && rows + steps.active(s) <= kHoistRows);
     gx_rows_ = rows;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
-      for_row_blocks(rows_at_once<T>(plan_.matrix_chunks, kBlockRows), {0, rows}, [&](int64_t row, int count) {
+      for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kBlockRows), {0, rows}, [&](int64_t row, int count) {
         gate_products<T, Gates, Cell::kUnitVectors>(
-            plan_.matrix_chunks, gx_of(q, row), count, groups_.vectors(q), bias_of(d, q), 0,
+            plan_.matrix_steps, gx_of(q, row), count, groups_.vectors(q), bias_of(d, q), 0,
             {hoisted_.x + row * row_ld<T>(n_.I), row_ld<T>(n_.I), x_panel(d, q), n_.I}, {nullptr, 0, nullptr, 0},
             Nothing());
       });

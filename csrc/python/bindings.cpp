@@ -24,7 +24,7 @@ pybind11::dict plan_of(const std::string& cell, const Sizes& sizes, int element_
   out["products"] = plan.direct_forward ? "direct" : plan.hoist ? "hoisted" : "fused";
   out["backward_products"] = plan.direct_backward ? "direct" : "fused";
   out["matrix_steps"] = plan.matrix_steps;
-  out["matrix_chunks"] = plan.matrix_chunks;
+  out["matrix_gradients"] = plan.matrix_gradients;
   return out;
 }
 

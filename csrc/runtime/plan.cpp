@@ -42,8 +42,8 @@ Plan make_plan(const InstructionSet& set, CellKind kind, const Sizes& n, int ele
   plan.direct_backward = n.N <= 32 && element_bytes >= 4;
   const int64_t rows_at_once = (n.B + plan.row_parts - 1) / plan.row_parts;
   plan.hoist = !plan.direct_forward && n.T > 1 && rows_at_once < 4;
-  plan.matrix_steps = matrix && !plan.direct_forward && rows_at_once >= 4;
-  plan.matrix_chunks = matrix && n.N >= 16;
+  plan.matrix_steps = matrix && !plan.direct_forward;
+  plan.matrix_gradients = matrix && n.N >= 16;
   return plan;
 }
 

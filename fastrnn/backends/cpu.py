@@ -77,7 +77,7 @@ class Plan:
     products: str
     backward_products: str
     matrix_steps: bool
-    matrix_chunks: bool
+    matrix_gradients: bool
     dtype: torch.dtype
     multiplies_bfloat16: bool
 
@@ -85,7 +85,7 @@ class Plan:
         parts = {"directions": self.directions_at_once, "rows": self.row_parts, "units": self.unit_parts}
         split = " x ".join(f"{n} parts of the {name}" for name, n in parts.items() if n > 1)
         threads = f"{self.threads} threads ({split})" if split else "1 thread"
-        if self.matrix_steps or self.matrix_chunks:
+        if self.matrix_steps or self.matrix_gradients:
             where = "steps and gradients" if self.matrix_steps else "gradients"
             converted = f"; products of {self.dtype} summed in float32, those of {where} on the matrix unit"
         elif self.multiplies_bfloat16:
