@@ -82,7 +82,10 @@ struct Plan {
   int directions_at_once = 1;
   int row_parts = 1;
   int unit_parts = 1;
-  bool hoist = false;  // forward: x W_ih^T ahead of the steps, in chunks, instead of inside each step's register tile
+  // Forward: x W_ih^T ahead of the steps, for the steps of about so many rows at a time; 0: inside each step's tile.
+  int64_t hoist_rows = 0;
+  int64_t chunk_rows = 192;     // backward: about so many rows' gate gradients give weight and input gradients at once
+  bool fetch_panels = false;    // packed panels are asked for ahead, group by group: they lie beyond L2
   bool direct_forward = false;  // products straight from PyTorch's weight layout, nothing packed
   bool direct_backward = false;
 };
@@ -156,6 +159,9 @@ struct Kernels {
   int64_t (*backward_workspace)(CellKind, const BackwardArgs<T>&, const Plan&);
   void (*backward)(CellKind, const BackwardArgs<T>&, const Plan&, Team, char* workspace);
   double (*multiply_adds)(int64_t rounds);  // runs and counts fused multiply-adds
+  int block_rows;                           // for which a gate panel is read once
+  bool always_packs = false;                // has no products on weights as they lie
+  bool matrix = false;                      // multiplies in a matrix unit
 };
 
 struct InstructionSet {

@@ -60,8 +60,6 @@ template <class T, class Cell>
 class LayerBackward {
   using Gates = typename Cell::Gates;
   using Groups = ColumnGroups<T, kTileCols>;
-  // Rows per chunk, or those of one step where they are more. By bytes, twice as many of bfloat16: 2 % at H = 512.
-  static constexpr int64_t kChunkRows = 192 * kPair<T>;
 
  public:
   LayerBackward(const BackwardArgs<T>& args, const Plan& plan, Team team, char* workspace)
@@ -77,7 +75,7 @@ class LayerBackward {
     // The second direction's input gradient, where the first writes its own beside it.
     if (args.dx && n_.D == 2) other_dx_ = take<Real<T>>(n_.N * n_.I);
     part_rows_ = divide_up(n_.B, plan.row_parts);
-    chunk_rows_ = larger(kChunkRows, part_rows_);
+    chunk_rows_ = larger(plan.chunk_rows, part_rows_);
     rows_ = take_for_each(plan.directions_at_once * plan.row_parts, share_.rows_owner, [&] {
       RowBuffers b;
       b.dsums = take<T>((part_rows_ + chunk_rows_) * dsums_ld());
@@ -197,10 +195,13 @@ class LayerBackward {
     if (a_.weights[d_].w_hr) return retreat_projected(steps, s, rows, next, now, followed, begun);
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
     for (int64_t q = groups.begin; q < groups.end; ++q) {
+      const int vectors = groups_.vectors(q);
+      const T* panel_after = next_panel(q, groups);
+      int64_t block = 0;
       for_row_blocks(rows, [&](int64_t row, int count) {
         alignas(64) Real<T> sums[kTileRows * kTileCols * kLanes<T>];
-        const int vectors = groups_.vectors(q);
-        if (followed) hidden_gradient(sums, count, q, vectors, next + row * dsums_ld());
+        const T* fetch = part_ahead<T>(panel_after, Gates::kGates * whole_pairs<T>(n_.H), vectors, block++);
+        if (followed) hidden_gradient(sums, count, q, vectors, next + row * dsums_ld(), fetch);
         CellGradientRows<T> at = cell_rows(steps, s, row, now, begun);
         add_outside(at, steps, s, row, followed);
         apply_cell_backward<T, Cell>(followed ? sums : nullptr, count, vectors, q * Groups::kWidth, n_.H, at);
@@ -208,11 +209,19 @@ class LayerBackward {
     }
   }
 
+  // That of W_hh for the group which comes after q, where the plan says to fetch it and it is packed.
+  const T* next_panel(int64_t q, Range groups) const {
+    if (!plan_.fetch_panels || plan_.direct_backward) return nullptr;
+    return w_hh_[d_].panel(q + 1 < groups.end ? q + 1 : groups.begin).data;
+  }
+
   // dh = dgh W_hh over the gates of some rows, for the q-th group of outputs.
-  void hidden_gradient(Real<T>* sums, int rows, int64_t q, int cols, const T* dsums) const {
+  void hidden_gradient(Real<T>* sums, int rows, int64_t q, int cols, const T* dsums, const T* fetch = nullptr) const {
     int64_t segment[Gates::kGates];
     for (int g = 0; g < Gates::kGates; ++g) segment[g] = Gates::h_sum(g) * n_.H;
-    product(sums, rows, cols, {dsums, dsums_ld(), segment, Gates::kGates}, w_hh_[d_].panel(q), n_.H);
+    Panel<T> panel = w_hh_[d_].panel(q);
+    panel.fetch = fetch;
+    product(sums, rows, cols, {dsums, dsums_ld(), segment, Gates::kGates}, panel, n_.H);
   }
 
   // With a projection: first dh of the outputs, which stays for the gradient of w_hr; then dh W_hr goes through the

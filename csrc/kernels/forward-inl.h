@@ -58,8 +58,6 @@ class LayerForward {
   using Gates = typename Cell::Gates;
   using Groups = ColumnGroups<T, Cell::kUnitVectors>;
   using Outputs = ColumnGroups<T, kTileCols>;
-  // Rows whose input product is hoisted at once: enough to fill tiles, few enough to stay in L2.
-  static constexpr int64_t kHoistRows = 8 * kTileRows;
 
  public:
   LayerForward(const ForwardArgs<T>& args, const Plan& plan, Team team, char* workspace)
@@ -72,17 +70,18 @@ class LayerForward {
       p.x = take<T>(groups_.padded() * Gates::kGates * whole_pairs<T>(n_.I));
       p.h = take<T>(groups_.padded() * Gates::kGates * whole_pairs<T>(n_.P));
     }
+    const int64_t part_rows = divide_up(n_.B, plan.row_parts);
     if (args.weights[0].w_hr) {
-      const int64_t part_rows = divide_up(n_.B, plan.row_parts);
       unprojected_ = take_for_each(plan.directions_at_once * plan.row_parts, share_.rows_owner,
                                    [&] { return take<T>(part_rows * n_.H); });
     }
     if (kUnroundedHidden<T, Cell>) unrounded_h_ = take<Real<T>>(n_.D * n_.B * n_.H);
-    if (plan.hoist) {
+    if (plan.hoist_rows > 0) {
+      const int64_t rows = larger(plan.hoist_rows, part_rows);  // a step is not divided
       hoisted_ = take_for_each(plan.threads, team.rank, [&] {
         Hoisted h;
-        h.gx = take<Real<T>>(kHoistRows * groups_.padded() * Gates::kSums);
-        h.x = take<T>(kHoistRows * n_.I);
+        h.gx = take<Real<T>>(rows * groups_.padded() * Gates::kSums);
+        h.x = take<T>(rows * n_.I);
         return h;
       });
     }
@@ -160,13 +159,19 @@ class LayerForward {
     return panels_[d].h + q * Groups::kWidth * Gates::kGates * whole_pairs<T>(n_.P);
   }
 
+  // That of the group which comes after q, where the plan says to fetch it.
+  const T* next_panel(T* (LayerForward::*panel)(int64_t, int64_t) const, int64_t d, int64_t q, Range groups) const {
+    if (!plan_.fetch_panels) return nullptr;
+    return (this->*panel)(d, q + 1 < groups.end ? q + 1 : groups.begin);
+  }
+
   void run_direction(int64_t d) {
     const Steps steps{a_.x_rows, a_.rows, n_.T, share_.row_part, plan_.row_parts, d == 1};
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
     if (kUnroundedHidden<T, Cell>) widen_initial(d, groups);
     int64_t hoisted_end = 0, hoisted_row = 0;
     for (int64_t s = 0; s < n_.T; ++s) {
-      if (plan_.hoist && s == hoisted_end) {
+      if (plan_.hoist_rows > 0 && s == hoisted_end) {
         hoisted_end = hoist(d, steps, groups, s);
         hoisted_row = 0;
       }
@@ -193,12 +198,16 @@ class LayerForward {
       for (int64_t j = 0; j < steps.active(s); ++j, ++rows)
         __builtin_memcpy(hoisted_.x + rows * n_.I, a_.x + steps.x_row(s, j) * n_.I, n_.I * sizeof(T));
       ++s;
-    } while (s < n_.T && rows + steps.active(s) <= kHoistRows);
+    } while (s < n_.T && rows + steps.active(s) <= plan_.hoist_rows);
     gx_rows_ = rows;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
+      const int vectors = groups_.vectors(q);
+      const T* x_next = next_panel(&LayerForward::x_panel, d, q, groups);
+      int64_t block = 0;
       for_row_blocks<kBlockRows>({0, rows}, [&](int64_t row, int count) {
-        gate_sums<T, Gates, Cell::kUnitVectors>(gx_of(q, row), count, groups_.vectors(q), bias_of(d, q), 0,
-                                                {hoisted_.x + row * n_.I, n_.I, x_panel(d, q), n_.I},
+        const T* fetch = part_ahead<T>(x_next, n_.I, Gates::kGates * vectors, block++);
+        gate_sums<T, Gates, Cell::kUnitVectors>(gx_of(q, row), count, vectors, bias_of(d, q), 0,
+                                                {hoisted_.x + row * n_.I, n_.I, x_panel(d, q), n_.I, fetch},
                                                 {nullptr, 0, nullptr, 0});
       });
     }
@@ -234,20 +243,25 @@ class LayerForward {
     const T* x = a_.x + steps.x_first(s) * n_.I;
     const int64_t x_ld = steps.x_stride() * n_.I;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
-      const int vectors = groups_.vectors(q);
+      const int vectors = groups_.vectors(q), lines = Gates::kGates * vectors;
+      const T* x_next = next_panel(&LayerForward::x_panel, d, q, groups);
+      const T* h_next = next_panel(&LayerForward::h_panel, d, q, groups);
+      int64_t block = 0;
       for_row_blocks<kBlockRows>(rows, [&](int64_t row, int count) {
         alignas(64) Real<T> sums[kBlockRows * Gates::kSums * Cell::kUnitVectors * kLanes<T>];
         const T* h_rows = h ? h + row * h_ld : nullptr;
+        const Operand<T> with_h{h_rows, h_ld, h_panel(d, q), n_.P, part_ahead<T>(h_next, n_.P, lines, block)};
         if (plan_.direct_forward)
           direct_sums(sums, d, q, count, x + row * x_ld, x_ld, h_rows, h_ld);
-        else if (plan_.hoist)
+        else if (plan_.hoist_rows > 0)
           gate_sums<T, Gates, Cell::kUnitVectors>(sums, count, vectors, gx_of(q, hoisted_row + row),
                                                   Gates::kSums * vectors * kLanes<T>, {nullptr, 0, nullptr, n_.I},
-                                                  {h_rows, h_ld, h_panel(d, q), n_.P});
+                                                  with_h);
         else
-          gate_sums<T, Gates, Cell::kUnitVectors>(sums, count, vectors, bias_of(d, q), 0,
-                                                  {x + row * x_ld, x_ld, x_panel(d, q), n_.I},
-                                                  {h_rows, h_ld, h_panel(d, q), n_.P});
+          gate_sums<T, Gates, Cell::kUnitVectors>(
+              sums, count, vectors, bias_of(d, q), 0,
+              {x + row * x_ld, x_ld, x_panel(d, q), n_.I, part_ahead<T>(x_next, n_.I, lines, block)}, with_h);
+        ++block;
         apply_cell<T, Cell>(sums, count, vectors, q * Groups::kWidth, n_.H, cell_rows(d, steps, s, row, h_rows, h_ld));
       });
     }
