@@ -90,6 +90,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       pybind11::arg("P"), pybind11::arg("D"), pybind11::arg("rows"), pybind11::arg("element_bytes"),
       pybind11::arg("threads"), pybind11::arg("machine") = pybind11::none());
   m.def("machine", &fastrnn::machine_facts);
+  m.def(
+      "force_machine", [](const pybind11::dict& facts) { fastrnn::force_machine(fastrnn::machine_of(facts)); },
+      pybind11::arg("facts"));
   m.def("call_layers", [](const pybind11::dict& parameters, const pybind11::list& names, const pybind11::object& input,
                           const pybind11::object& hx, std::string_view cell, int64_t layers, bool bidirectional,
                           bool has_bias, bool batch_first) {

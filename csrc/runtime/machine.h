@@ -50,6 +50,8 @@ void for_each_fact(M& m, F&& f) {
 // This machine, looked at once: its caches as the system describes them, rates from a table of known processors, and
 // over both what the file named by FASTRNN_MACHINE says, in lines of a name above and a number.
 const Machine& this_machine();
+// Plans for another one from now on, as tests do.
+void force_machine(const Machine& machine);
 
 // Throws std::invalid_argument for a name or number that is none.
 void read_facts(Machine& machine, const std::string& path);

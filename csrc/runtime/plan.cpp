@@ -107,8 +107,8 @@ class Layer {
   // for the blocks of rows after the first, from L2.
   double tiles(double rows, double panel, double held, const Plan& plan) const {
     const double blocks = std::ceil(rows / block_rows_);
-    // The sums of a single row are too few to hide the latency of a multiply-add.
-    const double arithmetic = std::max(rows / blocks, 2.0) * flops_on(panel) / flops_;
+    // A row or two have too few sums to hide the latency of multiply-adds, and a load for nearly each.
+    const double arithmetic = std::max(rows / blocks, 3.0) * flops_on(panel) / flops_;
     const auto block = [&](double rate) {
       const double reading = panel / rate;
       return std::max(arithmetic, reading) + kNotHidden * std::min(arithmetic, reading);
@@ -166,8 +166,7 @@ Plan make_plan(const Machine& machine, const InstructionSet& set, CellKind kind,
   const bool may_hoist = !direct && n.T > 1 && n.I > 0;
   double least = 0;
   Plan at = best;
-  const auto consider = [&](double gain) {
-    const double seconds = layer.estimate(at).total();
+  const auto consider = [&](double seconds, double gain) {
     if (least > 0 && seconds >= gain * least) return;
     best = at, least = seconds;
   };
@@ -180,16 +179,17 @@ Plan make_plan(const Machine& machine, const InstructionSet& set, CellKind kind,
         at.unit_parts = int(std::min<int64_t>(each / row_parts, unit_groups));
         at.threads = directions * row_parts * at.unit_parts;
         at.hoist_rows = 0;
-        consider(kUnitsGain);
+        consider(layer.estimate(at).total(), kUnitsGain);
       }
       if (directions == 1) break;
     }
     at = best;
   }
   if (may_hoist) {
-    for (const int rows : {48, 96}) {  // enough for several blocks of a tile's rows, few enough to stay in L2
+    least = layer.estimate(best).forward;  // which alone it changes
+    for (const int rows : {48, 96}) {      // enough for several blocks of a tile's rows, few enough to stay in L2
       at.hoist_rows = rows;
-      consider(best.hoist_rows > 0 ? kLargerGain : kHoistGain);
+      consider(layer.estimate(at).forward, best.hoist_rows > 0 ? kLargerGain : kHoistGain);
     }
   }
   best.fetch_panels = !direct && layer.fetches(best);
