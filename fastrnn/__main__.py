@@ -42,6 +42,7 @@ def _info() -> Iterator[tuple[str, str]]:
         yield "OpenMP", cpu.extension.openmp_library() or "no, the kernels run on one thread"
         chosen = "FASTRNN_CPU_ISA" if os.environ.get("FASTRNN_CPU_ISA") else "default"
         yield "instruction set", f"{cpu.extension.isa()}, chosen by {chosen}"
+        yield "machine", cpu.machine()
         yield "FASTRNN_CPU_ISA", f"takes {', '.join(cpu.extension.runnable_isas())} with this build and processor"
     for backend in BACKENDS:
         yield f"backend {backend.NAME}", f"no: {backend.missing}" if backend.missing else "yes"
@@ -88,6 +89,20 @@ def compile_ahead(args: argparse.Namespace) -> None:
         args.target, args.cell, args.hidden, args.dtype, args.batch, args.output, args.json, args.jobs, _version()
     )
     sys.exit(not ahead.run(request))
+
+
+def measure(args: argparse.Namespace) -> None:
+    if cpu.extension is None:
+        sys.exit(f"python -m fastrnn measure: {cpu.missing}")
+    args.file.write_text("".join(f"{name} {value:.4g}\n" for name, value in cpu.measure().items()))
+    print(f"written; FASTRNN_MACHINE={args.file} plans with it")
+
+
+def _add_measure(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "measure this machine's rates, which layers are planned with, on a core that is not busy otherwise"
+    command = commands.add_parser("measure", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(run=measure)
+    command.add_argument("file", type=_new_file, metavar="FILE", help="for FASTRNN_MACHINE=FILE")
 
 
 def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -149,6 +164,7 @@ def main() -> None:
     command = commands.add_parser("info", help="what this build and this machine can run")
     command.set_defaults(run=info)
     _add_compile(commands)
+    _add_measure(commands)
     examples.add(commands)
     args = parser.parse_args()
     args.run(args)

@@ -60,8 +60,8 @@ CASES = {
     "T63-B32-H130-I40-batch-first-bidirectional-3-threads": Case(
         63, 32, 130, 40, threads=3, directions=2, batch_first=True, state=False
     ),
-    "T20-B9-H130-I40-rows-and-units-5-threads": Case(20, 9, 130, 40, threads=5),
-    "T2-B64-H130-I40-rows-and-units-5-threads": Case(2, 64, 130, 40, threads=5),
+    "T20-B9-H130-I40-rows-and-units-4-threads": Case(20, 9, 130, 40, threads=4),
+    "T9-B33-H130-I40-rows-and-units-4-threads": Case(9, 33, 130, 40, threads=4),
     # ragged batches
     "equal-lengths": Case(6, 5, 17, 40, directions=2, lengths=(6,) * 5),
     "decreasing-lengths-3-threads": Case(9, 8, 130, 40, threads=3, lengths=tuple(range(9, 1, -1))),

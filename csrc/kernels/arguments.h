@@ -82,7 +82,10 @@ struct Plan {
   int directions_at_once = 1;
   int row_parts = 1;
   int unit_parts = 1;
-  bool hoist = false;  // forward: x W_ih^T ahead of the steps, in chunks, instead of inside each step's register tile
+  // Forward: x W_ih^T ahead of the steps, for the steps of about so many rows at a time; 0: inside each step's tile.
+  int64_t hoist_rows = 0;
+  int64_t chunk_rows = 192;     // backward: about so many rows' gate gradients give weight and input gradients at once
+  bool fetch_panels = false;    // packed panels are asked for ahead, group by group: they lie beyond L2
   bool direct_forward = false;  // products straight from PyTorch's weight layout, nothing packed
   bool direct_backward = false;
   // On the matrix unit: the products of forward and of the steps of backward, and gradients of weights and inputs.
@@ -160,6 +163,8 @@ struct Kernels {
   // Both run and count fused multiply-adds: in registers alone, and in a register tile fed from L1, of two shapes.
   double (*multiply_adds)(int64_t rounds);
   double (*tile_products)(int64_t rounds, bool tall);
+  int block_rows;  // for which a panel of a step's products is read once
+  bool matrix;     // multiplies on a matrix unit
 };
 
 struct InstructionSet {
@@ -173,7 +178,6 @@ struct InstructionSet {
   FrozenKernels<BFloat16> frozen_bf16;
   FrozenKernels<int8_t> frozen_int8;
   const Kernels<BFloat16>* bf16 = nullptr;  // where it multiplies bfloat16; elsewhere that is converted to float32
-  bool matrix = false;                      // it does so on a matrix unit
 };
 
 }  // namespace fastrnn

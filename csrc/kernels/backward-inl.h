@@ -75,8 +75,6 @@ template <class T, class Cell>
 class LayerBackward {
   using Gates = typename Cell::Gates;
   using Groups = ColumnGroups<T, kTileCols>;
-  // Rows per chunk, or those of one step where they are more. By bytes, twice as many of bfloat16: 2 % at H = 512.
-  static constexpr int64_t kChunkRows = 192 * kPair<T>;
 
  public:
   LayerBackward(const BackwardArgs<T>& args, const Plan& plan, Team team, char* workspace)
@@ -92,7 +90,7 @@ class LayerBackward {
     // The second direction's input gradient, where the first writes its own beside it.
     if (args.dx && n_.D == 2) other_dx_ = take<Real<T>>(n_.N * n_.I);
     part_rows_ = divide_up(n_.B, plan.row_parts);
-    chunk_rows_ = larger(kChunkRows, part_rows_);
+    chunk_rows_ = larger(plan.chunk_rows, part_rows_);
     rows_ = take_for_each(plan.directions_at_once * plan.row_parts, share_.rows_owner, [&] {
       RowBuffers b;
       b.dsums = take<T>(dsums_rows() * dsums_ld());
@@ -221,10 +219,13 @@ class LayerBackward {
     BesideProducts<CellBackwardWork<T, Cell>> cell_before;
     int64_t blocks = 0;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
+      const int vectors = groups_.vectors(q);
+      const T* panel_after = next_panel(q, groups);
+      int64_t block = 0;
       for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
         Real<T>* const sums = buffers[kMatrix<T> ? blocks++ % 2 : 0];
-        const int vectors = groups_.vectors(q);
-        if (followed) hidden_gradient(sums, count, q, vectors, next + row * dsums_ld(), cell_before);
+        const T* fetch = part_ahead<T>(panel_after, Gates::kGates * whole_depth<T>(n_.H), vectors, block++);
+        if (followed) hidden_gradient(sums, count, q, vectors, next + row * dsums_ld(), fetch, cell_before);
         CellGradientRows<T> at = cell_rows(steps, s, row, now, begun);
         add_outside(at, steps, s, row, followed);
         const CellBackwardWork<T, Cell> cell{followed ? sums : nullptr, vectors, q * Groups::kWidth, n_.H, at};
@@ -237,13 +238,22 @@ class LayerBackward {
     cell_before.finish();
   }
 
+  // That of W_hh for the group which comes after q, where the plan says to fetch it and it is packed.
+  const T* next_panel(int64_t q, Range groups) const {
+    if (!plan_.fetch_panels || plan_.direct_backward) return nullptr;
+    return w_hh_[d_].panel(q + 1 < groups.end ? q + 1 : groups.begin).data;
+  }
+
   // dh = dgh W_hh over the gates of some rows, for the q-th group of outputs.
   template <class Beside>
-  void hidden_gradient(Real<T>* sums, int rows, int64_t q, int cols, const T* dsums, Beside&& beside) const {
+  void hidden_gradient(Real<T>* sums, int rows, int64_t q, int cols, const T* dsums, const T* fetch,
+                       Beside&& beside) const {
     int64_t segment[Gates::kGates];
     for (int g = 0; g < Gates::kGates; ++g) segment[g] = Gates::h_sum(g) * n_.H;
-    plain_product<T>(plan_.matrix_steps, sums, rows, cols, {dsums, dsums_ld(), segment, Gates::kGates},
-                     w_hh_[d_].panel(q), n_.H, beside);
+    Panel<T> panel = w_hh_[d_].panel(q);
+    panel.fetch = fetch;
+    plain_product<T>(plan_.matrix_steps, sums, rows, cols, {dsums, dsums_ld(), segment, Gates::kGates}, panel, n_.H,
+                     beside);
   }
 
   // With a projection: first dh of the outputs, which stays for the gradient of w_hr; then dh W_hr goes through the
@@ -256,7 +266,7 @@ class LayerBackward {
       for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
         alignas(64) Real<T> sums[kMostRows<T> * kTileCols * kLanes<T>] = {};
         const int cols = outputs_.vectors(q);
-        if (followed) hidden_gradient(sums, count, q, cols, next + row * dsums_ld(), Nothing());
+        if (followed) hidden_gradient(sums, count, q, cols, next + row * dsums_ld(), nullptr, Nothing());
         CellGradientRows<T> at{};
         add_outside(at, steps, s, row, followed);
         for (int r = 0; r < count; ++r) {
@@ -341,7 +351,7 @@ class LayerBackward {
       for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
         alignas(64) Real<T> sums[kMostRows<T> * kTileCols * kLanes<T>];
         const int cols = outputs_.vectors(q);
-        hidden_gradient(sums, count, q, cols, now + row * dsums_ld(), Nothing());
+        hidden_gradient(sums, count, q, cols, now + row * dsums_ld(), nullptr, Nothing());
         for (int r = 0; r < count; ++r) {
           const int64_t at = of_batch(steps, row + r) * n_.P;
           for (int c = 0; c < cols; ++c) {

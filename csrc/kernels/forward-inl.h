@@ -70,8 +70,6 @@ class LayerForward {
   using Gates = typename Cell::Gates;
   using Groups = ColumnGroups<T, Cell::kUnitVectors>;
   using Outputs = ColumnGroups<T, kTileCols>;
-  // Rows whose input product is hoisted at once: enough to fill tiles, few enough to stay in L2.
-  static constexpr int64_t kHoistRows = kMatrix<T> ? 2 * kMostRows<T> : 8 * kTileRows;
 
  public:
   LayerForward(const ForwardArgs<T>& args, const Plan& plan, Team team, char* workspace)
@@ -90,11 +88,12 @@ class LayerForward {
                                    [&] { return take<T>(part_rows * row_ld<T>(n_.H)); });
     }
     if (kUnroundedHidden<T, Cell>) unrounded_h_ = take<Real<T>>(n_.D * n_.B * n_.H);
-    if (plan.hoist) {
+    if (plan.hoist_rows > 0) {
+      const int64_t rows = larger(plan.hoist_rows, part_rows);  // a step is not divided
       hoisted_ = take_for_each(plan.threads, team.rank, [&] {
         Hoisted h;
-        h.gx = take<Real<T>>((kHoistRows + kSpareRows<T>)*groups_.padded() * Gates::kSums);
-        h.x = take<T>((kHoistRows + kSpareRows<T>)*row_ld<T>(n_.I));
+        h.gx = take<Real<T>>((rows + kSpareRows<T>)*groups_.padded() * Gates::kSums);
+        h.x = take<T>((rows + kSpareRows<T>)*row_ld<T>(n_.I));
         return h;
       });
     }
@@ -147,7 +146,7 @@ class LayerForward {
     for (int64_t i = mine.begin; i < mine.end; ++i) pack_group(i / count, i % count);
     if (a_.weights[0].w_hr) pack_projections();
     const int64_t part_rows = divide_up(n_.B, plan_.row_parts);
-    if (plan_.hoist) clear_ends(hoisted_.x, kHoistRows, n_.I);
+    if (plan_.hoist_rows > 0) clear_ends(hoisted_.x, larger(plan_.hoist_rows, part_rows), n_.I);
     if (plan_.matrix_steps) clear_ends(staged_.x, part_rows, n_.I), clear_ends(staged_.h, part_rows, n_.P);
     if (unprojected_ && share_.unit_part == 0) clear_ends(unprojected_, part_rows, n_.H);
   }
@@ -191,13 +190,19 @@ class LayerForward {
     return panels_[d].h + q * Groups::kWidth * Gates::kGates * whole_depth<T>(n_.P);
   }
 
+  // That of the group which comes after q, where the plan says to fetch it.
+  const T* next_panel(T* (LayerForward::*panel)(int64_t, int64_t) const, int64_t d, int64_t q, Range groups) const {
+    if (!plan_.fetch_panels) return nullptr;
+    return (this->*panel)(d, q + 1 < groups.end ? q + 1 : groups.begin);
+  }
+
   void run_direction(int64_t d) {
     const Steps steps{a_.x_rows, a_.rows, n_.T, share_.row_part, plan_.row_parts, d == 1};
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
     if (kUnroundedHidden<T, Cell>) widen_initial(d, groups);
     int64_t hoisted_end = 0, hoisted_row = 0;
     for (int64_t s = 0; s < n_.T; ++s) {
-      if (plan_.hoist && s == hoisted_end) {
+      if (plan_.hoist_rows > 0 && s == hoisted_end) {
         hoisted_end = hoist(d, steps, groups, s);
         hoisted_row = 0;
       }
@@ -224,13 +229,17 @@ class LayerForward {
       for (int64_t j = 0; j < steps.active(s); ++j, ++rows)
         __builtin_memcpy(hoisted_.x + rows * row_ld<T>(n_.I), a_.x + steps.x_row(s, j) * n_.I, n_.I * sizeof(T));
       ++s;
-    } while (s < n_.T && rows + steps.active(s) <= kHoistRows);
+    } while (s < n_.T && rows + steps.active(s) <= plan_.hoist_rows);
     gx_rows_ = rows;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
+      const int vectors = groups_.vectors(q);
+      const T* x_next = next_panel(&LayerForward::x_panel, d, q, groups);
+      int64_t block = 0;
       for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kBlockRows), {0, rows}, [&](int64_t row, int count) {
+        const T* fetch = part_ahead<T>(x_next, n_.I, Gates::kGates * vectors, block++);
         gate_products<T, Gates, Cell::kUnitVectors>(
-            plan_.matrix_steps, gx_of(q, row), count, groups_.vectors(q), bias_of(d, q), 0,
-            {hoisted_.x + row * row_ld<T>(n_.I), row_ld<T>(n_.I), x_panel(d, q), n_.I}, {nullptr, 0, nullptr, 0},
+            plan_.matrix_steps, gx_of(q, row), count, vectors, bias_of(d, q), 0,
+            {hoisted_.x + row * row_ld<T>(n_.I), row_ld<T>(n_.I), x_panel(d, q), n_.I, fetch}, {nullptr, 0, nullptr, 0},
             Nothing());
       });
     }
@@ -293,19 +302,24 @@ class LayerForward {
     BesideProducts<CellWork<T, Cell>> cell_before;
     int64_t blocks = 0;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
-      const int vectors = groups_.vectors(q);
+      const int vectors = groups_.vectors(q), lines = Gates::kGates * vectors;
+      const T* x_next = next_panel(&LayerForward::x_panel, d, q, groups);
+      const T* h_next = next_panel(&LayerForward::h_panel, d, q, groups);
+      int64_t block = 0;
       for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kBlockRows), rows, [&](int64_t row, int count) {
         Real<T>* const sums = buffers[kMatrix<T> ? blocks++ % 2 : 0];
-        const Operand<T> of_h{h.row(row), h.ld, h_panel(d, q), n_.P};
+        const Operand<T> of_h{h.row(row), h.ld, h_panel(d, q), n_.P, part_ahead<T>(h_next, n_.P, lines, block)};
         if (plan_.direct_forward)
           direct_sums(sums, d, q, count, x.row(row), x.ld, of_h.data, h.ld);
-        else if (plan_.hoist)
+        else if (plan_.hoist_rows > 0)
           gate_products<T, Gates, Cell::kUnitVectors>(plan_.matrix_steps, sums, count, vectors,
                                                       gx_of(q, hoisted_row + row), Gates::kSums * vectors * kLanes<T>,
                                                       {nullptr, 0, nullptr, n_.I}, of_h, cell_before);
         else
-          gate_products<T, Gates, Cell::kUnitVectors>(plan_.matrix_steps, sums, count, vectors, bias_of(d, q), 0,
-                                                      {x.row(row), x.ld, x_panel(d, q), n_.I}, of_h, cell_before);
+          gate_products<T, Gates, Cell::kUnitVectors>(
+              plan_.matrix_steps, sums, count, vectors, bias_of(d, q), 0,
+              {x.row(row), x.ld, x_panel(d, q), n_.I, part_ahead<T>(x_next, n_.I, lines, block)}, of_h, cell_before);
+        ++block;
         const CellWork<T, Cell> cell{sums, vectors, q * Groups::kWidth, n_.H,
                                      cell_rows(d, steps, s, row, of_h.data, h.ld)};
         if (kMatrix<T> && plan_.matrix_steps)

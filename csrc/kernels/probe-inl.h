@@ -47,7 +47,8 @@ FASTRNN_NOINLINE double tile_of(int64_t rounds) {
   Vec<T> acc[kRows][kCols] = {};
   for (int64_t n = 0; n < rounds; ++n) {
     __asm__ volatile("" : : "r"(panel), "r"(left) : "memory");  // or their values would be known
-    multiply<T, kRows, kCols, kCols, 1>(acc, left, kLength, panel, kWidth, kLength, [](int c) { return c; });
+    multiply<T, kRows, kCols, kCols, 1, false>(acc, left, kLength, panel, kWidth, kLength, nullptr,
+                                               [](int c) { return c; });
   }
   FASTRNN_UNROLL
   for (int i = 1; i < kRows * kCols; ++i) acc[0][0] += acc[i / kCols][i % kCols];

@@ -36,7 +36,8 @@ void backward(CellKind kind, const BackwardArgs<T>& args, const Plan& plan, Team
 
 template <class T>
 constexpr Kernels<T> kernels() {
-  return {forward_workspace<T>, forward<T>, backward_workspace<T>, backward<T>, multiply_adds<T>, tile_products<T>};
+  return {forward_workspace<T>, forward<T>,       backward_workspace<T>, backward<T>,
+          multiply_adds<T>,     tile_products<T>, kMostRows<T>,          kMatrix<T>};
 }
 
 template <class Format>

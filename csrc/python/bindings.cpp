@@ -14,14 +14,38 @@
 namespace fastrnn {
 namespace {
 
-pybind11::dict plan_of(const std::string& cell, const Sizes& sizes, int element_bytes, int threads) {
-  const Plan plan = make_plan(instruction_set(), cell_kind(cell), sizes, element_bytes, threads);
+pybind11::dict machine_facts() {
+  pybind11::dict out;
+  out["name"] = this_machine().name;
+  for_each_fact(this_machine(), [&](const char* name, auto value) { out[name] = value; });
+  return out;
+}
+
+// This one, or what a dictionary says of another.
+Machine machine_of(const pybind11::object& facts) {
+  Machine machine = this_machine();
+  if (facts.is_none()) return machine;
+  machine.name = pybind11::str(facts["name"]);
+  for_each_fact(machine,
+                [&](const char* name, auto& value) { value = facts[name].cast<std::decay_t<decltype(value)>>(); });
+  return machine;
+}
+
+pybind11::dict plan_of(const std::string& cell, const Sizes& sizes, int element_bytes, int threads,
+                       const pybind11::object& facts) {
+  const Machine machine = machine_of(facts);
+  const Plan plan = make_plan(machine, instruction_set(), cell_kind(cell), sizes, element_bytes, threads);
+  const Estimate seconds = estimate(machine, instruction_set(), cell_kind(cell), sizes, element_bytes, plan);
   pybind11::dict out;
   out["threads"] = plan.threads;
   out["directions_at_once"] = plan.directions_at_once;
   out["row_parts"] = plan.row_parts;
   out["unit_parts"] = plan.unit_parts;
-  out["products"] = plan.direct_forward ? "direct" : plan.hoist ? "hoisted" : "fused";
+  out["products"] = plan.direct_forward ? "direct" : plan.hoist_rows > 0 ? "hoisted" : "fused";
+  out["hoist_rows"] = plan.hoist_rows;
+  out["chunk_rows"] = plan.chunk_rows;
+  out["fetch_panels"] = plan.fetch_panels;
+  out["seconds"] = seconds.total();
   out["backward_products"] = plan.direct_backward ? "direct" : "fused";
   out["matrix_steps"] = plan.matrix_steps;
   out["matrix_gradients"] = plan.matrix_gradients;
@@ -71,11 +95,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def(
       "plan",
       [](const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t H, int64_t P, int64_t D, int64_t rows,
-         int element_bytes,
-         int threads) { return fastrnn::plan_of(cell, {T, B, I, H, P, D, rows}, element_bytes, threads); },
+         int element_bytes, int threads, const pybind11::object& machine) {
+        return fastrnn::plan_of(cell, {T, B, I, H, P, D, rows}, element_bytes, threads, machine);
+      },
       pybind11::arg("cell"), pybind11::arg("T"), pybind11::arg("B"), pybind11::arg("I"), pybind11::arg("H"),
       pybind11::arg("P"), pybind11::arg("D"), pybind11::arg("rows"), pybind11::arg("element_bytes"),
-      pybind11::arg("threads"));
+      pybind11::arg("threads"), pybind11::arg("machine") = pybind11::none());
+  m.def("machine", &fastrnn::machine_facts);
+  m.def(
+      "force_machine", [](const pybind11::dict& facts) { fastrnn::force_machine(fastrnn::machine_of(facts)); },
+      pybind11::arg("facts"));
   m.def("call_layers", [](const pybind11::dict& parameters, const pybind11::list& names, const pybind11::object& input,
                           const pybind11::object& hx, std::string_view cell, int64_t layers, bool bidirectional,
                           bool has_bias, bool batch_first) {

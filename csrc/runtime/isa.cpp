@@ -18,11 +18,10 @@ extern const FrozenKernels<int8_t> kFrozenInt8;
 namespace {
 
 #if defined(__x86_64__)
-InstructionSet with_bfloat16(const char* name, const Kernels<BFloat16>& kernels, bool matrix) {
+InstructionSet with_bfloat16(const char* name, const Kernels<BFloat16>& kernels) {
   InstructionSet set = kAvx512;
   set.name = name;
   set.bf16 = &kernels;
-  set.matrix = matrix;
   set.frozen_bf16 = kFrozenBf16;
   set.frozen_int8 = kFrozenInt8;
   return set;
@@ -41,11 +40,11 @@ std::vector<const InstructionSet*> runnable() {
     return sets;
   sets.push_back(&kAvx512);
   if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vnni")) return sets;
-  static const InstructionSet avx512bf16 = with_bfloat16("avx512bf16", kAvx512Bf16, false);
+  static const InstructionSet avx512bf16 = with_bfloat16("avx512bf16", kAvx512Bf16);
   sets.push_back(&avx512bf16);
-  static const InstructionSet software_tiles = with_bfloat16("software_tiles", kSoftwareTilesBf16, true);
+  static const InstructionSet software_tiles = with_bfloat16("software_tiles", kSoftwareTilesBf16);
   sets.insert(sets.begin(), &software_tiles);
-  static const InstructionSet amx = with_bfloat16("amx", kAmxBf16, true);
+  static const InstructionSet amx = with_bfloat16("amx", kAmxBf16);
   if (amx_is_usable()) sets.push_back(&amx);
 #endif
   return sets;

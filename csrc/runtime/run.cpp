@@ -15,8 +15,8 @@ thread_local Workspace workspace;
 
 template <class T, class Args, class Size, class Run>
 void run_layer(CellKind kind, const Args& args, int threads, Size size, Run run) {
-  Plan plan = make_plan(instruction_set(), kind, args.sizes, sizeof(T), threads);
-  for (;; plan = make_plan(instruction_set(), kind, args.sizes, sizeof(T), 1)) {
+  Plan plan = make_plan(this_machine(), instruction_set(), kind, args.sizes, sizeof(T), threads);
+  for (;; plan = make_plan(this_machine(), instruction_set(), kind, args.sizes, sizeof(T), 1)) {
     char* memory = static_cast<char*>(workspace.at_least(size(kind, args, plan)));
     // Nobody waits at those of a single thread.
     const bool alone = plan.threads == 1;
@@ -38,7 +38,7 @@ void run_layer(CellKind kind, const Args& args, int threads, Size size, Run run)
 // Each on one of the threads. False where the run-time gives fewer, and nothing was run.
 template <class T, class Args, class Size, class Run>
 bool run_side_by_side(CellKind kind, std::span<const Args> layers, int threads, Size size, Run run) {
-  const Plan plan = make_plan(instruction_set(), kind, layers[0].sizes, sizeof(T), 1);
+  const Plan plan = make_plan(this_machine(), instruction_set(), kind, layers[0].sizes, sizeof(T), 1);
   // A size differs with what a layer is asked for, if at all.
   int64_t each = 0;
   for (const Args& args : layers) each = std::max(each, size(kind, args, plan));
@@ -56,7 +56,8 @@ bool run_side_by_side(CellKind kind, std::span<const Args> layers, int threads, 
 template <class T, class Args, class Size, class Run>
 void run_layers(CellKind kind, std::span<const Args> layers, int threads, Size size, Run run) {
   threads = usable_threads(threads);
-  const int teams = threads_for(instruction_set(), kind, layers[0].sizes, sizeof(T), int64_t(layers.size()), threads);
+  const int teams =
+      threads_for(this_machine(), instruction_set(), kind, layers[0].sizes, sizeof(T), int64_t(layers.size()), threads);
   if (teams > 1 && layers.size() >= size_t(teams) && run_side_by_side<T>(kind, layers, teams, size, run)) return;
   for (const Args& args : layers) run_layer<T>(kind, args, threads, size, run);
 }

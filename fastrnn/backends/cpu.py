@@ -15,7 +15,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
     """The extension, whose loading registers its implementations of the operators, or why there is none to use.
 
     Raises:
-        ValueError: for a FASTRNN_CPU_ISA that this build or processor does not run.
+        ValueError: for a FASTRNN_CPU_ISA that this build or processor does not run, or a bad file FASTRNN_MACHINE.
     """
     try:
         module = importlib.import_module("fastrnn._C")
@@ -26,6 +26,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
         again = "pip install --no-build-isolation . builds it again"
         return None, f"the compiled extension was built for torch {built_for}, this is {torch.__version__}; {again}"
     module.isa()
+    module.machine()
     return module, None
 
 
@@ -40,6 +41,8 @@ __all__ = [
     "extension",
     "frozen_products",
     "library",
+    "machine",
+    "measure",
     "missing",
     "plan",
     "processor",
@@ -80,6 +83,10 @@ class Plan:
     matrix_gradients: bool
     dtype: torch.dtype
     multiplies_bfloat16: bool
+    hoist_rows: int
+    chunk_rows: int
+    fetch_panels: bool
+    seconds: float  # what the time loops are estimated to take, forward and backward
 
     def __str__(self) -> str:
         parts = {"directions": self.directions_at_once, "rows": self.row_parts, "units": self.unit_parts}
@@ -95,12 +102,14 @@ class Plan:
         else:
             converted = ""
         backward = "as they lie" if self.backward_products == "direct" else "packed"
-        return f"{self.isa} on {threads}; {_PRODUCTS[self.products]}; backward on weights {backward}{converted}"
+        ahead = ", panels fetched ahead" if self.fetch_panels else ""
+        products = _PRODUCTS[self.products].format(rows=self.hoist_rows) + ahead
+        return f"{self.isa} on {threads}; {products}; backward on weights {backward}{converted}"
 
 
 _PRODUCTS = {
     "fused": "x W_ih^T + h W_hh^T accumulate in one register tile over packed weights",
-    "hoisted": "x W_ih^T ahead of the steps in chunks, h W_hh^T in each step, packed weights",
+    "hoisted": "x W_ih^T ahead of the steps in chunks of {rows} rows, h W_hh^T in each step, packed weights",
     "direct": "dot products on the weights as they lie, nothing packed",
 }
 
@@ -116,6 +125,37 @@ def plan(spec: LayerSpec, sizes: Sizes, dtype: torch.dtype, device: torch.device
         spec.cell, n.steps, n.batch, n.inputs, n.hidden, n.outputs, spec.directions, n.rows, element_bytes, threads
     )
     return Plan(isa=extension.isa(), dtype=dtype, multiplies_bfloat16=native, **chosen)
+
+
+def machine() -> str:
+    """What plans take this machine for: its caches, what they deliver to a core, and a core's multiply-adds."""
+    assert extension is not None
+    facts = extension.machine()
+    caches = [
+        f"{level.upper()} {facts[f'{level}_bytes'] / 2**10:,.0f} KB at {facts[f'{level}_rate'] / 1e9:.0f} GB/s"
+        + (f" for {facts[f'{level}_cores']} cores" if facts[f"{level}_cores"] > 1 else "")
+        for level in ("l1", "l2", "l3")
+        if facts[f"{level}_bytes"]
+    ]
+    flops = f"{facts['vector_float32'] / 1e9:.0f} GFLOP/s a core in float32"
+    return f"{facts['name']}, {facts['cores']} cores, {', '.join(caches)}, {flops}"
+
+
+def measure() -> dict[str, float]:
+    """This machine's rates, for one thread at a time: what a file named by FASTRNN_MACHINE may hold."""
+    assert extension is not None
+    facts = extension.machine()
+    rates = {f"vector_{name}": extension.peak_flops(name, 1) for name in ("float32", "float64")}
+    if extension.multiplies_bfloat16():
+        rates["vector_bfloat16"] = extension.peak_flops("bfloat16", 1)
+    below = 0.0
+    for level in ("l1", "l2", "l3"):
+        if facts[f"{level}_bytes"]:
+            # Twice what the level below holds, or half of this one where that is less; of a large L3, part.
+            size = min(facts[f"{level}_bytes"] / 2, max(4 * below, 2**14), 2**25)
+            rates[f"{level}_rate"] = extension.read_bandwidth(int(size), 1)
+            below = facts[f"{level}_bytes"]
+    return rates
 
 
 def frozen_products() -> str:

@@ -99,13 +99,15 @@ def _call(title: str, module: Any, x: Tensor | PackedSequence, hx: Any) -> Itera
     layers = len(weights) // per_layer
     outputs = getattr(module, "proj_size", 0) or module.hidden_size
     differentiable = any(t.requires_grad for t in (data, *_states(module, hx)))
-    blocks = []
+    blocks, seconds = [], 0.0
     for i in range(layers):
         # The output of a layer requires grad, and so does the input of the next, where anything that entered it does.
         differentiable |= any(w.requires_grad for w in weights[i * per_layer : (i + 1) * per_layer])
         inputs = module.input_size if i == 0 else spec.directions * outputs
         sizes = Sizes(steps, batch, rows, inputs, module.hidden_size, outputs)
         blocks.append(list(_layer(spec, sizes, data.device, dtype, differentiable)))
+        if _chosen(spec, data.device, dtype) is cpu and rows:
+            seconds += cpu.plan(spec, sizes, dtype, data.device).seconds
     for _, group in groupby(range(layers), key=blocks.__getitem__):
         first, *others = group
         indent = ""
@@ -113,6 +115,9 @@ def _call(title: str, module: Any, x: Tensor | PackedSequence, hx: Any) -> Itera
             yield f"  layers {first} to {others[-1]}:" if others else f"  layer {first}:"
             indent = "  "
         yield from (indent + line for line in blocks[first])
+    if seconds:
+        yield f"  estimate: the products of the time loops, forward and backward, take about {1e6 * seconds:,.0f} us"
+        yield f"  on: {cpu.machine()}"
 
 
 def _rows(module: Any, x: Tensor | PackedSequence) -> tuple[int, int, int]:
