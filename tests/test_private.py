@@ -17,7 +17,10 @@ B, T, I, H = 5, 4, 3, 4  # noqa: E741
 
 @pytest.fixture
 def opacus():
-    return pytest.importorskip("opacus", reason="needs opacus: pip install 'fastrnn[privacy]'")
+    module = pytest.importorskip("opacus", reason="needs opacus: pip install 'fastrnn[privacy]'")
+    # It sets a flag of cuDNN, which PyTorch's own test modules forbid to the whole process once they are imported.
+    with torch.backends.__allow_nonbracketed_mutation():
+        yield module
 
 
 # Of its random numbers, of hooks on what has no gradient, and of how well it bounds the privacy of so few samples.

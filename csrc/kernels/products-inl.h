@@ -68,7 +68,7 @@ class BesideProducts {
   int rows_ = 0, at_once_ = 0, done_ = 0;
 };
 
-// gate_sums, of up to kMostRows rows, and more if it is on the matrix unit.
+// gate_sums of up to kMostRows rows. On the matrix unit `beside` runs between its steps.
 template <class T, class Gates, int kMostVectors, class Beside>
 FASTRNN_INLINE void gate_products([[maybe_unused]] bool matrix, Real<T>* out, int rows, int vectors,
                                   const Real<T>* init, int64_t init_ld, Operand<T> x, Operand<T> h,
@@ -79,6 +79,7 @@ FASTRNN_INLINE void gate_products([[maybe_unused]] bool matrix, Real<T>* out, in
   gate_sums<T, Gates, kMostVectors>(out, rows, vectors, init, init_ld, x, h);
 }
 
+// product, likewise.
 template <class T, class Beside>
 FASTRNN_INLINE void plain_product([[maybe_unused]] bool matrix, Real<T>* out, int rows, int cols, const Segments<T>& a,
                                   Panel<T> panel, int64_t K, [[maybe_unused]] Beside&& beside) {

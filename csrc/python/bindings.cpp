@@ -86,6 +86,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.attr("built_for_torch") = TORCH_VERSION;
   m.def("isa", [] { return std::string(fastrnn::instruction_set().name); });
   m.def("multiplies_bfloat16", [] { return fastrnn::instruction_set().bf16 != nullptr; });
+  m.def("has_matrix_unit", [] {
+    const auto* bf16 = fastrnn::instruction_set().bf16;
+    return bf16 != nullptr && bf16->matrix;
+  });
   m.def("cells", &fastrnn::cell_names);
   m.def("cell_facts", &fastrnn::facts_of, pybind11::arg("name"));
   m.def("runnable_isas", &fastrnn::runnable_isas);

@@ -147,7 +147,8 @@ def measure() -> dict[str, float]:
     facts = extension.machine()
     rates = {f"vector_{name}": extension.peak_flops(name, 1) for name in ("float32", "float64")}
     if extension.multiplies_bfloat16():
-        rates["vector_bfloat16"] = extension.peak_flops("bfloat16", 1)
+        unit = "matrix" if extension.has_matrix_unit() else "vector"
+        rates[f"{unit}_bfloat16"] = extension.peak_flops("bfloat16", 1)
     below = 0.0
     for level in ("l1", "l2", "l3"):
         if facts[f"{level}_bytes"]:
