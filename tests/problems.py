@@ -20,7 +20,9 @@ __all__ = [
     "cases_of",
     "every_case",
     "every_cell",
+    "MULTIPLY_BFLOAT16",
     "every_isa",
+    "every_isa_of_floats",
     "every_small_case",
     "forward",
     "fused",
@@ -34,6 +36,11 @@ __all__ = [
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
 every_isa = pytest.mark.parametrize("isa", _C.runnable_isas(), indirect=True)
+MULTIPLY_BFLOAT16 = [isa for isa in _C.runnable_isas() if isa in ("avx512bf16", "amx", "software_tiles")]
+# Of float32 and float64 these have the kernels of avx512.
+every_isa_of_floats = pytest.mark.parametrize(
+    "isa", [isa for isa in _C.runnable_isas() if isa not in MULTIPLY_BFLOAT16], indirect=True
+)
 
 CASES = {
     # few rows

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from problems import every_isa
+from problems import every_isa_of_floats
 from torch import Tensor
 
 import fastrnn
@@ -111,14 +111,14 @@ def assert_within_four_ulps(compute: Callable, exact: Callable, dtype: torch.dty
     assert error <= 4, f"{error:.1f} ulps at {x.numpy()[here][worst]!r}"
 
 
-@every_isa
+@every_isa_of_floats
 @every_dtype
 @every_activation
 def test_activations_are_within_four_ulps_everywhere(compute, exact, dtype, isa):
     assert_within_four_ulps(compute, exact, dtype)
 
 
-@every_isa
+@every_isa_of_floats
 @every_dtype
 @torch.no_grad()
 def test_activations_at_infinity(dtype, isa):
@@ -133,7 +133,7 @@ def test_activations_at_infinity(dtype, isa):
         assert (lstm(x, (ones, ones))[1][1] == (1 if infinity > 0 else 0)).all()
 
 
-@every_isa
+@every_isa_of_floats
 @every_dtype
 @torch.no_grad()
 def test_tanh_is_odd_to_the_last_bit(dtype, isa):

@@ -7,11 +7,13 @@ import torch
 from comparison import assert_exact
 from problems import (
     CASES,
+    MULTIPLY_BFLOAT16,
     Case,
     cases_of,
     every_case,
     every_cell,
     every_isa,
+    every_isa_of_floats,
     forward,
     fused,
     of_each_cell,
@@ -28,13 +30,13 @@ from fastrnn.testing import assert_accurate
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
 
-@every_isa
+@every_isa_of_floats
 @every_case
 def test_float64_agrees_with_the_oracle(cell, case, isa):
     assert_exact(fused(problem(cell, case)), oracle(cell, case, torch.float64))
 
 
-@every_isa
+@every_isa_of_floats
 @every_case
 def test_float32_keeps_the_accuracy_rule(cell, case, isa):
     got = fused(problem(cell, case).to(torch.float32))
@@ -62,10 +64,7 @@ def test_half_precision_keeps_the_accuracy_rule(cell, case, dtype, isa):
     assert_accurate(got, peer(cell, case, dtype), oracle(cell, case, dtype))
 
 
-_MULTIPLY_BFLOAT16 = [isa for isa in _C.runnable_isas() if isa in ("avx512bf16", "amx", "software_tiles")]
-
-
-@pytest.mark.parametrize("isa", _MULTIPLY_BFLOAT16, indirect=True)
+@pytest.mark.parametrize("isa", MULTIPLY_BFLOAT16, indirect=True)
 @every_case
 def test_products_of_bfloat16_keep_the_accuracy_rule(cell, case, isa):
     assert _C.multiplies_bfloat16()
