@@ -2,6 +2,11 @@
 #if defined(__x86_64__)
 #include "kernels/arguments.h"
 
+// The name of their table; isa_software_tiles.cpp compiles this file too.
+#if !defined(FASTRNN_MATRIX_KERNELS)
+#define FASTRNN_MATRIX_KERNELS kAmxBf16
+#endif
+
 #if defined(__clang__)
 #pragma clang attribute push( \
     __attribute__((target("avx512bf16,avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
@@ -17,8 +22,8 @@
 #include "kernels/table-inl.h"
 
 namespace fastrnn {
-extern constinit const Kernels<BFloat16> kAmxBf16;
-constinit const Kernels<BFloat16> kAmxBf16 = kernels<BFloat16>();
+extern constinit const Kernels<BFloat16> FASTRNN_MATRIX_KERNELS;
+constinit const Kernels<BFloat16> FASTRNN_MATRIX_KERNELS = kernels<BFloat16>();
 }  // namespace fastrnn
 
 #if defined(__clang__)

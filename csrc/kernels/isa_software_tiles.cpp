@@ -1,30 +1,4 @@
 // The kernels of isa_amx.cpp with the matrix unit in software, for tests where there is none.
-#if defined(__x86_64__)
-#include "kernels/arguments.h"
-
-#if defined(__clang__)
-#pragma clang attribute push( \
-    __attribute__((target("avx512bf16,avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512bf16,avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")
-#endif
-
-#define FASTRNN_AVX512
-#define FASTRNN_BFLOAT16
-#define FASTRNN_MATRIX
 #define FASTRNN_SOFTWARE_TILES
-#define FASTRNN_VECTOR_BYTES 64
-#include "kernels/table-inl.h"
-
-namespace fastrnn {
-extern constinit const Kernels<BFloat16> kSoftwareTilesBf16;
-constinit const Kernels<BFloat16> kSoftwareTilesBf16 = kernels<BFloat16>();
-}  // namespace fastrnn
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#endif
+#define FASTRNN_MATRIX_KERNELS kSoftwareTilesBf16
+#include "kernels/isa_amx.cpp"

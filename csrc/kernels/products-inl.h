@@ -2,6 +2,8 @@
 // read the same panels.
 #pragma once
 
+#include "kernels/direct-inl.h"
+#include "kernels/panels-inl.h"
 #include "kernels/tiles-inl.h"
 
 #if defined(FASTRNN_MATRIX)

@@ -24,8 +24,8 @@ struct Machine {
   double all_memory_rate = 0;  // and all of them together
   int vector_bytes = 64;       // of the vectors that `vector` is meant for
   Rates vector, matrix;
-  double barrier_seconds = 0;  // for each thread that another one waits for
-  double thread_seconds = 0;   // work for which a thread is worth starting
+  double barrier_seconds = 0;    // for each thread that another one waits for
+  double thread_seconds = 4e-6;  // work for which a thread is worth starting
 
   // Whether products of bfloat16 are faster as they are than widened to float32.
   bool multiplies_bfloat16() const { return vector.bfloat16 > vector.float32 || matrix.bfloat16 > vector.float32; }
