@@ -121,14 +121,15 @@ def _results(layer: Layer, module: nn.Module, dtype: torch.dtype) -> dict[str, T
 
 _ATEN = torch.ops.aten
 _ACTIVATIONS = (_ATEN.tanh.default, _ATEN.sigmoid.default)
-# With the place of the factor whose last dimension is summed. Inference mode leaves linear as it is.
-_PRODUCTS = {_ATEN.mm.default: 0, _ATEN.addmm.default: 1, _ATEN.linear.default: 0}
+# With the places of their factors. Inference mode leaves linear as it is.
+_PRODUCTS = {_ATEN.mm.default: (0, 1), _ATEN.addmm.default: (1, 2), _ATEN.linear.default: (0, 1)}
 
 
 class _Disturbed(TorchDispatchMode):
     """Rounding as it may be: activations are up to four ulps off, as test_activations.py allows, and their derivatives
     follow from them. Sums of K products are off by sqrt(K) / 4 ulps of the largest, and at least one, as where they are
-    added one after another.
+    added one after another. The largest is at least what the products would add up to with random signs: where a
+    single sum happens to cancel, what it passed through on the way was of that size, and was rounded.
     """
 
     def __init__(self, seed: int) -> None:
@@ -140,8 +141,10 @@ class _Disturbed(TorchDispatchMode):
         if func in _ACTIVATIONS:
             return self._off(result, 4 * result.double())
         if func in _PRODUCTS and result.numel():
-            ulps = max(1.0, args[_PRODUCTS[func]].shape[-1] ** 0.5 / 4)
-            return self._off(result, ulps * result.double().abs().max())
+            left, right = (args[place].double() for place in _PRODUCTS[func])
+            on_the_way = func(left**2, right**2) if func is not _ATEN.addmm.default else left**2 @ right**2
+            largest = torch.maximum(result.double().abs().max(), on_the_way.max().sqrt())
+            return self._off(result, max(1.0, left.shape[-1] ** 0.5 / 4) * largest)
         return result
 
     def _off(self, value: Tensor, scale: Tensor) -> Tensor:
