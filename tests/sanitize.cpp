@@ -160,7 +160,7 @@ Layer random_layer(Random& random, int64_t most, bool may_be_projected) {
   return layer;
 }
 
-template <class T>
+template <class T, class Q = T>
 void run(const Layer& layer, Random& random, const char* type) {
   const Sizes& n = layer.n;
   const CellFacts& facts = layer.facts;
@@ -190,7 +190,7 @@ void run(const Layer& layer, Random& random, const char* type) {
     args.y = arrays.room<T>(n.N * n.D * n.P), args.h_T = arrays.room<T>(states * n.P);
     args.cell_state = cell_state ? initial() : nullptr;
     args.saved = save ? arrays.room<Real<T>>(n.D * n.N * facts.saved * n.H) : nullptr;
-    run_forward(layer.options.cell, args, threads);
+    run_forward<T, Q>(layer.options.cell, args, threads);
     check_written(args.y, n.N * n.D * n.P, "y");
     check_written(args.h_T, states * n.P, "h_T");
     check_written(args.cell_state, states * n.H, "the cell state");
@@ -225,7 +225,7 @@ void run(const Layer& layer, Random& random, const char* type) {
     if (layer.options.projected)
       args.by_row.dh = arrays.room<T>(n.D * n.N * n.P), args.by_row.h = arrays.room<T>(n.D * n.N * n.H);
   }
-  run_backward(layer.options.cell, args, layer.threads);
+  run_backward<T, Q>(layer.options.cell, args, layer.threads);
   check_written(args.dx, n.N * n.I, "dx");
   check_written(args.dh_0, states * n.P, "dh_0");
   check_written(args.carry, states * n.H, "the carried gradient");
@@ -281,15 +281,18 @@ void run_any(uint64_t seed, int64_t most) {
   Random random(seed);
   const std::vector<std::string> isas = runnable_isas();
   force_isa(isas[random.between(0, int64_t(isas.size()) - 1)]);
-  const int64_t kind = random.between(0, 4);
-  Layer layer = random_layer(random, most, kind < 3);
-  if (kind == 0 && instruction_set().bf16)
+  const int64_t kind = random.between(0, 5);
+  Layer layer = random_layer(random, most, kind < 4);
+  const bool bfloat16 = instruction_set().bf16;
+  if (kind == 0 && bfloat16)
     run<BFloat16>(layer, random, "bfloat16");
-  else if (kind <= 1)
+  else if (kind == 1 && bfloat16 && !takes_weights_as_they_lie(layer.n))
+    run<float, BFloat16>(layer, random, "float32, products in bfloat16");
+  else if (kind <= 2)
     run<float>(layer, random, "float32");
-  else if (kind == 2)
-    run<double>(layer, random, "float64");
   else if (kind == 3)
+    run<double>(layer, random, "float64");
+  else if (kind == 4)
     run_frozen_layer<BFloat16>(layer, random, "frozen bfloat16");
   else
     run_frozen_layer<int8_t>(layer, random, "frozen int8");

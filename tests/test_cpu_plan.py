@@ -13,6 +13,7 @@ from benches.results import Report
 from benches.workload import lengths_of
 from fastrnn import _C
 from fastrnn.spec import CELLS
+from fastrnn.testing import bfloat16_products_allowed
 
 MACHINES = [ZEN4, GRANITE_RAPIDS, SKYLAKE, LAPTOP, GRAVITON, SERVER]
 every_machine = pytest.mark.parametrize("of", MACHINES, ids=[m["name"].replace(" ", "-") for m in MACHINES])
@@ -57,6 +58,26 @@ def test_whether_weights_are_packed_depends_on_nothing_but_rows(of):
 @every_machine
 def test_small_work_stays_on_one_thread(of):
     assert plan(of, 1, 1, 16, 16, threads=64)["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    "isa,of,pays",
+    [
+        ("avx512bf16", ZEN4, True),
+        ("avx512bf16", GRANITE_RAPIDS, False),  # vectors multiply pairs at half the rate of float32
+        ("software_tiles", GRANITE_RAPIDS, True),
+        ("avx512", ZEN4, False),
+    ],
+)
+def test_bfloat16_is_widened_where_its_products_are_slower(isa, of, pays, isa_as_before):
+    if isa not in _C.runnable_isas():
+        pytest.skip(f"this processor does not run {isa}")
+    _C.force_isa(isa)
+    _C.force_machine(of)
+    assert _C.products_of("bfloat16", 50, 1600) == ("bfloat16" if pays else "float32")
+    with bfloat16_products_allowed():
+        assert _C.products_of("float32", 50, 1600) == ("bfloat16" if pays else "float32")
+    assert _C.products_of("float32", 50, 1600) == "float32"
 
 
 needs_avx512 = pytest.mark.skipif("avx512" not in _C.runnable_isas(), reason="the expectations are for 512-bit vectors")

@@ -16,6 +16,7 @@ import fastrnn
 from fastrnn import explain
 from fastrnn.backends import cpu
 from fastrnn.spec import CELLS
+from fastrnn.testing import bfloat16_products_allowed
 
 compiled = pytest.mark.skipif(cpu.extension is None, reason="needs the compiled extension")
 
@@ -91,6 +92,17 @@ def test_autocast_decides_the_dtype():
     assert "torch.bfloat16 on cpu" in text and "computed in float32" in text
     native = "products of torch.bfloat16 summed in float32" in text
     assert native == cpu.extension.multiplies_bfloat16()
+
+
+@compiled
+def test_rounding_is_said_where_it_is_allowed_and_pays():
+    def says_so(steps: int) -> bool:
+        return "products of torch.float32 rounded to bfloat16" in explain(fastrnn.GRU(4, 6), torch.zeros(steps, 2, 4))
+
+    assert not says_so(10)
+    with bfloat16_products_allowed():
+        assert says_so(10) == cpu.extension.multiplies_bfloat16()
+        assert not says_so(2)  # nothing is packed
 
 
 def test_a_dtype_without_kernels_has_its_reasons():

@@ -58,7 +58,7 @@ def assert_close(got, expected, tolerance):
 @layers
 @pytest.mark.parametrize("I,H,B", SIZES)
 def test_layers_compute_with_the_rounded_weights(kind, weights, I, H, B, isa):  # noqa: E741
-    tolerance = TOLERANCE[weights] if _C.multiplies_bfloat16() else 1e-5
+    tolerance = TOLERANCE[weights] if _C.has_bfloat16() else 1e-5
     options = {"num_layers": 2, "bidirectional": True, "dropout": 0.5, "bias": H != 17, "batch_first": H == 40}
     module, exact = frozen_pair(LAYERS, kind, weights, I, H, **options)
     exact.dropout = 0.0
@@ -71,7 +71,7 @@ def test_layers_compute_with_the_rounded_weights(kind, weights, I, H, B, isa):  
 @every_format
 @cells
 def test_cells_compute_with_the_rounded_weights(kind, weights, isa):
-    tolerance = TOLERANCE[weights] if _C.multiplies_bfloat16() else 1e-5
+    tolerance = TOLERANCE[weights] if _C.has_bfloat16() else 1e-5
     module, exact = frozen_pair(CELL_MODULES, kind, weights, 33, 17)
     x = inputs(5, 33, dtype=torch.float32)
     hx = states(kind, None, 5, 17, dtype=torch.float32)
@@ -134,7 +134,7 @@ def test_what_is_not_finite_stays_in_its_row(kind, weights, bad, isa):
     y = module(x)[0]
     others = [0, 2, 3]
     assert torch.equal(y[:, others], expected[:, others]) and torch.equal(y[:2], expected[:2])
-    if bad != bad or weights == "int8" and _C.multiplies_bfloat16():
+    if bad != bad or weights == "int8" and _C.has_bfloat16():
         assert y[2:, 1].isnan().all()
     hx = torch.zeros(1, 4, 17)
     hx[0, 1, 3] = torch.nan

@@ -25,7 +25,7 @@ from problems import (
 
 from fastrnn import _C
 from fastrnn.spec import CELLS, reference
-from fastrnn.testing import assert_accurate
+from fastrnn.testing import RoundedProducts, assert_accurate, bfloat16_products_allowed, by_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
@@ -56,6 +56,18 @@ SHORT_CASES = {
 }
 
 
+# As many again, with more rows.
+ROUNDED_CASES = {
+    name: CASES[name]
+    for name in (
+        "T1-B32-H64-I40-2-threads",
+        "T63-B1-H130-I40-bidirectional-4-threads",
+        "T20-B9-H130-I40-rows-and-units-4-threads",
+        "decreasing-lengths-bidirectional",
+    )
+}
+
+
 @every_isa
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("cell,case", of_each_cell(SHORT_CASES))
@@ -70,6 +82,20 @@ def test_products_of_bfloat16_keep_the_accuracy_rule(cell, case, isa):
     assert _C.multiplies_bfloat16()
     got = fused(problem(cell, case).to(torch.bfloat16))
     assert_accurate(got, peer(cell, case, torch.bfloat16), oracle(cell, case, torch.bfloat16))
+
+
+@pytest.mark.parametrize("isa", MULTIPLY_BFLOAT16, indirect=True)
+@pytest.mark.parametrize("cell,case", of_each_cell(SHORT_CASES | ROUNDED_CASES))
+def test_products_of_float32_are_rounded_where_pytorch_allows_it(cell, case, isa):
+    p = problem(cell, case).to(torch.float32)
+    with bfloat16_products_allowed():
+        got = fused(p)
+    with RoundedProducts():
+        peer = by_reference(p)
+    assert_accurate(got, peer, oracle(cell, case, torch.float32))
+    as_they_are = fused(p)
+    few_rows = case.rows <= 8
+    assert all(torch.equal(value, as_they_are[name]) is few_rows for name, value in got.items() if "w_" in name)
 
 
 @pytest.mark.skipif("amx" not in _C.runnable_isas(), reason="needs a processor with AMX, and its system's permission")

@@ -327,6 +327,8 @@ def cpp_program(tmp_path_factory) -> Path:
     for tool in ("cmake", "c++"):
         if not shutil.which(tool):
             pytest.skip(f"needs {tool}")
+    if torch.version.cuda and not shutil.which("nvcc"):
+        pytest.skip("needs nvcc: torch's CMake files do not configure without the CUDA that torch was built with")
     folder = tmp_path_factory.mktemp("cpp_program")
     options = {"CMAKE_PREFIX_PATH": torch.utils.cmake_prefix_path, "FASTRNN_LIBRARY": LIBRARY}
     arguments = [f"-D{name}={value}" for name, value in options.items()]

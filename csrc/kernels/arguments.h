@@ -177,7 +177,10 @@ struct InstructionSet {
   float (*stream)(const float* buffer, int64_t elements, int64_t rounds);  // reads a buffer over and over
   FrozenKernels<BFloat16> frozen_bf16;
   FrozenKernels<int8_t> frozen_int8;
-  const Kernels<BFloat16>* bf16 = nullptr;  // where it multiplies bfloat16; elsewhere that is converted to float32
+  // Where it multiplies bfloat16: for tensors of it, which elsewhere are converted to float32, and for those of float32
+  // whose products take them rounded.
+  const Kernels<BFloat16>* bf16 = nullptr;
+  const Kernels<float>* f32_rounded = nullptr;
 };
 
 }  // namespace fastrnn

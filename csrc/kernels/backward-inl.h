@@ -1,6 +1,6 @@
 // A layer's backward pass. Steps are taken in chunks: the time loop leaves the gradients of a chunk's gate sums, in L2
 // unless a single step has more rows than that holds, and the weight and input gradients are products over them at
-// once. No atomics, so results are reproducible.
+// once. No atomics, so results are reproducible. T and Q as in forward; the gradients of gate sums are Q.
 #pragma once
 
 #include "kernels/cells.h"
@@ -11,7 +11,7 @@ namespace fastrnn {
 namespace {
 
 // Rows of one step that go backward through the cell together. Pointers are null where a term is absent.
-template <class T>
+template <class T, class Q>
 struct CellGradientRows {
   const Real<T>*saved, *saved_prev, *cell_state_prev;  // the cell state before: saved, or an initial one
   const T *h_prev, *h;
@@ -20,8 +20,9 @@ struct CellGradientRows {
   int64_t dy_ld, dh_T_ld;
   Real<T>* carry;
   int64_t carry_ld;
-  T* dsums;
+  Q* dsums;
   int64_t dsums_ld;
+  Real<T>* bias;  // [A*H]: adds up what dsums would round
 };
 
 template <class T>
@@ -31,9 +32,11 @@ FASTRNN_INLINE Vec<T> load_or_zero(const T* p, int64_t offset, int n) {
 
 // For the rows from `begin` to `end` of a block and the units from `unit` on; sums[r][u] is the gradient of h so far,
 // null for none.
-template <class T, class Cell>
+template <class T, class Q, class Cell>
 FASTRNN_NOINLINE void apply_cell_backward(const Real<T>* sums, int begin, int end, int vectors, int64_t unit, int64_t H,
-                                          const CellGradientRows<T>& at) {
+                                          const CellGradientRows<T, Q>& at) {
+  constexpr int kSums = Cell::Gates::kSums;
+  Vec<T> bias[kTileCols][kSums] = {};
   for (int r = begin; r < end; ++r) {
     for (int u = 0; u < vectors; ++u) {
       const int64_t column = unit + u * kLanes<T>;
@@ -51,27 +54,35 @@ FASTRNN_NOINLINE void apply_cell_backward(const Real<T>* sums, int begin, int en
             at.saved_prev
                 ? load(at.saved_prev + r * at.saved_ld + saved_at(Cell::kSaved, column, Cell::kCellState, n), n)
                 : load_or_zero(at.cell_state_prev, r * at.cell_state_prev_ld + column, n);
-      Vec<T> carry{}, dsum[Cell::Gates::kSums];
+      Vec<T> carry{}, dsum[kSums];
       if (Cell::kCarry != Carry::kNone) carry = load(at.carry + r * at.carry_ld + column, n);
       Cell::template backward<T>(in, carry, dsum);
       if (Cell::kCarry != Carry::kNone) store(at.carry + r * at.carry_ld + column, carry, n);
       FASTRNN_UNROLL
-      for (int a = 0; a < Cell::Gates::kSums; ++a) store(at.dsums + r * at.dsums_ld + a * H + column, dsum[a], n);
+      for (int a = 0; a < kSums; ++a) {
+        store(at.dsums + r * at.dsums_ld + a * H + column, dsum[a], n);
+        if constexpr (kRounds<T, Q>) bias[u][a] += dsum[a];
+      }
     }
+  }
+  for (int u = 0; at.bias && u < vectors; ++u) {
+    const int64_t column = unit + u * kLanes<T>;
+    const int n = valid_lanes<T>(column, H);
+    for (int a = 0; a < kSums; ++a) store(at.bias + a * H + column, load(at.bias + a * H + column, n) + bias[u][a], n);
   }
 }
 
-template <class T, class Cell>
+template <class T, class Q, class Cell>
 struct CellBackwardWork {
   const Real<T>* sums;
   int vectors;
   int64_t unit, H;
-  CellGradientRows<T> at;
+  CellGradientRows<T, Q> at;
 
-  void operator()(int begin, int end) const { apply_cell_backward<T, Cell>(sums, begin, end, vectors, unit, H, at); }
+  void operator()(int begin, int end) const { apply_cell_backward<T, Q, Cell>(sums, begin, end, vectors, unit, H, at); }
 };
 
-template <class T, class Cell>
+template <class T, class Q, class Cell>
 class LayerBackward {
   using Gates = typename Cell::Gates;
   using Groups = ColumnGroups<T, kTileCols>;
@@ -83,9 +94,9 @@ class LayerBackward {
     for (int64_t d = 0; d < n_.D; ++d) {
       const Weights<T>& w = args.weights[d];
       const bool direct = plan.direct_backward;
-      if (n_.T > 1 || args.dh_0) w_hh_[d] = RightWeight<T>(w.w_hh, Gates::kGates, n_.H, n_.P, direct, arena_);
-      if (args.dx) w_ih_[d] = RightWeight<T>(w.w_ih, Gates::kGates, n_.H, n_.I, direct, arena_);
-      if (projected) w_hr_[d] = RightWeight<T>(w.w_hr, 1, n_.P, n_.H, direct, arena_);
+      if (n_.T > 1 || args.dh_0) w_hh_[d] = RightWeight<T, Q>(w.w_hh, Gates::kGates, n_.H, n_.P, direct, arena_);
+      if (args.dx) w_ih_[d] = RightWeight<T, Q>(w.w_ih, Gates::kGates, n_.H, n_.I, direct, arena_);
+      if (projected) w_hr_[d] = RightWeight<T, Q>(w.w_hr, 1, n_.P, n_.H, direct, arena_);
     }
     // The second direction's input gradient, where the first writes its own beside it.
     if (args.dx && n_.D == 2) other_dx_ = take<Real<T>>(n_.N * n_.I);
@@ -93,13 +104,14 @@ class LayerBackward {
     chunk_rows_ = larger(plan.chunk_rows, part_rows_);
     rows_ = take_for_each(plan.directions_at_once * plan.row_parts, share_.rows_owner, [&] {
       RowBuffers b;
-      b.dsums = take<T>(dsums_rows() * dsums_ld());
-      if (projected) b.dh = take<T>((chunk_rows_ + kSpareRows<T>)*dh_ld()), b.h = take<T>(chunk_rows_ * n_.H);
+      b.dsums = take<Q>(dsums_rows() * dsums_ld());
+      if (kRounds<T, Q> && args.weights[0].b_ih) b.bias = take<Real<T>>(dsums_width());
+      if (projected) b.dh = take<Q>((chunk_rows_ + kSpareRows<Q>)*dh_ld()), b.h = take<Q>(chunk_rows_ * n_.H);
       return b;
     });
     thread_ = take_for_each(plan.threads, team.rank, [&] {
       ThreadBuffers b;
-      b.products = ChunkGradients<T, Gates>(n_, plan.matrix_gradients, share_.unit_part, plan.unit_parts);
+      b.products = ChunkGradients<T, Q, Gates>(n_, plan.matrix_gradients, share_.unit_part, plan.unit_parts);
       b.products.take_buffers(chunk_rows_, arena_);
       b.numbers = take<int64_t>(chunk_rows_);
       b.inputs = take<const T*>(chunk_rows_);
@@ -137,18 +149,19 @@ class LayerBackward {
 
   // Shared by the threads of one part of the rows. dsums: the last step of the chunk before, then the chunk.
   struct RowBuffers {
-    T *dsums = nullptr, *dh = nullptr, *h = nullptr;
+    Q *dsums = nullptr, *dh = nullptr, *h = nullptr;
+    Real<T>* bias = nullptr;
   };
   struct ThreadBuffers {
-    ChunkGradients<T, Gates> products;
+    ChunkGradients<T, Q, Gates> products;
     // For each row of the chunk its number, its input, and the hidden state before it.
     int64_t* numbers = nullptr;
     const T **inputs = nullptr, **previous = nullptr;
   };
   int64_t dsums_width() const { return Gates::kSums * n_.H; }
-  int64_t dsums_ld() const { return row_ld<T>(dsums_width()); }
-  int64_t dsums_rows() const { return part_rows_ + chunk_rows_ + kSpareRows<T>; }
-  int64_t dh_ld() const { return row_ld<T>(n_.P); }
+  int64_t dsums_ld() const { return row_ld<Q>(dsums_width()); }
+  int64_t dsums_rows() const { return part_rows_ + chunk_rows_ + kSpareRows<Q>; }
+  int64_t dh_ld() const { return row_ld<Q>(n_.P); }
 
   WeightGradients<Real<T>> private_gradients(const WeightGradients<Real<T>>& of) {
     const int64_t gates = Gates::kGates * n_.H;
@@ -163,7 +176,7 @@ class LayerBackward {
 
   void pack() {
     for (int64_t d = 0; d < n_.D; ++d)
-      for (const RightWeight<T>* weight : {&w_hh_[d], &w_ih_[d], &w_hr_[d]}) weight->pack(team_);
+      for (const RightWeight<T, Q>* weight : {&w_hh_[d], &w_ih_[d], &w_hr_[d]}) weight->pack(team_);
     if (share_.unit_part != 0) return;
     if (rows_.dsums) clear_ends(rows_.dsums, dsums_rows(), dsums_width());
     if (rows_.dh) clear_ends(rows_.dh, chunk_rows_, n_.P);
@@ -171,6 +184,10 @@ class LayerBackward {
 
   void run_direction(int64_t d) {
     d_ = d;
+    if (rows_.bias)
+      for_own_columns([&](int64_t at, int n) {
+        for (int a = 0; a < Gates::kSums; ++a) store(rows_.bias + a * n_.H + at, Vec<T>{}, n);
+      });
     const Steps steps{a_.x_rows, a_.rows, n_.T, share_.row_part, plan_.row_parts, d == 1};
     bool first_chunk = true;
     for (int64_t end = n_.T; end > 0; first_chunk = false) {
@@ -180,12 +197,30 @@ class LayerBackward {
       run_chunk(steps, begin, end, rows, first_chunk);
       end = begin;
     }
+    if (rows_.bias) write_bias(gradients_[d]);
+  }
+
+  // f(column, columns) for each vector of the thread's own units.
+  template <class F>
+  void for_own_columns(F&& f) const {
+    const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
+    const int64_t end = smaller(groups.end * Groups::kWidth, n_.H);
+    for (int64_t at = groups.begin * Groups::kWidth; at < end; at += kLanes<T>) f(at, valid_lanes<T>(at, n_.H));
+  }
+
+  void write_bias(const WeightGradients<Real<T>>& to) const {
+    for_own_columns([&](int64_t at, int n) {
+      for (int g = 0; g < Gates::kGates; ++g) {
+        if (to.b_ih) store(to.b_ih + g * n_.H + at, load(rows_.bias + Gates::x_sum(g) * n_.H + at, n), n);
+        if (to.b_hh) store(to.b_hh + g * n_.H + at, load(rows_.bias + Gates::h_sum(g) * n_.H + at, n), n);
+      }
+    });
   }
 
   // Steps end - 1 down to begin; their rows lie in dsums in this order.
   void run_chunk(const Steps& steps, int64_t begin, int64_t end, int64_t rows, bool first_chunk) {
-    T* next = rows_.dsums;  // gradients of the step that comes after, in its forward order
-    T* now = rows_.dsums + part_rows_ * dsums_ld();
+    Q* next = rows_.dsums;  // gradients of the step that comes after, in its forward order
+    Q* now = rows_.dsums + part_rows_ * dsums_ld();
     chunk_dsums_ = now;
     for (int64_t s = end - 1; s >= begin; --s) {
       step(steps, s, next, now);
@@ -193,16 +228,16 @@ class LayerBackward {
       now += steps.active(s) * dsums_ld();
     }
     list_rows(steps, begin, end);
-    const Chunk<T> chunk{rows,    first_chunk, chunk_dsums_,    dsums_ld(),     rows_.dh,
-                         rows_.h, dh_ld(),     thread_.numbers, thread_.inputs, thread_.previous};
+    const Chunk<T, Q> chunk{rows,    first_chunk, chunk_dsums_,    dsums_ld(),     rows_.dh,
+                            rows_.h, dh_ld(),     thread_.numbers, thread_.inputs, thread_.previous};
     thread_.products.add_weights(chunk, gradients_[d_]);
     if (a_.dx) thread_.products.write_inputs(chunk, w_ih_[d_], d_ == 0 ? a_.dx : other_dx_);
     if (a_.by_row.dsums) hand_out_rows(steps, begin, end);
-    if (share_.unit_part == 0) __builtin_memcpy(rows_.dsums, next, steps.active(begin) * dsums_ld() * sizeof(T));
+    if (share_.unit_part == 0) __builtin_memcpy(rows_.dsums, next, steps.active(begin) * dsums_ld() * sizeof(Q));
     wait(share_.group, plan_.unit_parts, share_.place);
   }
 
-  void step(const Steps& steps, int64_t s, const T* next, T* now) {
+  void step(const Steps& steps, int64_t s, const Q* next, Q* now) {
     const int64_t active = steps.active(s);
     const int64_t followed = steps.followed(s), begun = steps.begun(s);
     const int64_t low = smaller(followed, begun), high = larger(followed, begun);
@@ -212,24 +247,24 @@ class LayerBackward {
     if (a_.dh_0 && begun < active) finish(steps, {begun, active}, now);
   }
 
-  void retreat(const Steps& steps, int64_t s, Range rows, const T* next, T* now, bool followed, bool begun) {
+  void retreat(const Steps& steps, int64_t s, Range rows, const Q* next, Q* now, bool followed, bool begun) {
     if (a_.weights[d_].w_hr) return retreat_projected(steps, s, rows, next, now, followed, begun);
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
-    alignas(64) Real<T> buffers[kMatrix<T> ? 2 : 1][kMostRows<T> * kTileCols * kLanes<T>];
-    BesideProducts<CellBackwardWork<T, Cell>> cell_before;
+    alignas(64) Real<T> buffers[kMatrix<Q> ? 2 : 1][kMostRows<Q> * kTileCols * kLanes<T>];
+    BesideProducts<CellBackwardWork<T, Q, Cell>> cell_before;
     int64_t blocks = 0;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       const int vectors = groups_.vectors(q);
-      const T* panel_after = next_panel(q, groups);
+      const Q* panel_after = next_panel(q, groups);
       int64_t block = 0;
-      for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
-        Real<T>* const sums = buffers[kMatrix<T> ? blocks++ % 2 : 0];
-        const T* fetch = part_ahead<T>(panel_after, Gates::kGates * whole_depth<T>(n_.H), vectors, block++);
+      for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
+        Real<T>* const sums = buffers[kMatrix<Q> ? blocks++ % 2 : 0];
+        const Q* fetch = part_ahead<Q>(panel_after, Gates::kGates * whole_depth<Q>(n_.H), vectors, block++);
         if (followed) hidden_gradient(sums, count, q, vectors, next + row * dsums_ld(), fetch, cell_before);
-        CellGradientRows<T> at = cell_rows(steps, s, row, now, begun);
+        CellGradientRows<T, Q> at = cell_rows(steps, s, row, now, begun);
         add_outside(at, steps, s, row, followed);
-        const CellBackwardWork<T, Cell> cell{followed ? sums : nullptr, vectors, q * Groups::kWidth, n_.H, at};
-        if (kMatrix<T> && plan_.matrix_steps)
+        const CellBackwardWork<T, Q, Cell> cell{followed ? sums : nullptr, vectors, q * Groups::kWidth, n_.H, at};
+        if (kMatrix<Q> && plan_.matrix_steps)
           cell_before.turn_to(count, cell);
         else
           cell(0, count);
@@ -239,35 +274,35 @@ class LayerBackward {
   }
 
   // That of W_hh for the group which comes after q, where the plan says to fetch it and it is packed.
-  const T* next_panel(int64_t q, Range groups) const {
+  const Q* next_panel(int64_t q, Range groups) const {
     if (!plan_.fetch_panels || plan_.direct_backward) return nullptr;
     return w_hh_[d_].panel(q + 1 < groups.end ? q + 1 : groups.begin).data;
   }
 
   // dh = dgh W_hh over the gates of some rows, for the q-th group of outputs.
   template <class Beside>
-  void hidden_gradient(Real<T>* sums, int rows, int64_t q, int cols, const T* dsums, const T* fetch,
+  void hidden_gradient(Real<T>* sums, int rows, int64_t q, int cols, const Q* dsums, const Q* fetch,
                        Beside&& beside) const {
     int64_t segment[Gates::kGates];
     for (int g = 0; g < Gates::kGates; ++g) segment[g] = Gates::h_sum(g) * n_.H;
-    Panel<T> panel = w_hh_[d_].panel(q);
+    Panel<Q> panel = w_hh_[d_].panel(q);
     panel.fetch = fetch;
-    plain_product<T>(plan_.matrix_steps, sums, rows, cols, {dsums, dsums_ld(), segment, Gates::kGates}, panel, n_.H,
+    plain_product<Q>(plan_.matrix_steps, sums, rows, cols, {dsums, dsums_ld(), segment, Gates::kGates}, panel, n_.H,
                      beside);
   }
 
   // With a projection: first dh of the outputs, which stays for the gradient of w_hr; then dh W_hr goes through the
   // cell.
-  void retreat_projected(const Steps& steps, int64_t s, Range rows, const T* next, T* now, bool followed, bool begun) {
-    T* const dh = rows_.dh + (now - chunk_dsums_) / dsums_ld() * dh_ld();
-    T* const h = rows_.h + (now - chunk_dsums_) / dsums_ld() * n_.H;
+  void retreat_projected(const Steps& steps, int64_t s, Range rows, const Q* next, Q* now, bool followed, bool begun) {
+    Q* const dh = rows_.dh + (now - chunk_dsums_) / dsums_ld() * dh_ld();
+    Q* const h = rows_.h + (now - chunk_dsums_) / dsums_ld() * n_.H;
     const Range outputs = share({0, outputs_.count()}, share_.unit_part, plan_.unit_parts);
     for (int64_t q = outputs.begin; q < outputs.end; ++q) {
-      for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
-        alignas(64) Real<T> sums[kMostRows<T> * kTileCols * kLanes<T>] = {};
+      for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
+        alignas(64) Real<T> sums[kMostRows<Q> * kTileCols * kLanes<T>] = {};
         const int cols = outputs_.vectors(q);
         if (followed) hidden_gradient(sums, count, q, cols, next + row * dsums_ld(), nullptr, Nothing());
-        CellGradientRows<T> at{};
+        CellGradientRows<T, Q> at{};
         add_outside(at, steps, s, row, followed);
         for (int r = 0; r < count; ++r) {
           for (int c = 0; c < cols; ++c) {
@@ -284,13 +319,13 @@ class LayerBackward {
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
     const int64_t start = 0;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
-      for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
-        alignas(64) Real<T> sums[kMostRows<T> * kTileCols * kLanes<T>];
+      for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
+        alignas(64) Real<T> sums[kMostRows<Q> * kTileCols * kLanes<T>];
         const int vectors = groups_.vectors(q);
-        plain_product<T>(plan_.matrix_steps, sums, count, vectors, {dh + row * dh_ld(), dh_ld(), &start, 1},
+        plain_product<Q>(plan_.matrix_steps, sums, count, vectors, {dh + row * dh_ld(), dh_ld(), &start, 1},
                          w_hr_[d_].panel(q), n_.P, Nothing());
-        const CellGradientRows<T> at = cell_rows(steps, s, row, now, begun);
-        apply_cell_backward<T, Cell>(sums, 0, count, vectors, q * Groups::kWidth, n_.H, at);
+        const CellGradientRows<T, Q> at = cell_rows(steps, s, row, now, begun);
+        apply_cell_backward<T, Q, Cell>(sums, 0, count, vectors, q * Groups::kWidth, n_.H, at);
         if constexpr (Cell::kProjectable) {
           for (int r = 0; r < count; ++r)
             recompute_hidden(h + (row + r) * n_.H, at.saved + r * at.saved_ld, q, vectors);
@@ -299,7 +334,7 @@ class LayerBackward {
     }
   }
 
-  void recompute_hidden(T* h, const Real<T>* saved_row, int64_t q, int vectors) const {
+  void recompute_hidden(Q* h, const Real<T>* saved_row, int64_t q, int vectors) const {
     for (int u = 0; u < vectors; ++u) {
       const int64_t column = q * Groups::kWidth + u * kLanes<T>;
       const int n = valid_lanes<T>(column, n_.H);
@@ -311,7 +346,7 @@ class LayerBackward {
   }
 
   // Gradients of the outputs of rows from `row` on: of y, and of the final state where no step follows.
-  void add_outside(CellGradientRows<T>& at, const Steps& steps, int64_t s, int64_t row, bool followed) const {
+  void add_outside(CellGradientRows<T, Q>& at, const Steps& steps, int64_t s, int64_t row, bool followed) const {
     if (a_.dy) {
       at.dy = a_.dy + steps.row(s, row) * n_.D * n_.P + d_ * n_.P;
       at.dy_ld = steps.stride() * n_.D * n_.P;
@@ -324,8 +359,8 @@ class LayerBackward {
 
   int64_t of_batch(const Steps& steps, int64_t row) const { return d_ * n_.B + steps.part + row * steps.parts; }
 
-  CellGradientRows<T> cell_rows(const Steps& steps, int64_t s, int64_t row, T* now, bool begun) const {
-    CellGradientRows<T> at{};
+  CellGradientRows<T, Q> cell_rows(const Steps& steps, int64_t s, int64_t row, Q* now, bool begun) const {
+    CellGradientRows<T, Q> at{};
     const int64_t number = steps.row(s, row), before = begun ? steps.row(s - 1, row) : 0;
     const int64_t saved_width = Cell::kSaved * n_.H, y_width = n_.D * n_.P;
     const Real<T>* saved = a_.saved + d_ * n_.N * saved_width;
@@ -340,16 +375,16 @@ class LayerBackward {
       at.cell_state_prev_ld = steps.parts * n_.H;
     }
     at.carry = a_.carry ? a_.carry + of_batch(steps, row) * n_.H : nullptr, at.carry_ld = steps.parts * n_.H;
-    at.dsums = now + row * dsums_ld(), at.dsums_ld = dsums_ld();
+    at.dsums = now + row * dsums_ld(), at.dsums_ld = dsums_ld(), at.bias = rows_.bias;
     return at;
   }
 
   // The gradient of the initial hidden state, for rows whose first step this was.
-  void finish(const Steps& steps, Range rows, const T* now) {
+  void finish(const Steps& steps, Range rows, const Q* now) {
     const Range outputs = share({0, outputs_.count()}, share_.unit_part, plan_.unit_parts);
     for (int64_t q = outputs.begin; q < outputs.end; ++q) {
-      for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
-        alignas(64) Real<T> sums[kMostRows<T> * kTileCols * kLanes<T>];
+      for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
+        alignas(64) Real<T> sums[kMostRows<Q> * kTileCols * kLanes<T>];
         const int cols = outputs_.vectors(q);
         hidden_gradient(sums, count, q, cols, now + row * dsums_ld(), nullptr, Nothing());
         for (int r = 0; r < count; ++r) {
@@ -385,8 +420,8 @@ class LayerBackward {
   // The chunk's rows, the thread's share, where the caller has asked for them.
   void hand_out_rows(const Steps& steps, int64_t begin, int64_t end) {
     int64_t k = 0;
-    const auto copy = [&](T* to, int64_t number, const T* rows, int64_t ld, int64_t width) {
-      if (to) __builtin_memcpy(to + (d_ * n_.N + number) * width, rows + k * ld, width * sizeof(T));
+    const auto copy = [&](T* to, int64_t number, const Q* rows, int64_t ld, int64_t width) {
+      if (to) copy_row(to + (d_ * n_.N + number) * width, rows + k * ld, width);
     };
     for (int64_t s = end - 1; s >= begin; --s) {
       for (int64_t j = 0; j < steps.active(s); ++j, ++k) {
@@ -434,8 +469,8 @@ class LayerBackward {
   const Groups groups_{n_.H}, outputs_{n_.P};
   int64_t part_rows_ = 0, chunk_rows_ = 0, d_ = 0;
   Real<T>* other_dx_ = nullptr;
-  T* chunk_dsums_ = nullptr;
-  RightWeight<T> w_hh_[2], w_ih_[2], w_hr_[2];
+  Q* chunk_dsums_ = nullptr;
+  RightWeight<T, Q> w_hh_[2], w_ih_[2], w_hr_[2];
   RowBuffers rows_;
   ThreadBuffers thread_;
   WeightGradients<Real<T>> gradients_[2], second_part_[2];

@@ -22,6 +22,13 @@ FASTRNN_INLINE Vec<float> load_pairs(const BFloat16* p, int n) {
   return (Vec<float>)_mm512_maskz_loadu_epi16((__mmask32)((uint64_t(1) << n) - 1), p);
 }
 FASTRNN_INLINE void store_pairs(BFloat16* p, Vec<float> v) { _mm512_storeu_si512(p, (__m512i)v); }
+// The same of n values of float32, rounded.
+FASTRNN_INLINE Vec<float> round_pairs(const float* p, int n) {
+  constexpr int kHalf = kLanes<float>;
+  const Vec<float> low = n < kHalf ? load_first(p, n) : load(p);
+  const Vec<float> high = n < 2 * kHalf ? load_first(p + kHalf, n < kHalf ? 0 : n - kHalf) : load(p + kHalf);
+  return (Vec<float>)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+}
 FASTRNN_INLINE Vec<float> broadcast_pair(const BFloat16* p) {
   int pair;
   __builtin_memcpy(&pair, p, sizeof pair);
@@ -36,6 +43,13 @@ FASTRNN_INLINE Vec<float> interleave(const BFloat16* first, const BFloat16* seco
   const __m256i a = first ? _mm256_maskz_loadu_epi16(mask, first) : _mm256_setzero_si256();
   const __m256i b = second ? _mm256_maskz_loadu_epi16(mask, second) : _mm256_setzero_si256();
   return (Vec<float>)(zero_extend(a) | zero_extend(b) << 16);
+}
+
+FASTRNN_INLINE Vec<float> interleave(const float* first, const float* second, int n) {
+  const auto rounded = [n](const float* p) {
+    return p ? zero_extend(narrow(n == kLanes<float> ? load(p) : load_first(p, n))) : Bits<float>{};
+  };
+  return (Vec<float>)(rounded(first) | rounded(second) << 16);
 }
 
 // Two products a lane, added in float32.

@@ -1,4 +1,5 @@
-// A layer's forward pass: the time loop over register tiles, for any cell.
+// A layer's forward pass: the time loop over register tiles, for any cell. T is what tensors hold, Q what products
+// take: T, or values of T rounded to bfloat16.
 #pragma once
 
 #include "kernels/cells.h"
@@ -8,9 +9,9 @@
 namespace fastrnn {
 namespace {
 
-// Whether h is held beside y, which holds it rounded: a cell that adds small steps to h would lose them.
-template <class T, class Cell>
-constexpr bool kUnroundedHidden = Cell::kReadsHidden && !std::is_same_v<T, Real<T>>;
+// Whether h is held beside what products take, where it is rounded: a cell that adds small steps to h would lose them.
+template <class Q, class Cell>
+constexpr bool kUnroundedHidden = Cell::kReadsHidden && !std::is_same_v<Q, Real<Q>>;
 
 // Rows of one step that go through the cell together, from the first of a block on.
 template <class T>
@@ -29,7 +30,7 @@ struct CellRows {
 
 // The cell on the rows from `begin` to `end` of a block of finished sums, for the units from `unit` on. Not inlined and
 // not specialised by the number of rows, so that a row's result does not depend on the rows beside it.
-template <class T, class Cell>
+template <class T, class Q, class Cell>
 FASTRNN_NOINLINE void apply_cell(const Real<T>* sums, int begin, int end, int vectors, int64_t unit, int64_t H,
                                  const CellRows<T>& at) {
   constexpr int kSums = Cell::Gates::kSums;
@@ -50,22 +51,22 @@ FASTRNN_NOINLINE void apply_cell(const Real<T>* sums, int begin, int end, int ve
           store(at.saved + r * at.saved_ld + saved_at(Cell::kSaved, column, i, n), saved[i], n);
       }
       store(at.h + r * at.h_ld + column, h, n);
-      if constexpr (kUnroundedHidden<T, Cell>) store(at.unrounded_h + r * at.unrounded_h_ld + column, h, n);
+      if constexpr (kUnroundedHidden<Q, Cell>) store(at.unrounded_h + r * at.unrounded_h_ld + column, h, n);
     }
   }
 }
 
-template <class T, class Cell>
+template <class T, class Q, class Cell>
 struct CellWork {
   const Real<T>* sums;
   int vectors;
   int64_t unit, H;
   CellRows<T> at;
 
-  void operator()(int begin, int end) const { apply_cell<T, Cell>(sums, begin, end, vectors, unit, H, at); }
+  void operator()(int begin, int end) const { apply_cell<T, Q, Cell>(sums, begin, end, vectors, unit, H, at); }
 };
 
-template <class T, class Cell>
+template <class T, class Q, class Cell>
 class LayerForward {
   using Gates = typename Cell::Gates;
   using Groups = ColumnGroups<T, Cell::kUnitVectors>;
@@ -77,31 +78,32 @@ class LayerForward {
     for (int64_t d = 0; d < n_.D; ++d) {
       Panels& p = panels_[d];
       p.bias = take<Real<T>>(groups_.padded() * Gates::kSums);
-      if (args.weights[d].w_hr) p.projection = take<T>(outputs_.padded() * whole_depth<T>(n_.H));
+      if (args.weights[d].w_hr) p.projection = take<Q>(outputs_.padded() * whole_depth<Q>(n_.H));
       if (plan.direct_forward) continue;
-      p.x = take<T>(groups_.padded() * Gates::kGates * whole_depth<T>(n_.I));
-      p.h = take<T>(groups_.padded() * Gates::kGates * whole_depth<T>(n_.P));
+      p.x = take<Q>(groups_.padded() * Gates::kGates * whole_depth<Q>(n_.I));
+      p.h = take<Q>(groups_.padded() * Gates::kGates * whole_depth<Q>(n_.P));
     }
-    const int64_t part_rows = divide_up(n_.B, plan.row_parts) + kSpareRows<T>;
+    const int64_t part_rows = divide_up(n_.B, plan.row_parts) + kSpareRows<Q>;
     if (args.weights[0].w_hr) {
       unprojected_ = take_for_each(plan.directions_at_once * plan.row_parts, share_.rows_owner,
                                    [&] { return take<T>(part_rows * row_ld<T>(n_.H)); });
     }
-    if (kUnroundedHidden<T, Cell>) unrounded_h_ = take<Real<T>>(n_.D * n_.B * n_.H);
+    if (kUnroundedHidden<Q, Cell>) unrounded_h_ = take<Real<T>>(n_.D * n_.B * n_.H);
     if (plan.hoist_rows > 0) {
       const int64_t rows = larger(plan.hoist_rows, part_rows);  // a step is not divided
       hoisted_ = take_for_each(plan.threads, team.rank, [&] {
         Hoisted h;
-        h.gx = take<Real<T>>((rows + kSpareRows<T>)*groups_.padded() * Gates::kSums);
-        h.x = take<T>((rows + kSpareRows<T>)*row_ld<T>(n_.I));
+        h.gx = take<Real<T>>((rows + kSpareRows<Q>)*groups_.padded() * Gates::kSums);
+        h.x = take<Q>((rows + kSpareRows<Q>)*row_ld<Q>(n_.I));
         return h;
       });
     }
-    if (plan.matrix_steps) {
+    if (stages()) {
       staged_ = take_for_each(plan.threads, team.rank, [&] {
         Staged staged;
-        staged.x = take<T>(part_rows * row_ld<T>(n_.I));
-        staged.h = take<T>(part_rows * row_ld<T>(n_.P));
+        if (plan.hoist_rows == 0) staged.x = take<Q>(part_rows * row_ld<Q>(n_.I));
+        staged.h = take<Q>(part_rows * row_ld<Q>(n_.P));
+        if (kRounds<T, Q> && args.weights[0].w_hr) staged.unprojected = take<Q>(part_rows * row_ld<Q>(n_.H));
         return staged;
       });
     }
@@ -119,20 +121,21 @@ class LayerForward {
  private:
   struct Panels {
     Real<T>* bias = nullptr;
-    T *x = nullptr, *h = nullptr, *projection = nullptr;
+    Q *x = nullptr, *h = nullptr, *projection = nullptr;
   };
 
   // Inputs of some steps side by side, and their products.
   struct Hoisted {
     Real<T>* gx = nullptr;
-    T* x = nullptr;
+    Q* x = nullptr;
   };
 
-  // A step's left operands for the matrix unit. Every thread copies all of them for itself: that takes less than a
-  // second barrier.
+  // A step's left operands where products do not take them as they lie: for the matrix unit, or rounded. Every thread
+  // copies all of them for itself: that takes less than a second barrier.
   struct Staged {
-    T *x = nullptr, *h = nullptr;
+    Q *x = nullptr, *h = nullptr, *unprojected = nullptr;
   };
+  bool stages() const { return kRounds<T, Q> || plan_.matrix_steps; }
 
   template <class U>
   U* take(int64_t elements) {
@@ -147,7 +150,9 @@ class LayerForward {
     if (a_.weights[0].w_hr) pack_projections();
     const int64_t part_rows = divide_up(n_.B, plan_.row_parts);
     if (plan_.hoist_rows > 0) clear_ends(hoisted_.x, larger(plan_.hoist_rows, part_rows), n_.I);
-    if (plan_.matrix_steps) clear_ends(staged_.x, part_rows, n_.I), clear_ends(staged_.h, part_rows, n_.P);
+    if (staged_.x) clear_ends(staged_.x, part_rows, n_.I);
+    if (staged_.h) clear_ends(staged_.h, part_rows, n_.P);
+    if (staged_.unprojected) clear_ends(staged_.unprojected, part_rows, n_.H);
     if (unprojected_ && share_.unit_part == 0) clear_ends(unprojected_, part_rows, n_.H);
   }
 
@@ -168,8 +173,8 @@ class LayerForward {
       }
     }
     if (plan_.direct_forward) return;
-    pack_gates<T>(x_panel(d, q), w.w_ih, Gates::kGates, n_.H, n_.I, unit, vectors);
-    pack_gates<T>(h_panel(d, q), w.w_hh, Gates::kGates, n_.H, n_.P, unit, vectors);
+    pack_gates(x_panel(d, q), w.w_ih, Gates::kGates, n_.H, n_.I, unit, vectors);
+    pack_gates(h_panel(d, q), w.w_hh, Gates::kGates, n_.H, n_.P, unit, vectors);
   }
 
   void pack_projections() {
@@ -177,21 +182,21 @@ class LayerForward {
     const Range mine = share({0, n_.D * count}, team_.rank, team_.size);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       const int64_t d = i / count, q = i % count;
-      pack_gates<T>(panels_[d].projection + q * Outputs::kWidth * whole_depth<T>(n_.H), a_.weights[d].w_hr, 1, n_.P,
-                    n_.H, q * Outputs::kWidth, outputs_.vectors(q));
+      pack_gates(panels_[d].projection + q * Outputs::kWidth * whole_depth<Q>(n_.H), a_.weights[d].w_hr, 1, n_.P, n_.H,
+                 q * Outputs::kWidth, outputs_.vectors(q));
     }
   }
 
   Real<T>* bias_of(int64_t d, int64_t q) const { return panels_[d].bias + q * Groups::kWidth * Gates::kSums; }
-  T* x_panel(int64_t d, int64_t q) const {
-    return panels_[d].x + q * Groups::kWidth * Gates::kGates * whole_depth<T>(n_.I);
+  Q* x_panel(int64_t d, int64_t q) const {
+    return panels_[d].x + q * Groups::kWidth * Gates::kGates * whole_depth<Q>(n_.I);
   }
-  T* h_panel(int64_t d, int64_t q) const {
-    return panels_[d].h + q * Groups::kWidth * Gates::kGates * whole_depth<T>(n_.P);
+  Q* h_panel(int64_t d, int64_t q) const {
+    return panels_[d].h + q * Groups::kWidth * Gates::kGates * whole_depth<Q>(n_.P);
   }
 
   // That of the group which comes after q, where the plan says to fetch it.
-  const T* next_panel(T* (LayerForward::*panel)(int64_t, int64_t) const, int64_t d, int64_t q, Range groups) const {
+  const Q* next_panel(Q* (LayerForward::*panel)(int64_t, int64_t) const, int64_t d, int64_t q, Range groups) const {
     if (!plan_.fetch_panels) return nullptr;
     return (this->*panel)(d, q + 1 < groups.end ? q + 1 : groups.begin);
   }
@@ -199,7 +204,7 @@ class LayerForward {
   void run_direction(int64_t d) {
     const Steps steps{a_.x_rows, a_.rows, n_.T, share_.row_part, plan_.row_parts, d == 1};
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
-    if (kUnroundedHidden<T, Cell>) widen_initial(d, groups);
+    if (kUnroundedHidden<Q, Cell>) widen_initial(d, groups);
     int64_t hoisted_end = 0, hoisted_row = 0;
     for (int64_t s = 0; s < n_.T; ++s) {
       if (plan_.hoist_rows > 0 && s == hoisted_end) {
@@ -227,19 +232,19 @@ class LayerForward {
     int64_t rows = 0;
     do {
       for (int64_t j = 0; j < steps.active(s); ++j, ++rows)
-        __builtin_memcpy(hoisted_.x + rows * row_ld<T>(n_.I), a_.x + steps.x_row(s, j) * n_.I, n_.I * sizeof(T));
+        copy_row(hoisted_.x + rows * row_ld<Q>(n_.I), a_.x + steps.x_row(s, j) * n_.I, n_.I);
       ++s;
     } while (s < n_.T && rows + steps.active(s) <= plan_.hoist_rows);
     gx_rows_ = rows;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       const int vectors = groups_.vectors(q);
-      const T* x_next = next_panel(&LayerForward::x_panel, d, q, groups);
+      const Q* x_next = next_panel(&LayerForward::x_panel, d, q, groups);
       int64_t block = 0;
-      for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kBlockRows), {0, rows}, [&](int64_t row, int count) {
-        const T* fetch = part_ahead<T>(x_next, n_.I, Gates::kGates * vectors, block++);
-        gate_products<T, Gates, Cell::kUnitVectors>(
+      for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kBlockRows), {0, rows}, [&](int64_t row, int count) {
+        const Q* fetch = part_ahead<Q>(x_next, n_.I, Gates::kGates * vectors, block++);
+        gate_products<Q, Gates, Cell::kUnitVectors>(
             plan_.matrix_steps, gx_of(q, row), count, vectors, bias_of(d, q), 0,
-            {hoisted_.x + row * row_ld<T>(n_.I), row_ld<T>(n_.I), x_panel(d, q), n_.I, fetch}, {nullptr, 0, nullptr, 0},
+            {hoisted_.x + row * row_ld<Q>(n_.I), row_ld<Q>(n_.I), x_panel(d, q), n_.I, fetch}, {nullptr, 0, nullptr, 0},
             Nothing());
       });
     }
@@ -254,16 +259,16 @@ class LayerForward {
     const int64_t active = steps.active(s), begun = steps.begun(s);
     const int64_t y_ld = n_.D * n_.P;
     T* const y = a_.y + d * n_.P;
-    const Left x{a_.x + steps.x_first(s) * n_.I, steps.x_stride() * n_.I};
-    const Left h{begun > 0 ? y + steps.first(s - 1) * y_ld : nullptr, steps.stride() * y_ld};
-    const Left h_0{a_.h_0 ? a_.h_0 + (d * n_.B + steps.part) * n_.P : nullptr, steps.parts * n_.P};
-    if (plan_.matrix_steps) {
-      copy_rows(staged_.x, x, {0, active}, n_.I);
+    const Left<T> x{a_.x + steps.x_first(s) * n_.I, steps.x_stride() * n_.I};
+    const Left<T> h{begun > 0 ? y + steps.first(s - 1) * y_ld : nullptr, steps.stride() * y_ld};
+    const Left<T> h_0{a_.h_0 ? a_.h_0 + (d * n_.B + steps.part) * n_.P : nullptr, steps.parts * n_.P};
+    if (stages()) {
+      if (staged_.x) copy_rows(staged_.x, x, {0, active}, n_.I);
       copy_rows(staged_.h, h, {0, begun}, n_.P);
       copy_rows(staged_.h, h_0, {begun, active}, n_.P);
-      advance(d, steps, groups, s, {0, active}, {staged_.x, row_ld<T>(n_.I)}, {staged_.h, row_ld<T>(n_.P)},
+      advance(d, steps, groups, s, {0, active}, {staged_.x, row_ld<Q>(n_.I)}, {staged_.h, row_ld<Q>(n_.P)},
               hoisted_row);
-    } else {
+    } else if constexpr (!kRounds<T, Q>) {
       if (begun > 0) advance(d, steps, groups, s, {0, begun}, x, h, hoisted_row);
       if (begun < active) advance(d, steps, groups, s, {begun, active}, x, h_0, hoisted_row);
     }
@@ -277,52 +282,53 @@ class LayerForward {
   }
 
   // Rows of a left operand, null for zeros.
+  template <class E>
   struct Left {
-    const T* data;
+    const E* data;
     int64_t ld;
 
-    const T* row(int64_t number) const { return data ? data + number * ld : nullptr; }
+    const E* row(int64_t number) const { return data ? data + number * ld : nullptr; }
   };
 
-  static void copy_rows(T* to, Left from, Range rows, int64_t width) {
+  static void copy_rows(Q* to, Left<T> from, Range rows, int64_t width) {
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      T* const at = to + row * row_ld<T>(width);
+      Q* const at = to + row * row_ld<Q>(width);
       if (from.data)
-        __builtin_memcpy(at, from.row(row), width * sizeof(T));
+        copy_row(at, from.row(row), width);
       else
-        __builtin_memset(at, 0, width * sizeof(T));
+        __builtin_memset(at, 0, width * sizeof(Q));
     }
   }
 
   // Rows from their inputs and their previous hidden state.
-  void advance(int64_t d, const Steps& steps, Range groups, int64_t s, Range rows, Left x, Left h,
+  void advance(int64_t d, const Steps& steps, Range groups, int64_t s, Range rows, Left<Q> x, Left<Q> h,
                int64_t hoisted_row) {
-    constexpr int kSize = kMostRows<T> * Gates::kSums * Cell::kUnitVectors * kLanes<T>;
-    alignas(64) Real<T> buffers[kMatrix<T> ? 2 : 1][kSize];
-    BesideProducts<CellWork<T, Cell>> cell_before;
+    constexpr int kSize = kMostRows<Q> * Gates::kSums * Cell::kUnitVectors * kLanes<T>;
+    alignas(64) Real<T> buffers[kMatrix<Q> ? 2 : 1][kSize];
+    BesideProducts<CellWork<T, Q, Cell>> cell_before;
     int64_t blocks = 0;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       const int vectors = groups_.vectors(q), lines = Gates::kGates * vectors;
-      const T* x_next = next_panel(&LayerForward::x_panel, d, q, groups);
-      const T* h_next = next_panel(&LayerForward::h_panel, d, q, groups);
+      const Q* x_next = next_panel(&LayerForward::x_panel, d, q, groups);
+      const Q* h_next = next_panel(&LayerForward::h_panel, d, q, groups);
       int64_t block = 0;
-      for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kBlockRows), rows, [&](int64_t row, int count) {
-        Real<T>* const sums = buffers[kMatrix<T> ? blocks++ % 2 : 0];
-        const Operand<T> of_h{h.row(row), h.ld, h_panel(d, q), n_.P, part_ahead<T>(h_next, n_.P, lines, block)};
-        if (plan_.direct_forward)
+      for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kBlockRows), rows, [&](int64_t row, int count) {
+        Real<T>* const sums = buffers[kMatrix<Q> ? blocks++ % 2 : 0];
+        const Operand<Q> of_h{h.row(row), h.ld, h_panel(d, q), n_.P, part_ahead<Q>(h_next, n_.P, lines, block)};
+        if (!kRounds<T, Q> && plan_.direct_forward)
           direct_sums(sums, d, q, count, x.row(row), x.ld, of_h.data, h.ld);
         else if (plan_.hoist_rows > 0)
-          gate_products<T, Gates, Cell::kUnitVectors>(plan_.matrix_steps, sums, count, vectors,
+          gate_products<Q, Gates, Cell::kUnitVectors>(plan_.matrix_steps, sums, count, vectors,
                                                       gx_of(q, hoisted_row + row), Gates::kSums * vectors * kLanes<T>,
                                                       {nullptr, 0, nullptr, n_.I}, of_h, cell_before);
         else
-          gate_products<T, Gates, Cell::kUnitVectors>(
+          gate_products<Q, Gates, Cell::kUnitVectors>(
               plan_.matrix_steps, sums, count, vectors, bias_of(d, q), 0,
-              {x.row(row), x.ld, x_panel(d, q), n_.I, part_ahead<T>(x_next, n_.I, lines, block)}, of_h, cell_before);
+              {x.row(row), x.ld, x_panel(d, q), n_.I, part_ahead<Q>(x_next, n_.I, lines, block)}, of_h, cell_before);
         ++block;
-        const CellWork<T, Cell> cell{sums, vectors, q * Groups::kWidth, n_.H,
-                                     cell_rows(d, steps, s, row, of_h.data, h.ld)};
-        if (kMatrix<T> && plan_.matrix_steps)
+        const CellWork<T, Q, Cell> cell{sums, vectors, q * Groups::kWidth, n_.H,
+                                        cell_rows(d, steps, s, row, of_h.data, h.ld)};
+        if (kMatrix<Q> && plan_.matrix_steps)
           cell_before.turn_to(count, cell);
         else
           cell(0, count);
@@ -331,23 +337,25 @@ class LayerForward {
     cell_before.finish();
   }
 
-  void direct_sums(Real<T>* sums, int64_t d, int64_t q, int rows, const T* x, int64_t x_ld, const T* h, int64_t h_ld) {
-    const Weights<T>& w = a_.weights[d];
-    const int vectors = groups_.vectors(q);
-    const int64_t unit = q * Groups::kWidth, width = Gates::kSums * vectors * kLanes<T>;
-    for (int r = 0; r < rows; ++r) __builtin_memcpy(sums + r * width, bias_of(d, q), width * sizeof(Real<T>));
-    const DirectOperand<T> with_x{x, x_ld, w.w_ih, n_.I}, with_h{h, h_ld, w.w_hh, n_.P};
-    // Without the code for what is left over, the sums stay in registers.
-    constexpr int64_t kDepth = kPair<T> * kLanes<T>;
-    const bool whole = n_.I % kDepth == 0 && n_.P % kDepth == 0 && n_.H % kLanes<T> == 0;
-    const auto run = whole ? direct_tile<T, Gates, true> : direct_tile<T, Gates, false>;
-    run(sums, rows, vectors, with_x, with_h, n_.H, unit);
+  void direct_sums(Real<T>* sums, int64_t d, int64_t q, int rows, const Q* x, int64_t x_ld, const Q* h, int64_t h_ld) {
+    if constexpr (!kRounds<T, Q>) {  // where a plan may say so
+      const Weights<T>& w = a_.weights[d];
+      const int vectors = groups_.vectors(q);
+      const int64_t unit = q * Groups::kWidth, width = Gates::kSums * vectors * kLanes<T>;
+      for (int r = 0; r < rows; ++r) __builtin_memcpy(sums + r * width, bias_of(d, q), width * sizeof(Real<T>));
+      const DirectOperand<T> with_x{x, x_ld, w.w_ih, n_.I}, with_h{h, h_ld, w.w_hh, n_.P};
+      // Without the code for what is left over, the sums stay in registers.
+      constexpr int64_t kDepth = kPair<T> * kLanes<T>;
+      const bool whole = n_.I % kDepth == 0 && n_.P % kDepth == 0 && n_.H % kLanes<T> == 0;
+      const auto run = whole ? direct_tile<T, Gates, true> : direct_tile<T, Gates, false>;
+      run(sums, rows, vectors, with_x, with_h, n_.H, unit);
+    }
   }
 
-  CellRows<T> cell_rows(int64_t d, const Steps& steps, int64_t s, int64_t row, const T* h_prev, int64_t h_ld) const {
+  CellRows<T> cell_rows(int64_t d, const Steps& steps, int64_t s, int64_t row, const Q* h_prev, int64_t h_ld) const {
     const int64_t number = steps.row(s, row), of_batch = d * n_.B + steps.part + row * steps.parts;
     CellRows<T> at{};
-    if constexpr (kUnroundedHidden<T, Cell>) {
+    if constexpr (kUnroundedHidden<Q, Cell>) {
       at.unrounded_h = unrounded_h_ + of_batch * n_.H, at.unrounded_h_ld = steps.parts * n_.H;
       at.h_prev = at.unrounded_h, at.h_prev_ld = at.unrounded_h_ld;
     } else if constexpr (Cell::kReadsHidden) {
@@ -368,14 +376,19 @@ class LayerForward {
   void project(int64_t d, const Steps& steps, int64_t s) {
     wait(share_.group, plan_.unit_parts, share_.place);
     const Range groups = share({0, outputs_.count()}, share_.unit_part, plan_.unit_parts);
+    const Q* h = staged_.unprojected;
+    if constexpr (kRounds<T, Q>)
+      copy_rows(staged_.unprojected, {unprojected_, row_ld<T>(n_.H)}, {0, steps.active(s)}, n_.H);
+    else
+      h = unprojected_;
     const int64_t start = 0;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
-      for_row_blocks(rows_at_once<T>(plan_.matrix_steps, kTileRows), {0, steps.active(s)}, [&](int64_t row, int count) {
-        alignas(64) Real<T> out[kMostRows<T> * kTileCols * kLanes<T>];
+      for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kTileRows), {0, steps.active(s)}, [&](int64_t row, int count) {
+        alignas(64) Real<T> out[kMostRows<Q> * kTileCols * kLanes<T>];
         const int cols = outputs_.vectors(q);
-        plain_product<T>(
-            plan_.matrix_steps, out, count, cols, {unprojected_ + row * row_ld<T>(n_.H), row_ld<T>(n_.H), &start, 1},
-            {panels_[d].projection + q * Outputs::kWidth * whole_depth<T>(n_.H), cols * kLanes<T>}, n_.H, Nothing());
+        plain_product<Q>(plan_.matrix_steps, out, count, cols, {h + row * row_ld<Q>(n_.H), row_ld<Q>(n_.H), &start, 1},
+                         {panels_[d].projection + q * Outputs::kWidth * whole_depth<Q>(n_.H), cols * kLanes<T>}, n_.H,
+                         Nothing());
         for (int r = 0; r < count; ++r) {
           T* y = a_.y + steps.row(s, row + r) * n_.D * n_.P + d * n_.P;
           for (int c = 0; c < cols; ++c) {

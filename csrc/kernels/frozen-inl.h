@@ -254,7 +254,7 @@ class FrozenForward {
         if (Cell::kReadsHidden && h) at.h_prev = h + row * h_ld, at.h_prev_ld = h_ld;
         if (a_.cell_state) at.cell_state = a_.cell_state + of_batch * n_.H, at.cell_state_ld = steps.parts * n_.H;
         at.h = a_.y + (number * n_.D + d) * n_.H, at.h_ld = steps.stride() * n_.D * n_.H;
-        apply_cell<float, Cell>(sums, 0, count, vectors, q * Groups::kWidth, n_.H, at);
+        apply_cell<float, float, Cell>(sums, 0, count, vectors, q * Groups::kWidth, n_.H, at);
       });
     }
   }

@@ -2,9 +2,10 @@
 #if defined(__x86_64__)
 #include "kernels/arguments.h"
 
-// The name of their table; isa_software_tiles.cpp compiles this file too.
-#if !defined(FASTRNN_MATRIX_KERNELS)
-#define FASTRNN_MATRIX_KERNELS kAmxBf16
+// The names of their tables; isa_software_tiles.cpp compiles this file too.
+#if !defined(FASTRNN_SOFTWARE_TILES)
+#define FASTRNN_MATRIX_BF16 kAmxBf16
+#define FASTRNN_MATRIX_ROUNDED kAmxRounded
 #endif
 
 #if defined(__clang__)
@@ -22,8 +23,10 @@
 #include "kernels/table-inl.h"
 
 namespace fastrnn {
-extern constinit const Kernels<BFloat16> FASTRNN_MATRIX_KERNELS;
-constinit const Kernels<BFloat16> FASTRNN_MATRIX_KERNELS = kernels<BFloat16>();
+extern constinit const Kernels<BFloat16> FASTRNN_MATRIX_BF16;
+constinit const Kernels<BFloat16> FASTRNN_MATRIX_BF16 = kernels<BFloat16>();
+extern constinit const Kernels<float> FASTRNN_MATRIX_ROUNDED;
+constinit const Kernels<float> FASTRNN_MATRIX_ROUNDED = kernels<float, BFloat16>();
 }  // namespace fastrnn
 
 #if defined(__clang__)

@@ -19,6 +19,8 @@
 namespace fastrnn {
 extern constinit const Kernels<BFloat16> kAvx512Bf16;
 constinit const Kernels<BFloat16> kAvx512Bf16 = kernels<BFloat16>();
+extern constinit const Kernels<float> kAvx512Rounded;
+constinit const Kernels<float> kAvx512Rounded = kernels<float, BFloat16>();
 extern constinit const FrozenKernels<BFloat16> kFrozenBf16;
 constinit const FrozenKernels<BFloat16> kFrozenBf16 = frozen_kernels<Rounded>();
 extern constinit const FrozenKernels<int8_t> kFrozenInt8;

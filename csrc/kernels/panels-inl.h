@@ -1,4 +1,5 @@
-// Packing of the panels and left operands that register tiles and the matrix unit read.
+// Packing of the panels and left operands that register tiles and the matrix unit read: of Q, from tensors of T, which
+// is Q or rounded to it.
 #pragma once
 
 #include "kernels/tiles-inl.h"
@@ -6,47 +7,71 @@
 namespace fastrnn {
 namespace {
 
+// Whether products take tensors of T rounded.
+template <class T, class Q>
+constexpr bool kRounds = !std::is_same_v<T, Q>;
+
+// The first n values of those that a vector of products' operands holds.
+template <class Q, class T>
+FASTRNN_INLINE Vec<Q> load_pairs_as(const T* p, int n) {
+  if constexpr (!kRounds<T, Q>)
+    return n == kPair<Q> * kLanes<Q> ? load_pairs(p) : load_pairs(p, n);
+  else
+    return round_pairs(p, n);
+}
+
+template <class Q, class T>
+FASTRNN_INLINE void copy_row(Q* to, const T* from, int64_t width) {
+  if constexpr (!kRounds<T, Q>) {
+    __builtin_memcpy(to, from, width * sizeof(T));
+  } else {
+    for (int64_t c = 0; c < width; c += kLanes<T>) {
+      const int n = valid_lanes<T>(c, width);
+      store(to + c, load(from + c, n), n);
+    }
+  }
+}
+
 // Gate panel of one group: dst[k][gate][unit] = w[gate * H + unit][k] for the units from `unit` on, zero past H. Pairs
 // along k stay side by side, and are transposed as one lane.
-template <class T>
-FASTRNN_NOINLINE void pack_gates(T* dst, const T* w, int gates, int64_t H, int64_t K, int64_t unit, int vectors) {
-  const int64_t ld = int64_t(gates) * vectors * kLanes<T>;
+template <class Q, class T>
+FASTRNN_NOINLINE void pack_gates(Q* dst, const T* w, int gates, int64_t H, int64_t K, int64_t unit, int vectors) {
+  const int64_t ld = int64_t(gates) * vectors * kLanes<Q>;
   for (int block = 0; block < gates * vectors; ++block) {
-    const int64_t first = unit + (block % vectors) * kLanes<T>;
-    const int rows = valid_lanes<T>(first, H);
+    const int64_t first = unit + (block % vectors) * kLanes<Q>;
+    const int rows = valid_lanes<Q>(first, H);
     const T* src = w + ((block / vectors) * H + first) * K;
-    T* out = dst + block * kPair<T> * kLanes<T>;
-    constexpr int kDepth = kPair<T> * kLanes<T>;
+    Q* out = dst + block * kPair<Q> * kLanes<Q>;
+    constexpr int kDepth = kPair<Q> * kLanes<Q>;
     for (int64_t k = 0; k < K; k += kDepth) {
       const int n = int(smaller(kDepth, K - k));
-      Vec<T> v[kLanes<T>];
+      Vec<Q> v[kLanes<Q>];
       FASTRNN_UNROLL
-      for (int i = 0; i < kLanes<T>; ++i)
-        v[i] = i >= rows ? Vec<T>{} : n == kDepth ? load_pairs(src + i * K + k) : load_pairs(src + i * K + k, n);
-      transpose<Real<T>>(v);
-      if (n == kDepth || kMatrix<T>) {
+      for (int i = 0; i < kLanes<Q>; ++i) v[i] = i >= rows ? Vec<Q>{} : load_pairs_as<Q>(src + i * K + k, n);
+      transpose<Real<Q>>(v);
+      if (n == kDepth || kMatrix<Q>) {
         FASTRNN_UNROLL
-        for (int i = 0; i < kLanes<T>; ++i) store_pairs(out + (k + i * kPair<T>)*ld, v[i]);
+        for (int i = 0; i < kLanes<Q>; ++i) store_pairs(out + (k + i * kPair<Q>)*ld, v[i]);
       } else {
-        for (int i = 0; i * kPair<T> < n; ++i) store_pairs(out + (k + i * kPair<T>)*ld, v[i]);
+        for (int i = 0; i * kPair<Q> < n; ++i) store_pairs(out + (k + i * kPair<Q>)*ld, v[i]);
       }
     }
   }
 }
 
 // Plain panel of one group: dst[k][0 .. cols) = row(k)[column ..], zero past the last of `columns` and for null rows.
-template <class T, class Row>
-FASTRNN_INLINE void pack_rows(T* dst, Row row, int64_t K, int64_t column, int cols, int64_t columns) {
-  for (int64_t k = 0; k < whole_depth<T>(K); k += kPair<T>) {
-    const T* src = k < K ? row(k) : nullptr;
-    const T* partner = kPair<T> == 2 && k + 1 < K ? row(k + 1) : nullptr;
-    for (int c = 0; c < cols; ++c, dst += kPair<T> * kLanes<T>) {
-      const int64_t at = column + c * kLanes<T>;
-      const int n = valid_lanes<T>(at, columns);
-      if constexpr (kPair<T> == 2)
+template <class Q, class Row>
+FASTRNN_INLINE void pack_rows(Q* dst, Row row, int64_t K, int64_t column, int cols, int64_t columns) {
+  for (int64_t k = 0; k < whole_depth<Q>(K); k += kPair<Q>) {
+    const auto* src = k < K ? row(k) : nullptr;
+    const auto* partner = kPair<Q> == 2 && k + 1 < K ? row(k + 1) : nullptr;
+    for (int c = 0; c < cols; ++c, dst += kPair<Q> * kLanes<Q>) {
+      const int64_t at = column + c * kLanes<Q>;
+      const int n = valid_lanes<Q>(at, columns);
+      if constexpr (kPair<Q> == 2)
         store_pairs(dst, interleave(src ? src + at : nullptr, partner ? partner + at : nullptr, n));
       else
-        store(dst, src ? load(src + at, n) : Vec<T>{});
+        store(dst, src ? load(src + at, n) : Vec<Q>{});
     }
   }
 }

@@ -10,34 +10,41 @@
 namespace fastrnn {
 namespace {
 
-template <class T>
+template <class T, class Q>
 int64_t forward_workspace(CellKind kind, const ForwardArgs<T>& args, const Plan& plan) {
   return with_cell(kind, [&]<class Cell>() {
-    return LayerForward<T, Cell>(args, plan, Team{0, plan.threads, nullptr, nullptr}, nullptr).workspace();
+    return LayerForward<T, Q, Cell>(args, plan, Team{0, plan.threads, nullptr, nullptr}, nullptr).workspace();
   });
 }
 
-template <class T>
+template <class T, class Q>
 void forward(CellKind kind, const ForwardArgs<T>& args, const Plan& plan, Team team, char* workspace) {
-  with_cell(kind, [&]<class Cell>() { LayerForward<T, Cell>(args, plan, team, workspace).run(); });
+  with_cell(kind, [&]<class Cell>() { LayerForward<T, Q, Cell>(args, plan, team, workspace).run(); });
 }
 
-template <class T>
+template <class T, class Q>
 int64_t backward_workspace(CellKind kind, const BackwardArgs<T>& args, const Plan& plan) {
   return with_cell(kind, [&]<class Cell>() {
-    return LayerBackward<T, Cell>(args, plan, Team{0, plan.threads, nullptr, nullptr}, nullptr).workspace();
+    return LayerBackward<T, Q, Cell>(args, plan, Team{0, plan.threads, nullptr, nullptr}, nullptr).workspace();
   });
 }
 
-template <class T>
+template <class T, class Q>
 void backward(CellKind kind, const BackwardArgs<T>& args, const Plan& plan, Team team, char* workspace) {
-  with_cell(kind, [&]<class Cell>() { LayerBackward<T, Cell>(args, plan, team, workspace).run(); });
+  with_cell(kind, [&]<class Cell>() { LayerBackward<T, Q, Cell>(args, plan, team, workspace).run(); });
 }
 
-template <class T>
+// For tensors of T, whose products take Q.
+template <class T, class Q = T>
 constexpr Kernels<T> kernels() {
-  return {forward_workspace<T>, forward<T>,       backward_workspace<T>, backward<T>,
-          multiply_adds<T>,     tile_products<T>, kMostRows<T>,          kMatrix<T>};
+  return {forward_workspace<T, Q>,
+          forward<T, Q>,
+          backward_workspace<T, Q>,
+          backward<T, Q>,
+          multiply_adds<Q>,
+          tile_products<Q>,
+          kMostRows<Q>,
+          kMatrix<Q>};
 }
 
 template <class Format>

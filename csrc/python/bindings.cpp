@@ -10,6 +10,7 @@
 #include "runtime/plan.h"
 #include "runtime/threads.h"
 #include "torch/checked_layer.h"
+#include "torch/tensors.h"
 
 namespace fastrnn {
 namespace {
@@ -67,7 +68,7 @@ pybind11::dict facts_of(const std::string& cell) {
   return out;
 }
 
-// f.operator()<T>() for what tensors of a dtype are multiplied as: float32 where not as they are.
+// f.operator()<T>() for products of a dtype: those of float32 where the instruction set has no others.
 template <class F>
 double with_products_of(const std::string& dtype, F&& f) {
   if (dtype == "bfloat16" && instruction_set().bf16) return f.template operator()<BFloat16>();
@@ -85,11 +86,24 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   // Of the headers. Between minor versions torch's binary interface changes.
   m.attr("built_for_torch") = TORCH_VERSION;
   m.def("isa", [] { return std::string(fastrnn::instruction_set().name); });
-  m.def("multiplies_bfloat16", [] { return fastrnn::instruction_set().bf16 != nullptr; });
+  m.def("has_bfloat16", [] { return fastrnn::instruction_set().bf16 != nullptr; });
+  m.def("multiplies_bfloat16", &fastrnn::multiplies_bfloat16);
   m.def("has_matrix_unit", [] {
     const auto* bf16 = fastrnn::instruction_set().bf16;
     return bf16 != nullptr && bf16->matrix;
   });
+  // What products of a layer on tensors of a dtype take.
+  m.def(
+      "products_of",
+      [](const std::string& dtype, int64_t T, int64_t rows) {
+        if (dtype == "float64") return "float64";
+        const bool rounded =
+            dtype == "float32"
+                ? fastrnn::rounds_products(at::kFloat, {.T = T, .B = 0, .I = 0, .H = 0, .P = 0, .D = 0, .N = rows})
+                : dtype == "bfloat16" && fastrnn::multiplies_bfloat16();
+        return rounded ? "bfloat16" : "float32";
+      },
+      pybind11::arg("dtype"), pybind11::arg("T"), pybind11::arg("rows"));
   m.def("cells", &fastrnn::cell_names);
   m.def("cell_facts", &fastrnn::facts_of, pybind11::arg("name"));
   m.def("runnable_isas", &fastrnn::runnable_isas);

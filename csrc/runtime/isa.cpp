@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "runtime/amx.h"
+#include "runtime/machine.h"
 
 namespace fastrnn {
 
@@ -11,6 +12,7 @@ extern const InstructionSet kBaseline;
 #if defined(__x86_64__)
 extern const InstructionSet kAvx2, kAvx512;
 extern const Kernels<BFloat16> kAvx512Bf16, kAmxBf16, kSoftwareTilesBf16;
+extern const Kernels<float> kAvx512Rounded, kAmxRounded, kSoftwareTilesRounded;
 extern const FrozenKernels<BFloat16> kFrozenBf16;
 extern const FrozenKernels<int8_t> kFrozenInt8;
 #endif
@@ -18,10 +20,11 @@ extern const FrozenKernels<int8_t> kFrozenInt8;
 namespace {
 
 #if defined(__x86_64__)
-InstructionSet with_bfloat16(const char* name, const Kernels<BFloat16>& kernels) {
+InstructionSet with_bfloat16(const char* name, const Kernels<BFloat16>& kernels, const Kernels<float>& rounded) {
   InstructionSet set = kAvx512;
   set.name = name;
   set.bf16 = &kernels;
+  set.f32_rounded = &rounded;
   set.frozen_bf16 = kFrozenBf16;
   set.frozen_int8 = kFrozenInt8;
   return set;
@@ -40,11 +43,12 @@ std::vector<const InstructionSet*> runnable() {
     return sets;
   sets.push_back(&kAvx512);
   if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vnni")) return sets;
-  static const InstructionSet avx512bf16 = with_bfloat16("avx512bf16", kAvx512Bf16);
+  static const InstructionSet avx512bf16 = with_bfloat16("avx512bf16", kAvx512Bf16, kAvx512Rounded);
   sets.push_back(&avx512bf16);
-  static const InstructionSet software_tiles = with_bfloat16("software_tiles", kSoftwareTilesBf16);
+  static const InstructionSet software_tiles =
+      with_bfloat16("software_tiles", kSoftwareTilesBf16, kSoftwareTilesRounded);
   sets.insert(sets.begin(), &software_tiles);
-  static const InstructionSet amx = with_bfloat16("amx", kAmxBf16);
+  static const InstructionSet amx = with_bfloat16("amx", kAmxBf16, kAmxRounded);
   if (amx_is_usable()) sets.push_back(&amx);
 #endif
   return sets;
@@ -80,16 +84,25 @@ std::vector<std::string> runnable_isas() {
 
 void force_isa(const std::string& name) { current() = find_isa(name); }
 
+bool multiplies_bfloat16() {
+  const Kernels<BFloat16>* kernels = instruction_set().bf16;
+  return kernels && this_machine().multiplies_bfloat16(kernels->matrix);
+}
+
 template <>
-const Kernels<float>& kernels() {
+const Kernels<float>& kernels<float, float>() {
   return instruction_set().f32;
 }
 template <>
-const Kernels<double>& kernels() {
+const Kernels<float>& kernels<float, BFloat16>() {
+  return *instruction_set().f32_rounded;
+}
+template <>
+const Kernels<double>& kernels<double, double>() {
   return instruction_set().f64;
 }
 template <>
-const Kernels<BFloat16>& kernels() {
+const Kernels<BFloat16>& kernels<BFloat16, BFloat16>() {
   return *instruction_set().bf16;
 }
 

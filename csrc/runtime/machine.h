@@ -27,8 +27,11 @@ struct Machine {
   double barrier_seconds = 0;    // for each thread that another one waits for
   double thread_seconds = 4e-6;  // work for which a thread is worth starting
 
-  // Whether products of bfloat16 are faster as they are than widened to float32.
-  bool multiplies_bfloat16() const { return vector.bfloat16 > vector.float32 || matrix.bfloat16 > vector.float32; }
+  // Whether products of bfloat16 are faster as they are, by vectors or also on the matrix unit, than widened to
+  // float32: Intel's 16-bit dot product of vectors is not.
+  bool multiplies_bfloat16(bool on_matrix) const {
+    return vector.bfloat16 > vector.float32 || (on_matrix && matrix.bfloat16 > vector.float32);
+  }
 };
 
 // Visits every number of a machine by name: f("l2_bytes", machine.l2.bytes).

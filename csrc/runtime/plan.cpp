@@ -135,6 +135,11 @@ class Layer {
 
 }  // namespace
 
+// Both costs go with the size of the weights, so that rows alone decide. Nothing else may: the sums of products on
+// weights as they lie, which take a reduction each, add up in another order, and a row's result must not depend on the
+// number of threads.
+bool takes_weights_as_they_lie(const Sizes& n) { return n.N <= (n.T == 1 ? 24 : 8); }
+
 int threads_for(const Machine& machine, const InstructionSet& set, CellKind kind, const Sizes& n, int element_bytes,
                 int64_t layers, int threads) {
   const double seconds = layers * Layer(machine, set, kind, n, element_bytes).single_thread();
@@ -152,10 +157,7 @@ Plan make_plan(const Machine& machine, const InstructionSet& set, CellKind kind,
   threads = threads_for(machine, set, kind, n, element_bytes, 1, threads);
   const bool matrix = element_bytes == 2 && set.bf16 && set.bf16->matrix;
 
-  // Products on the weights as they lie need no packing, but a reduction each. Both costs go with the size of the
-  // weights, so that rows alone decide. Nothing else may: their sums add up in another order, and a row's result must
-  // not depend on the number of threads.
-  const bool direct = n.N <= (n.T == 1 ? 24 : 8);
+  const bool direct = takes_weights_as_they_lie(n);
   Plan best;
   best.direct_forward = direct;
   // Backward the pairs of bfloat16 are values of two rows of a weight, never side by side as they lie.

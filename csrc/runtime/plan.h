@@ -6,6 +6,10 @@
 
 namespace fastrnn {
 
+// Whether a layer has so few rows that packing its weights would take longer than it saves: forward multiplies them as
+// they lie.
+bool takes_weights_as_they_lie(const Sizes& sizes);
+
 // How many of the threads so many layers are worth.
 int threads_for(const Machine& machine, const InstructionSet& set, CellKind kind, const Sizes& sizes, int element_bytes,
                 int64_t layers, int threads);

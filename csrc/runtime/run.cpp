@@ -13,10 +13,11 @@ namespace {
 
 thread_local Workspace workspace;
 
-template <class T, class Args, class Size, class Run>
+// Q is what products take, whose size a plan goes by.
+template <class Q, class Args, class Size, class Run>
 void run_layer(CellKind kind, const Args& args, int threads, Size size, Run run) {
-  Plan plan = make_plan(this_machine(), instruction_set(), kind, args.sizes, sizeof(T), threads);
-  for (;; plan = make_plan(this_machine(), instruction_set(), kind, args.sizes, sizeof(T), 1)) {
+  Plan plan = make_plan(this_machine(), instruction_set(), kind, args.sizes, sizeof(Q), threads);
+  for (;; plan = make_plan(this_machine(), instruction_set(), kind, args.sizes, sizeof(Q), 1)) {
     char* memory = static_cast<char*>(workspace.at_least(size(kind, args, plan)));
     // Nobody waits at those of a single thread.
     const bool alone = plan.threads == 1;
@@ -36,9 +37,9 @@ void run_layer(CellKind kind, const Args& args, int threads, Size size, Run run)
 }
 
 // Each on one of the threads. False where the run-time gives fewer, and nothing was run.
-template <class T, class Args, class Size, class Run>
+template <class Q, class Args, class Size, class Run>
 bool run_side_by_side(CellKind kind, std::span<const Args> layers, int threads, Size size, Run run) {
-  const Plan plan = make_plan(this_machine(), instruction_set(), kind, layers[0].sizes, sizeof(T), 1);
+  const Plan plan = make_plan(this_machine(), instruction_set(), kind, layers[0].sizes, sizeof(Q), 1);
   // A size differs with what a layer is asked for, if at all.
   int64_t each = 0;
   for (const Args& args : layers) each = std::max(each, size(kind, args, plan));
@@ -53,33 +54,35 @@ bool run_side_by_side(CellKind kind, std::span<const Args> layers, int threads, 
   return done;
 }
 
-template <class T, class Args, class Size, class Run>
+template <class Q, class Args, class Size, class Run>
 void run_layers(CellKind kind, std::span<const Args> layers, int threads, Size size, Run run) {
   threads = usable_threads(threads);
   const int teams =
-      threads_for(this_machine(), instruction_set(), kind, layers[0].sizes, sizeof(T), int64_t(layers.size()), threads);
-  if (teams > 1 && layers.size() >= size_t(teams) && run_side_by_side<T>(kind, layers, teams, size, run)) return;
-  for (const Args& args : layers) run_layer<T>(kind, args, threads, size, run);
+      threads_for(this_machine(), instruction_set(), kind, layers[0].sizes, sizeof(Q), int64_t(layers.size()), threads);
+  if (teams > 1 && layers.size() >= size_t(teams) && run_side_by_side<Q>(kind, layers, teams, size, run)) return;
+  for (const Args& args : layers) run_layer<Q>(kind, args, threads, size, run);
 }
 
 }  // namespace
 
-template <class T>
+template <class T, class Q>
 void run_forward(CellKind kind, std::span<const ForwardArgs<T>> layers, int threads) {
-  run_layers<T>(kind, layers, threads, kernels<T>().forward_workspace, kernels<T>().forward);
+  run_layers<Q>(kind, layers, threads, kernels<T, Q>().forward_workspace, kernels<T, Q>().forward);
 }
 
-template <class T>
+template <class T, class Q>
 void run_backward(CellKind kind, std::span<const BackwardArgs<T>> layers, int threads) {
-  run_layers<T>(kind, layers, threads, kernels<T>().backward_workspace, kernels<T>().backward);
+  run_layers<Q>(kind, layers, threads, kernels<T, Q>().backward_workspace, kernels<T, Q>().backward);
 }
 
-template void run_forward(CellKind, std::span<const ForwardArgs<float>>, int);
-template void run_forward(CellKind, std::span<const ForwardArgs<double>>, int);
-template void run_backward(CellKind, std::span<const BackwardArgs<float>>, int);
-template void run_backward(CellKind, std::span<const BackwardArgs<double>>, int);
-template void run_forward(CellKind, std::span<const ForwardArgs<BFloat16>>, int);
-template void run_backward(CellKind, std::span<const BackwardArgs<BFloat16>>, int);
+template void run_forward<float>(CellKind, std::span<const ForwardArgs<float>>, int);
+template void run_forward<float, BFloat16>(CellKind, std::span<const ForwardArgs<float>>, int);
+template void run_forward<double>(CellKind, std::span<const ForwardArgs<double>>, int);
+template void run_forward<BFloat16>(CellKind, std::span<const ForwardArgs<BFloat16>>, int);
+template void run_backward<float>(CellKind, std::span<const BackwardArgs<float>>, int);
+template void run_backward<float, BFloat16>(CellKind, std::span<const BackwardArgs<float>>, int);
+template void run_backward<double>(CellKind, std::span<const BackwardArgs<double>>, int);
+template void run_backward<BFloat16>(CellKind, std::span<const BackwardArgs<BFloat16>>, int);
 
 template <class S>
 void run_frozen(CellKind kind, const FrozenArgs& args, int threads) {

@@ -57,7 +57,7 @@ c10::SmallVector<Weights<T>, 2> weight_pointers(const Layer& layer, const ReadyL
   return out;
 }
 
-template <class T>
+template <class T, class Q>
 void forward_as(const Layer& layer, const Tensor& x, const ReadyList& state, const ReadyList& weights, Output& out,
                 Tensor& saved) {
   const int64_t members = layer.members;
@@ -72,7 +72,7 @@ void forward_as(const Layer& layer, const Tensor& x, const ReadyList& state, con
   for (int64_t e = 0; e < members; ++e)
     layers.push_back({layer.n, layer.batch.x_rows(), layer.batch.rows(), x_at[e], h_0[e],
                       pointers.data() + e * layer.n.D, y[e], h_T_at[e], cell_state_at[e], saved_at[e]});
-  run_forward<T>(layer.options.cell, layers, at::get_num_threads());
+  run_forward<T, Q>(layer.options.cell, layers, at::get_num_threads());
 }
 
 // What backward reads, prepared; gradients from outside that are not there are zeros.
@@ -90,7 +90,7 @@ struct Gradients {
   ByRow by_row;
 };
 
-template <class T>
+template <class T, class Q>
 void backward_as(const Layer& layer, const BackwardInputs& in, Gradients& out) {
   const int64_t members = layer.members;
   const auto weights = weight_pointers<T>(layer, in.weights);
@@ -125,7 +125,7 @@ void backward_as(const Layer& layer, const BackwardInputs& in, Gradients& out) {
                       carry[e],
                       gradients.data() + e * layer.n.D,
                       {dsums[e], dh[e], h[e]}});
-  run_backward<T>(layer.options.cell, layers, at::get_num_threads());
+  run_backward<T, Q>(layer.options.cell, layers, at::get_num_threads());
 }
 
 // New, step by step in memory, and [B, T, width] for a batch-first layer.
@@ -144,13 +144,14 @@ Tensor allocate_rows(const Layer& layer, int64_t width, at::ScalarType type) {
 // `saved` is written where it is defined.
 Output forward(const Layer& layer, const Tensor& x, at::TensorList state, at::TensorList weights, Tensor& saved,
                FinalHidden hidden) {
-  const at::ScalarType type = product_type(x), real = real_type(x);
+  const at::ScalarType type = kernel_type(x), real = real_type(x);
   const ReadyList initial = prepare_states(state, type, real);
   Output out = allocate_output(layer, initial, type, real, hidden);
   if (!layer.empty()) {
     const Ready input = prepare_input(layer, x, type);
     const ReadyList prepared = prepare(weights, type);
-    with_type(type, [&]<class T>() { forward_as<T>(layer, *input, initial, prepared, out, saved); });
+    with_types(type, rounds_products(type, layer.n),
+               [&]<class T, class Q>() { forward_as<T, Q>(layer, *input, initial, prepared, out, saved); });
   }
   if (x.scalar_type() == real) return out;
   const bool shared = out.final_state[0].is_same(out.y);
@@ -212,7 +213,7 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const OptionalTensors& d
   const States state = given(h_0, c_0);
   const Layer layer(x, state, weights, options, batch_sizes);
   const Sizes& n = layer.n;
-  const at::ScalarType type = product_type(x), real = real_type(x);
+  const at::ScalarType type = kernel_type(x), real = real_type(x);
   const size_t states = layer.facts.states;
   TORCH_CHECK(needed.size() == 1 + state.size() + weights.size(), "fastrnn: expected ",
               1 + state.size() + weights.size(), " flags in needed, got ", needed.size());
@@ -266,7 +267,9 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const OptionalTensors& d
   if (!layer.empty()) {
     in.x = prepare_input(layer, x, type), in.y = prepare(y_by_step, type), in.saved = prepare(saved, real);
     in.state = prepare_states(state, type, real), in.weights = prepare(weights, type);
-    with_type(type, [&]<class T>() { backward_as<T>(layer, in, gradients); });
+    // Of single samples a bias gradient is a row of what products would take rounded.
+    const bool rounds = !gradients.by_row.dsums.defined() && rounds_products(type, n);
+    with_types(type, rounds, [&]<class T, class Q>() { backward_as<T, Q>(layer, in, gradients); });
   }
   if (gradients.by_row.dsums.defined()) {
     for (size_t i = 0; i < weights.size(); ++i)

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "runtime/isa.h"
+#include "runtime/plan.h"
 #include "torch/allocator.h"
 
 namespace fastrnn {
@@ -18,8 +19,14 @@ at::ScalarType real_type(const Tensor& x) {
   return type == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-at::ScalarType product_type(const Tensor& x) {
-  return x.scalar_type() == at::kBFloat16 && instruction_set().bf16 ? at::kBFloat16 : real_type(x);
+at::ScalarType kernel_type(const Tensor& x) {
+  return x.scalar_type() == at::kBFloat16 && multiplies_bfloat16() ? at::kBFloat16 : real_type(x);
+}
+
+bool rounds_products(at::ScalarType type, const Sizes& sizes) {
+  return type == at::kFloat && !takes_weights_as_they_lie(sizes) && multiplies_bfloat16() &&
+         at::globalContext().float32Precision(at::Float32Backend::MKLDNN, at::Float32Op::RNN) ==
+             at::Float32Precision::BF16;
 }
 
 Tensor convert(const Tensor& t, at::ScalarType type) { return t.scalar_type() == type ? t : t.to(type); }

@@ -13,8 +13,12 @@ namespace fastrnn {
 
 // Sums, gates and the cell's own state of 16-bit tensors are float32, rounded once on the way out.
 at::ScalarType real_type(const at::Tensor& x);
-// What the products take, and so x, h, y and the weights: 16-bit tensors too, unless the processor multiplies them.
-at::ScalarType product_type(const at::Tensor& x);
+// What the kernels are given as x, h, y and the weights: float32 for 16-bit tensors, unless it multiplies them faster.
+at::ScalarType kernel_type(const at::Tensor& x);
+
+// Whether the products of a layer on tensors of this type take float32 rounded to bfloat16: where
+// torch.backends.mkldnn.rnn.fp32_precision allows it, and it is faster. Sums, gates and states stay float32.
+bool rounds_products(at::ScalarType type, const Sizes& sizes);
 
 // Asked before torch is: a conversion that does nothing costs 0.3 us.
 at::Tensor convert(const at::Tensor& t, at::ScalarType type);
@@ -47,15 +51,17 @@ T* pointer(at::Tensor& t) {
   return t.defined() ? reinterpret_cast<T*>(t.mutable_data_ptr<InTorch<T>>()) : nullptr;
 }
 
-// f.operator()<T>() for what the products take.
+// f.operator()<T, Q>() for tensors of T whose products take Q.
 template <class F>
-void with_type(at::ScalarType type, F&& f) {
+void with_types(at::ScalarType type, bool rounds, F&& f) {
   if (type == at::kDouble)
-    f.template operator()<double>();
+    f.template operator()<double, double>();
   else if (type == at::kBFloat16)
-    f.template operator()<BFloat16>();
+    f.template operator()<BFloat16, BFloat16>();
+  else if (rounds)
+    f.template operator()<float, BFloat16>();
   else
-    f.template operator()<float>();
+    f.template operator()<float, float>();
 }
 
 }  // namespace fastrnn

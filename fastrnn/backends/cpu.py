@@ -82,7 +82,7 @@ class Plan:
     matrix_steps: bool
     matrix_gradients: bool
     dtype: torch.dtype
-    multiplies_bfloat16: bool
+    products_in: torch.dtype  # what they take; of float32 tensors bfloat16 where PyTorch's switch is on
     hoist_rows: int
     chunk_rows: int
     fetch_panels: bool
@@ -92,11 +92,14 @@ class Plan:
         parts = {"directions": self.directions_at_once, "rows": self.row_parts, "units": self.unit_parts}
         split = " x ".join(f"{n} parts of the {name}" for name, n in parts.items() if n > 1)
         threads = f"{self.threads} threads ({split})" if split else "1 thread"
-        if self.matrix_steps or self.matrix_gradients:
-            where = "steps and gradients" if self.matrix_steps else "gradients"
-            converted = f"; products of {self.dtype} summed in float32, those of {where} on the matrix unit"
-        elif self.multiplies_bfloat16:
-            converted = f"; products of {self.dtype} summed in float32, the rest computed in float32"
+        if self.products_in == torch.bfloat16:
+            rounded = f"{self.dtype} rounded to bfloat16" if self.dtype == torch.float32 else f"{self.dtype}"
+            converted = f"; products of {rounded} summed in float32"
+            if self.matrix_steps or self.matrix_gradients:
+                where = "steps and gradients" if self.matrix_steps else "gradients"
+                converted += f", those of {where} on the matrix unit"
+            else:
+                converted += ", the rest computed in float32"
         elif self.dtype in (torch.bfloat16, torch.float16):
             converted = f"; {self.dtype} computed in float32"
         else:
@@ -117,14 +120,14 @@ _PRODUCTS = {
 def plan(spec: LayerSpec, sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Plan:
     """What the kernels would do with one layer of these sizes, on the current number of threads."""
     assert extension is not None
-    native = dtype == torch.bfloat16 and extension.multiplies_bfloat16()
-    element_bytes = 8 if dtype == torch.float64 else 2 if native else 4
     threads = torch.get_num_threads() if extension.openmp_library() else 1
     n = sizes
+    products_in = getattr(torch, extension.products_of(str(dtype).removeprefix("torch."), n.steps, n.rows))
+    element_bytes = products_in.itemsize
     chosen = extension.plan(
         spec.cell, n.steps, n.batch, n.inputs, n.hidden, n.outputs, spec.directions, n.rows, element_bytes, threads
     )
-    return Plan(isa=extension.isa(), dtype=dtype, multiplies_bfloat16=native, **chosen)
+    return Plan(isa=extension.isa(), dtype=dtype, products_in=products_in, **chosen)
 
 
 def machine() -> str:
@@ -146,7 +149,7 @@ def measure() -> dict[str, float]:
     assert extension is not None
     facts = extension.machine()
     rates = {f"vector_{name}": extension.peak_flops(name, 1) for name in ("float32", "float64")}
-    if extension.multiplies_bfloat16():
+    if extension.has_bfloat16():
         unit = "matrix" if extension.has_matrix_unit() else "vector"
         rates[f"{unit}_bfloat16"] = extension.peak_flops("bfloat16", 1)
     below = 0.0
@@ -163,7 +166,7 @@ def frozen_products() -> str:
     """What becomes of frozen weights on the instruction set in use."""
     assert extension is not None
     # One instruction set multiplies bfloat16 and int8.
-    how = "multiplied as they are" if extension.multiplies_bfloat16() else "widened to float32"
+    how = "multiplied as they are" if extension.has_bfloat16() else "widened to float32"
     return f"{how} ({extension.isa()})"
 
 

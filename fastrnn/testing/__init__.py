@@ -7,6 +7,7 @@ from fastrnn.testing.accuracy import Comparison, assert_accurate, compare
 from fastrnn.testing.modules import CELL_MODULES, IN_TORCH, LAYERS, TIED, Kind, counterpart_of, on_reference
 from fastrnn.testing.poison import poisoned
 from fastrnn.testing.problem import Case, Problem, by_operators, by_peer, by_reference, by_torch_nn, make_problem
+from fastrnn.testing.rounded import RoundedProducts, bfloat16_products_allowed
 
 __all__ = [
     "CELL_MODULES",
@@ -17,7 +18,9 @@ __all__ = [
     "Comparison",
     "Kind",
     "Problem",
+    "RoundedProducts",
     "assert_accurate",
+    "bfloat16_products_allowed",
     "by_operators",
     "by_peer",
     "by_reference",

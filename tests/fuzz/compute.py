@@ -13,13 +13,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastrnn
 from fastrnn import _C
 from fastrnn.modules.layers import hx_of
-from fastrnn.testing import CELL_MODULES, LAYERS, compare, on_reference, poisoned
+from fastrnn.testing import (
+    CELL_MODULES,
+    LAYERS,
+    RoundedProducts,
+    bfloat16_products_allowed,
+    compare,
+    on_reference,
+    poisoned,
+)
 
 from .layer import Layer
 
 _FLOOR_ULPS = 8
 # float64 has no oracle more exact than itself: 1e-12 of the largest value, as in test_kernels.py.
 _FLOOR_ULPS_FLOAT64 = 4500
+# Otherwise vectors of bfloat16 would go untested where they are slower than those of float32.
+_MACHINE = _C.machine() | {"vector_bfloat16": 2 * _C.machine()["vector_float32"]}
 _PEERS = 16  # more of them, for what breaks the rule with the first
 
 
@@ -156,6 +166,7 @@ def failures(layer: Layer) -> list[str]:
     """What is wrong with fastrnn's results; empty where all is right."""
     dtype = getattr(torch, layer.dtype)
     _C.force_isa(layer.isa)
+    _C.force_machine(_MACHINE)
     torch.set_num_threads(1)
     module = _module(layer)
     twin = on_reference(module)
@@ -167,7 +178,7 @@ def failures(layer: Layer) -> list[str]:
     exact = _results(layer, copy.deepcopy(twin).double(), torch.float64)
     torch.set_num_threads(layer.threads)
     try:
-        with poisoned(dtype):
+        with poisoned(dtype), bfloat16_products_allowed() if layer.rounds else nullcontext():
             got = _results(layer, module, dtype)
     except Exception as error:
         return [f"{type(error).__name__}: {error}"]
@@ -180,17 +191,24 @@ def failures(layer: Layer) -> list[str]:
     return wrong or _inaccurate(layer, got, exact, twin)
 
 
+def _products_are_rounded(layer: Layer) -> bool:
+    with bfloat16_products_allowed():
+        return _C.products_of(layer.dtype, layer.T, sum(layer.lengths) or layer.T * layer.B) == "bfloat16"
+
+
 def _inaccurate(layer: Layer, got: dict[str, Tensor], exact: dict[str, Tensor], twin: nn.Module) -> list[str]:
     """What breaks the accuracy rule. ``twin`` is the module on the reference."""
     dtype = getattr(torch, layer.dtype)
     # Where the processor multiplies frozen weights as they are, activations are rounded too, no coarser than these.
-    peers = {"bfloat16": torch.bfloat16, "int8": torch.float16} if _C.multiplies_bfloat16() else {}
+    peers = {"bfloat16": torch.bfloat16, "int8": torch.float16} if _C.has_bfloat16() else {}
     measure = peers.get(layer.frozen, dtype)
     twin = twin.to(measure)
+    rounded = layer.rounds and _products_are_rounded(layer)
     floor = _FLOOR_ULPS_FLOAT64 if dtype == torch.float64 else _FLOOR_ULPS
 
     def wrong() -> dict[str, str]:
-        peer = {name: value.to(dtype) for name, value in _results(layer, twin, measure).items()}
+        with RoundedProducts() if rounded else nullcontext():
+            peer = {name: value.to(dtype) for name, value in _results(layer, twin, measure).items()}
         return {found.name: str(found) for found in compare(got, peer, exact, floor) if not found.ok}
 
     suspects = wrong()

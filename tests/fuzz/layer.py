@@ -24,6 +24,7 @@ class Layer:
         x_layout, hx_layout: how the tensor lies in memory; an absent ``hx`` is zeros.
         mode: ``train``, ``eval``, ``no_grad`` or ``inference_mode``.
         frozen: the format of frozen weights, or empty.
+        rounds: products may take float32 rounded to bfloat16.
         no_gradient: of ``x``, ``hx[i]`` and the parameters by name, what does not require grad.
         no_loss: places among output and final states of what does not enter the loss.
     """
@@ -48,6 +49,7 @@ class Layer:
     hx_layout: str = "absent"
     mode: str = "train"
     frozen: str = ""
+    rounds: bool = False
     no_gradient: tuple[str, ...] = ()
     no_loss: tuple[int, ...] = ()
     threads: int = 1
@@ -64,7 +66,9 @@ class Layer:
         rows = [] if self.form == "unbatched" else [f"B={self.B}"]
         call = ", ".join([*steps, *rows, self.form, *[f"lengths {self.lengths}"] * bool(self.lengths)])
         parts = [
-            f"{kind.class_name}({', '.join(sizes)}) in {self.dtype}" + f", frozen to {self.frozen}" * bool(self.frozen),
+            f"{kind.class_name}({', '.join(sizes)}) in {self.dtype}"
+            + f", frozen to {self.frozen}" * bool(self.frozen)
+            + ", products in bfloat16" * self.rounds,
             f"{self.isa}, {self.threads} threads, {self.mode}",
             f"{call}; x {self.x_layout}, hx {self.hx_layout}",
         ]
@@ -119,6 +123,8 @@ def draw(seed: int) -> Layer:
         frozen=frozen,
         threads=at.randint(1, 5),
     )
+    if layer.dtype == "float32" and not frozen:
+        layer = replace(layer, rounds=chance(0.3))
     if CELLS[cell].projectable and not single and not frozen and layer.H > 1 and chance(0.4):
         layer = replace(layer, P=at.randint(1, layer.H - 1))
     while _too_much(layer):

@@ -23,7 +23,7 @@ def _valid(layer: Layer) -> Layer:
     )
 
 
-_OPTIONS = ("bidirectional", "bias", "batch_first", "x_layout", "hx_layout", "mode", "frozen", "threads")
+_OPTIONS = ("bidirectional", "bias", "batch_first", "x_layout", "hx_layout", "mode", "frozen", "rounds", "threads")
 
 
 def _smaller(layer: Layer) -> Iterator[Layer]:
