@@ -19,7 +19,7 @@ class Case:
     ``steps`` is the longest length. In a ``ragged`` case the lengths spread from a few steps to ``steps``, half of it
     on average, and the input is a ``PackedSequence``. A single step is given its state, as a loop around it would do.
     ``fp32_precision`` is what PyTorch's switch for float32 products of recurrent layers on CPUs is set to:
-    ``torch.backends.mkldnn.rnn.fp32_precision``. torch.nn itself takes no notice of it in 2.13.
+    ``torch.backends.mkldnn.rnn.fp32_precision``. torch.nn itself takes no notice of it.
     """
 
     name: str

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -16,7 +15,7 @@ import fastrnn
 from benches.cases import Case
 from fastrnn.modules.layers import hx_of
 from fastrnn.spec import LayerSpec
-from fastrnn.testing import LAYERS, counterpart_of
+from fastrnn.testing import LAYERS, bfloat16_products_allowed, counterpart_of
 
 __all__ = ["Workload", "build", "converted", "lengths_of", "make_workload", "run_inference", "run_training"]
 
@@ -112,18 +111,8 @@ def converted(work: Workload, dtype: torch.dtype) -> Workload:
     return Workload(case, weights, work.input.to(dtype), state, [g.to(dtype) for g in work.cotangents])
 
 
-@contextmanager
-def _asked_precision(case: Case) -> Iterator[None]:
-    """Asks PyTorch's switch for the precision of products of float32 that a case wants, if it wants one."""
-    if not case.fp32_precision:
-        yield
-        return
-    switch = torch.backends.mkldnn.rnn
-    before, switch.fp32_precision = switch.fp32_precision, case.fp32_precision
-    try:
-        yield
-    finally:
-        switch.fp32_precision = before
+def _asked_precision(case: Case) -> AbstractContextManager[None]:
+    return bfloat16_products_allowed() if case.fp32_precision == "bf16" else nullcontext()
 
 
 def run_inference(module: nn.Module, work: Workload) -> list[Tensor]:
