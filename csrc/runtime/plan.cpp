@@ -53,11 +53,13 @@ class Layer {
     const double x = panels(n_.I, plan), h = panels(n_.P, plan);
     double step = waiting;
     if (plan.hoist_rows > 0) {
-      const double chunk = std::max<double>(plan.hoist_rows, rows);
+      const double steps = std::max(1.0, std::floor(plan.hoist_rows / rows)), chunk = steps * rows;
       const double held = chunk * (n_.I + sums_ / plan.unit_parts) * std::max(bytes_, 4);
-      step += tiles(rows, h, h, plan);
-      // Beside what it leaves for the steps, and reads again.
-      step += rows / chunk * (tiles(chunk, x, x + held, plan) + 2 * held / rate_of(held + h, plan));
+      // Of a chunk, the input product and the first step read their weights after the other's; what the former leaves
+      // is written and read again.
+      step += ((steps - 1) * tiles(rows, h, h, plan) + tiles(rows, h, x + h + held, plan) +
+               tiles(chunk, x, x + h + held, plan) + 2 * held / rate_of(held + h, plan)) /
+              steps;
     } else {
       step += tiles(rows, x + h, x + h, plan);
     }
