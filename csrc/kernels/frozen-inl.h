@@ -131,7 +131,9 @@ class FrozenForward {
   using Panels = FrozenPanels<Cell, Format>;
   using Groups = typename Panels::Groups;
   using Block = BlockSums<typename Format::Stored>;
-  // Rows whose input product is formed at once, all units of them in one pass over W_ih.
+  // Rows whose input product is formed at once, all units of them in one pass over W_ih. On the matrix unit that is
+  // worth more where W_ih lies beyond L2: 128 rows rather than 48 made 1.1 to 1.3 times as fast what has 4 MB of
+  // weights in bfloat16, and cost 5 % at most with less of them.
   static constexpr int64_t kHoistRows = Format::kOnTiles ? 128 : 48;
   static constexpr int64_t kWholeRows = Format::kOnTiles ? 16 : 1, kSpare = Format::kOnTiles ? Format::kBlockRows : 0;
   static constexpr int64_t kUnits = Cell::kUnitVectors * kLanes<float>;
