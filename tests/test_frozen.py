@@ -155,9 +155,9 @@ def test_threads_and_neighbours_do_not_change_a_bit(kind, weights, isa):
     torch.set_num_threads(2)
     for many, one in zip(tensors(module(x)), expected, strict=True):
         assert torch.equal(many, one)
-    for rows in ([4], [9, 10], range(2, 8)):
-        for one, alone in zip(expected, tensors(module(x[:, rows])), strict=True):
-            assert torch.equal(one[:, rows], alone)
+    for some in ([4], [9, 10], range(2, 8)):
+        for one, alone in zip(expected, tensors(module(x[:, some])), strict=True):
+            assert torch.equal(one[:, some], alone)
 
 
 @every_isa
@@ -340,6 +340,14 @@ def test_a_model_is_frozen_in_place(weights):
     with torch.no_grad():
         assert torch.equal(compiled(x), model(x))
     torch._dynamo.reset()
+
+
+@every_isa
+def test_explain_says_what_becomes_of_the_weights(isa):
+    text = fastrnn.explain(fastrnn.freeze(nn.GRU(5, 17), "int8"))
+    how = "multiplied as they are" if _C.has_bfloat16() else "widened to float32"
+    unit = " on the matrix unit" if isa in ("amx", "software_tiles") else ""
+    assert f"weights read as int8 and {how}{unit} ({isa})" in text
 
 
 def test_accelerated_modules_are_frozen_but_for_subclasses():
