@@ -341,7 +341,7 @@ struct RoundedOnTiles {
 struct FixedPointOnTiles : FixedPoint {
   static constexpr int kStep = kTileDepth<int8_t>, kBlockRows = 2 * kTileHeight, kIntegers = 2;
   static constexpr bool kOnTiles = true;
-  // A tile takes as long for one row as for 16: up to 3, one register tile, vectors are 1.2 to 1.6 times as fast with
+  // A tile takes as long for one row as for 16: up to 3, one register tile, vectors are 1.05 to 1.6 times as fast with
   // 512 units, and with 4 it is the other way round.
   static constexpr int kFewRows = 3;
 
