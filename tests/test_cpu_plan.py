@@ -129,6 +129,17 @@ def test_chunks_are_larger_where_gradients_leave_l2_slowly():
     assert plan(ZEN4, 50, 64, 1024, 1024)["chunk_rows"] == 192
 
 
+@pytest.mark.skipif("software_tiles" not in _C.runnable_isas(), reason="needs a processor that multiplies int8")
+def test_parts_of_the_rows_fill_tiles_where_int8_runs_on_a_matrix_unit():
+    of = GRANITE_RAPIDS | {"matrix_int8": 7000e9}
+    found = {}
+    for isa in ("avx512bf16", "software_tiles"):
+        _C.force_isa(isa)
+        found[isa] = plan(of, 100, 24, 128, 128, element_bytes=1)
+    assert found["avx512bf16"]["row_parts"] == 2 and not found["avx512bf16"]["matrix_steps"]
+    assert found["software_tiles"]["row_parts"] == 1 and found["software_tiles"]["matrix_steps"]
+
+
 @needs_avx512
 def test_many_cores_share_rows_and_units():
     found = plan(SERVER, 100, 64, 512, 512, threads=64)

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 from comparison import CELL_MODULES, LAYERS, cells, each, every_module, inputs, layers, pair, rows, states, tensors
-from problems import every_isa
+from problems import MULTIPLY_BFLOAT16, every_isa
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
@@ -27,7 +27,7 @@ every_copy = pytest.mark.parametrize(
 
 # Errors of h, whose size is about 1, that the rounding of activations may leave after some steps of these layers.
 TOLERANCE = {"bfloat16": 2e-2, "int8": 2e-4}
-SIZES = [(1, 1, 1), (5, 17, 3), (33, 40, 6), (5, 64, 1)]  # inputs, hidden units, rows
+SIZES = [(1, 1, 1), (5, 17, 3), (33, 40, 6), (5, 64, 1), (65, 70, 37)]  # inputs, hidden units, rows
 
 
 def frozen_pair(kinds, kind, weights, *sizes, **options):
@@ -107,6 +107,43 @@ def test_int8_products_are_exact_but_for_16_bits_of_the_activations():
     assert (module(x)[0][0] - exact).abs().max() <= limit
 
 
+# Blocks of rows that end within a tile, few rows beside many, sums that end within a tile; and ragged batches.
+TILE_SIZES = [(1, 17, 3), (70, 65, 40), (33, 40, 70)]  # inputs, hidden units, rows
+
+
+def outputs_of(module, isas, I, H, B):  # noqa: E741
+    """On each of the instruction sets: of a batch as it is, and of a ragged one."""
+    x = inputs(7, B, I, dtype=torch.float32)
+    ragged = pack_sequence([x[: 1 + row % 7, row] for row in range(B)], enforce_sorted=False)
+    found = []
+    for isa in isas:
+        _C.force_isa(isa)
+        found.append([*tensors(module(x)), *tensors(module(ragged)[1]), module(ragged)[0].data])
+    return found
+
+
+def assert_same(found):
+    for others in found[1:]:
+        for a, b in zip(found[0], others, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.skipif("avx512bf16" not in _C.runnable_isas(), reason="needs a processor that multiplies int8")
+@layers
+@pytest.mark.parametrize("I,H,B", TILE_SIZES)
+def test_int8_has_the_same_bits_on_vectors_and_tiles(kind, I, H, B, isa_as_before):  # noqa: E741
+    _, module = pair(LAYERS, kind, I, H, bidirectional=True)
+    assert_same(outputs_of(fastrnn.freeze(module, "int8"), MULTIPLY_BFLOAT16, I, H, B))
+
+
+@pytest.mark.skipif("amx" not in _C.runnable_isas(), reason="needs a processor with AMX, and its system's permission")
+@layers
+@pytest.mark.parametrize("I,H,B", TILE_SIZES)
+def test_tiles_in_software_are_those_of_the_processor(kind, I, H, B, isa_as_before):  # noqa: E741
+    _, module = pair(LAYERS, kind, I, H, bidirectional=True)
+    assert_same(outputs_of(fastrnn.freeze(module, "bfloat16"), ["amx", "software_tiles"], I, H, B))
+
+
 @every_isa
 @every_format
 @layers
@@ -116,9 +153,11 @@ def test_threads_and_neighbours_do_not_change_a_bit(kind, weights, isa):
     x = inputs(20, 11, 33, dtype=torch.float32)
     expected = list(tensors(module(x)))
     torch.set_num_threads(2)
-    for many, one, alone in zip(tensors(module(x)), expected, tensors(module(x[:, 4:5])), strict=True):
+    for many, one in zip(tensors(module(x)), expected, strict=True):
         assert torch.equal(many, one)
-        assert torch.equal(one[:, 4:5], alone)
+    for some in ([4], [9, 10], range(2, 8)):
+        for one, alone in zip(expected, tensors(module(x[:, some])), strict=True):
+            assert torch.equal(one[:, some], alone)
 
 
 @every_isa
@@ -301,6 +340,14 @@ def test_a_model_is_frozen_in_place(weights):
     with torch.no_grad():
         assert torch.equal(compiled(x), model(x))
     torch._dynamo.reset()
+
+
+@every_isa
+def test_explain_says_what_becomes_of_the_weights(isa):
+    text = fastrnn.explain(fastrnn.freeze(nn.GRU(5, 17), "int8"))
+    how = "multiplied as they are" if _C.has_bfloat16() else "widened to float32"
+    unit = " on the matrix unit" if isa in ("amx", "software_tiles") else ""
+    assert f"weights read as int8 and {how}{unit} ({isa})" in text
 
 
 def test_accelerated_modules_are_frozen_but_for_subclasses():

@@ -151,6 +151,8 @@ struct FrozenKernels {
   void (*pack)(CellKind, const Sizes&, const FrozenWeights<S>*, char* panels);  // panels aligned to 64 bytes
   int64_t (*workspace)(CellKind, const FrozenArgs&, const Plan&);
   void (*forward)(CellKind, const FrozenArgs&, const Plan&, Team, char* workspace);
+  int block_rows;  // as in Kernels
+  bool matrix;
 };
 
 // The compiled kernels of one instruction set.
@@ -165,6 +167,14 @@ struct Kernels {
   double (*tile_products)(int64_t rounds, bool tall);
   int block_rows;  // for which a panel of a step's products is read once
   bool matrix;     // multiplies on a matrix unit
+};
+
+// Those of an instruction set that multiplies values of 16 and 8 bits.
+struct ShortKernels {
+  Kernels<BFloat16> bf16;
+  Kernels<float> f32_rounded;
+  FrozenKernels<BFloat16> frozen_bf16;
+  FrozenKernels<int8_t> frozen_int8;
 };
 
 struct InstructionSet {

@@ -1,11 +1,10 @@
-// Products of bfloat16 on the matrix unit. The rest is AVX-512's.
+// Products of bfloat16 and of frozen weights on the matrix unit. The rest is AVX-512's.
 #if defined(__x86_64__)
 #include "kernels/arguments.h"
 
-// The names of their tables; isa_software_tiles.cpp compiles this file too.
-#if !defined(FASTRNN_SOFTWARE_TILES)
-#define FASTRNN_MATRIX_BF16 kAmxBf16
-#define FASTRNN_MATRIX_ROUNDED kAmxRounded
+// The name of their table; isa_software_tiles.cpp compiles this file too.
+#if !defined(FASTRNN_MATRIX_KERNELS)
+#define FASTRNN_MATRIX_KERNELS kAmx
 #endif
 
 #if defined(__clang__)
@@ -23,10 +22,8 @@
 #include "kernels/table-inl.h"
 
 namespace fastrnn {
-extern constinit const Kernels<BFloat16> FASTRNN_MATRIX_BF16;
-constinit const Kernels<BFloat16> FASTRNN_MATRIX_BF16 = kernels<BFloat16>();
-extern constinit const Kernels<float> FASTRNN_MATRIX_ROUNDED;
-constinit const Kernels<float> FASTRNN_MATRIX_ROUNDED = kernels<float, BFloat16>();
+extern constinit const ShortKernels FASTRNN_MATRIX_KERNELS;
+constinit const ShortKernels FASTRNN_MATRIX_KERNELS = short_kernels<RoundedOnTiles, FixedPointOnTiles>();
 }  // namespace fastrnn
 
 #if defined(__clang__)

@@ -17,14 +17,8 @@
 #include "kernels/table-inl.h"
 
 namespace fastrnn {
-extern constinit const Kernels<BFloat16> kAvx512Bf16;
-constinit const Kernels<BFloat16> kAvx512Bf16 = kernels<BFloat16>();
-extern constinit const Kernels<float> kAvx512Rounded;
-constinit const Kernels<float> kAvx512Rounded = kernels<float, BFloat16>();
-extern constinit const FrozenKernels<BFloat16> kFrozenBf16;
-constinit const FrozenKernels<BFloat16> kFrozenBf16 = frozen_kernels<Rounded>();
-extern constinit const FrozenKernels<int8_t> kFrozenInt8;
-constinit const FrozenKernels<int8_t> kFrozenInt8 = frozen_kernels<FixedPoint>();
+extern constinit const ShortKernels kAvx512Bf16;
+constinit const ShortKernels kAvx512Bf16 = short_kernels<Rounded, FixedPoint>();
 }  // namespace fastrnn
 
 #if defined(__clang__)

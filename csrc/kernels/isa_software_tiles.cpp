@@ -1,5 +1,4 @@
 // The kernels of isa_amx.cpp with the matrix unit in software, for tests where there is none.
 #define FASTRNN_SOFTWARE_TILES
-#define FASTRNN_MATRIX_BF16 kSoftwareTilesBf16
-#define FASTRNN_MATRIX_ROUNDED kSoftwareTilesRounded
+#define FASTRNN_MATRIX_KERNELS kSoftwareTiles
 #include "kernels/isa_amx.cpp"

@@ -3,7 +3,7 @@
 // In hardware they are AMX's. In software they are a struct of loops that gives the same bits, so that whatever is
 // built on them is proven on processors without the unit. Intel's Software Developer's Manual, TDPBF16PS, defines the
 // order of the sums: those of the even and of the odd values along k, each in float32, then both together, then onto
-// what the tile holds; denormal numbers are zeros.
+// what the tile holds; denormal numbers are zeros. Sums of bytes are exact, modulo 2^32.
 #pragma once
 
 #include "kernels/vec.h"
@@ -11,9 +11,13 @@
 namespace fastrnn {
 namespace {
 
-constexpr int kTileHeight = 16;                         // rows of a tile
-constexpr int kTileWidth = 16;                          // float32 values in a row
-constexpr int kTileDepth = 64 / int(sizeof(BFloat16));  // values of a sum that one product takes
+constexpr int kTileHeight = 16;  // rows of a tile
+constexpr int kTileWidth = 16;   // sums in a row
+// Values of a sum that one product takes, and how many of them follow each other in a row of the right operand.
+template <class T>
+constexpr int kTileDepth = 64 / int(sizeof(T));
+template <class T>
+constexpr int kTileStep = 4 / int(sizeof(T));
 
 #if !defined(FASTRNN_SOFTWARE_TILES)
 
@@ -31,10 +35,14 @@ struct Tiles {
   FASTRNN_INLINE void store(void* rows, int64_t stride_bytes) const {
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(rows), "r"(stride_bytes), "i"(kTile) : "memory");
   }
-  // sum[m][n] += left[m][k] * right[k / 2][n][k % 2] over k, in bfloat16.
-  template <int kSum, int kLeft, int kRight>
+  // sum[m][n] += left[m][k] * right[k / step][n][k % step] over k: in bfloat16, or of signed bytes, those on the left
+  // unsigned.
+  template <class T, int kSum, int kLeft, int kRight>
   FASTRNN_INLINE void multiply_add() {
-    __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
+    if constexpr (sizeof(T) == 1)
+      __asm__ volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
+    else
+      __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
   }
 };
 
@@ -81,21 +89,14 @@ struct Tiles {
     for (int m = 0; m < kTileHeight; ++m)
       __builtin_memcpy(static_cast<char*>(rows) + m * stride_bytes, tile_[kTile][m], sizeof tile_[kTile][m]);
   }
-  template <int kSum, int kLeft, int kRight>
+  template <class T, int kSum, int kLeft, int kRight>
   void multiply_add() {
     for (int m = 0; m < kTileHeight; ++m) {
-      Row even{}, odd{}, sum;
-      for (int pair = 0; pair < kTileDepth / 2; ++pair) {
-        uint32_t left;
-        __builtin_memcpy(&left, tile_[kLeft][m] + pair * sizeof left, sizeof left);
-        RowBits right;
-        __builtin_memcpy(&right, tile_[kRight][pair], sizeof right);
-        even = flushed(even + flushed((Row)(right << 16)) * flushed(left << 16));
-        odd = flushed(odd + flushed((Row)(right & kOdd)) * flushed(left & kOdd));
-      }
-      __builtin_memcpy(&sum, tile_[kSum][m], sizeof sum);
-      sum = flushed(flushed(sum) + flushed(even + odd));
-      __builtin_memcpy(tile_[kSum][m], &sum, sizeof sum);
+      const char* left = tile_[kLeft][m];
+      if constexpr (sizeof(T) == 1)
+        add_bytes(tile_[kSum][m], left, tile_[kRight]);
+      else
+        add_pairs(tile_[kSum][m], left, tile_[kRight]);
     }
   }
 
@@ -103,7 +104,37 @@ struct Tiles {
   typedef float Row __attribute__((vector_size(kTileWidth * sizeof(float))));
   typedef uint32_t Line __attribute__((vector_size(kTileWidth * sizeof(float)), aligned(1), may_alias));
   typedef uint32_t RowBits __attribute__((vector_size(kTileWidth * sizeof(float))));
+  typedef int32_t SignedRow __attribute__((vector_size(kTileWidth * sizeof(float))));
   static constexpr uint32_t kOdd = 0xffff0000, kExponent = 0x7f800000, kSign = 0x80000000;
+  static constexpr int kRowBytes = kTileWidth * sizeof(float);
+
+  // One row of a product.
+  static void add_pairs(char* sums, const char* left_row, const char (*right_rows)[kRowBytes]) {
+    Row even{}, odd{}, sum;
+    for (int pair = 0; pair < kTileDepth<BFloat16> / 2; ++pair) {
+      uint32_t left;
+      __builtin_memcpy(&left, left_row + pair * sizeof left, sizeof left);
+      RowBits right;
+      __builtin_memcpy(&right, right_rows[pair], sizeof right);
+      even = flushed(even + flushed((Row)(right << 16)) * flushed(left << 16));
+      odd = flushed(odd + flushed((Row)(right & kOdd)) * flushed(left & kOdd));
+    }
+    __builtin_memcpy(&sum, sums, sizeof sum);
+    sum = flushed(flushed(sum) + flushed(even + odd));
+    __builtin_memcpy(sums, &sum, sizeof sum);
+  }
+  static void add_bytes(char* sums, const char* left_row, const char (*right_rows)[kRowBytes]) {
+    RowBits sum;
+    __builtin_memcpy(&sum, sums, sizeof sum);
+    for (int k = 0; k < kTileDepth<int8_t>; ++k) {
+      RowBits right;
+      __builtin_memcpy(&right, right_rows[k / 4], sizeof right);
+      // The byte of each lane with its sign, by an arithmetic shift.
+      const RowBits signed_bytes = (RowBits)((SignedRow)(right << (24 - k % 4 * 8)) >> 24);
+      sum += signed_bytes * uint32_t(uint8_t(left_row[k]));
+    }
+    __builtin_memcpy(sums, &sum, sizeof sum);
+  }
 
   static Row flushed(Row v) {
     const RowBits bits = (RowBits)v;
@@ -113,7 +144,7 @@ struct Tiles {
     return __builtin_bit_cast(float, (bits & kExponent) == 0 ? bits & kSign : bits);
   }
 
-  alignas(64) char tile_[8][kTileHeight][kTileWidth * sizeof(float)];
+  alignas(64) char tile_[8][kTileHeight][kRowBytes];
 };
 
 struct TilesInUse {

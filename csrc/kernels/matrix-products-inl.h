@@ -12,7 +12,7 @@ namespace fastrnn {
 namespace {
 
 static_assert(kLanes<float> == kTileWidth, "a vector of columns is a tile");
-static_assert(kTileDepth == whole_depth<BFloat16>(1), "panels are padded to a tile");
+static_assert(kTileDepth<BFloat16> == whole_depth<BFloat16>(1), "panels are padded to a tile");
 
 // f.operator()<i>() for i in 0 .. n - 1.
 template <int n, class F>
@@ -23,12 +23,13 @@ FASTRNN_INLINE void for_constants(F&& f) {
 
 // The left operand of a product, a tile at `data`, its rows `ld` apart; and from there to the next 16 rows, and to the
 // next 32 values of the sums.
+template <class T>
 struct LeftTiles {
-  const BFloat16* data;
+  const T* data;
   int64_t ld, to_next_rows, to_next_depth;
 };
-FASTRNN_INLINE LeftTiles rows_as_they_lie(const BFloat16* data, int64_t ld) {
-  return {data, ld, kTileHeight * ld, kTileDepth};
+FASTRNN_INLINE LeftTiles<BFloat16> rows_as_they_lie(const BFloat16* data, int64_t ld) {
+  return {data, ld, kTileHeight * ld, kTileDepth<BFloat16>};
 }
 
 // The sums of kRowTiles times 16 rows by the columns kFirst .. kFirst + kCols - 1 of a product.
@@ -52,37 +53,39 @@ struct SumTiles {
     for_each([&]<int tile>(int64_t, int64_t) __attribute__((always_inline)) { tiles.template zero<tile>(); });
   }
   // With a leading dimension of 0, one row for all.
-  FASTRNN_INLINE void load(const float* from, int64_t ld) {
+  template <class Sum>
+  FASTRNN_INLINE void load(const Sum* from, int64_t ld) {
     for_each([&]<int tile>(int64_t row, int64_t column) __attribute__((always_inline)) {
-      tiles.template load<tile>(from + row * ld + column, ld * sizeof(float));
+      tiles.template load<tile>(from + row * ld + column, ld * sizeof(Sum));
     });
   }
-  FASTRNN_INLINE void store(float* to, int64_t ld) {
+  template <class Sum>
+  FASTRNN_INLINE void store(Sum* to, int64_t ld) {
     for_each([&]<int tile>(int64_t row, int64_t column) __attribute__((always_inline)) {
-      tiles.template store<tile>(to + row * ld + column, ld * sizeof(float));
+      tiles.template store<tile>(to + row * ld + column, ld * sizeof(Sum));
     });
   }
 
   // The products with those of kPanel columns of a panel whose sums Map() gives as one of these.
-  template <int kPanel, class Map, class Beside>
-  FASTRNN_INLINE void add_product(LeftTiles a, Panel<BFloat16> panel, int64_t K, Beside&& beside) {
-    for (int64_t k = 0; k < K; k += kTileDepth) {
+  template <int kPanel, class Map, class T, class Beside>
+  FASTRNN_INLINE void add_product(LeftTiles<T> a, Panel<T> panel, int64_t K, Beside&& beside) {
+    for (int64_t k = 0; k < K; k += kTileDepth<T>) {
       for_constants<kRowTiles>([&]<int r>() __attribute__((always_inline)) {
-        tiles.template load<kLeft + r>(a.data + r * a.to_next_rows, a.ld * sizeof(BFloat16));
+        tiles.template load<kLeft + r>(a.data + r * a.to_next_rows, a.ld * sizeof(T));
       });
       for_constants<kPanel>([&]<int c>() __attribute__((always_inline)) {
         constexpr int sum = Map()(c) - kFirst;
         if constexpr (sum >= 0 && sum < kCols) {
           constexpr int right = kRight + sum % kRights;
-          tiles.template load<right>(panel.data + c * 2 * kTileWidth, 2 * panel.ld * sizeof(BFloat16));
+          tiles.template load<right>(panel.data + c * kTileStep<T> * kTileWidth, kTileStep<T> * panel.ld * sizeof(T));
           for_constants<kRowTiles>([&]<int r>() __attribute__((always_inline)) {
-            tiles.template multiply_add<r * kCols + sum, kLeft + r, right>();
+            tiles.template multiply_add<T, r * kCols + sum, kLeft + r, right>();
           });
         }
       });
       beside.step();
       a.data += a.to_next_depth;
-      panel.data += kTileDepth * panel.ld;
+      panel.data += kTileDepth<T> * panel.ld;
     }
   }
 };
@@ -118,15 +121,15 @@ FASTRNN_NOINLINE void matrix_gate_tile(float* out, const float* init, int64_t in
   constexpr int kSums = Gates::kSums * kVectors, kPanel = Gates::kGates * kVectors;
   constexpr int64_t panel_ld = kPanel * kTileWidth;
   const int64_t depth = (x.data ? whole_depth<BFloat16>(x.K) : 0) + (h.data ? whole_depth<BFloat16>(h.K) : 0);
-  beside.spread(kColumnTurns<kRowTiles, kSums> * depth / kTileDepth);
+  beside.spread(kColumnTurns<kRowTiles, kSums> * depth / kTileDepth<BFloat16>);
   for_column_tiles<kRowTiles, kSums>([&](auto sums) __attribute__((always_inline)) {
     sums.load(init, init_ld);
     if (x.data)
-      sums.template add_product<kPanel, XSum<Gates, kVectors>>(rows_as_they_lie(x.data, x.ld), {x.panel, panel_ld}, x.K,
-                                                               beside);
+      sums.template add_product<kPanel, XSum<Gates, kVectors>>(rows_as_they_lie(x.data, x.ld),
+                                                               Panel<BFloat16>{x.panel, panel_ld}, x.K, beside);
     if (h.data)
-      sums.template add_product<kPanel, HSum<Gates, kVectors>>(rows_as_they_lie(h.data, h.ld), {h.panel, panel_ld}, h.K,
-                                                               beside);
+      sums.template add_product<kPanel, HSum<Gates, kVectors>>(rows_as_they_lie(h.data, h.ld),
+                                                               Panel<BFloat16>{h.panel, panel_ld}, h.K, beside);
     sums.store(out, kSums * kTileWidth);
   });
 }
@@ -145,13 +148,13 @@ FASTRNN_INLINE void matrix_gate_sums(float* out, int rows, int vectors, const fl
 template <int kCols, int kRowTiles, class Beside>
 FASTRNN_NOINLINE void matrix_product_tile(float* out, const Segments<BFloat16>& a, Panel<BFloat16> panel, int64_t K,
                                           Beside&& beside) {
-  beside.spread(kColumnTurns<kRowTiles, kCols> * a.count * whole_depth<BFloat16>(K) / kTileDepth);
+  beside.spread(kColumnTurns<kRowTiles, kCols> * a.count * whole_depth<BFloat16>(K) / kTileDepth<BFloat16>);
   for_column_tiles<kRowTiles, kCols>([&](auto sums) __attribute__((always_inline)) {
     sums.zero();
     for (int s = 0; s < a.count; ++s)
-      sums.template add_product<kCols, SameColumn>(rows_as_they_lie(a.data + a.segment[s], a.ld),
-                                                   {panel.data + s * whole_depth<BFloat16>(K) * panel.ld, panel.ld}, K,
-                                                   beside);
+      sums.template add_product<kCols, SameColumn>(
+          rows_as_they_lie(a.data + a.segment[s], a.ld),
+          Panel<BFloat16>{panel.data + s * whole_depth<BFloat16>(K) * panel.ld, panel.ld}, K, beside);
     sums.store(out, kCols * kTileWidth);
   });
 }
@@ -172,7 +175,7 @@ FASTRNN_INLINE void matrix_product(float* out, int rows, int cols, const Segment
 FASTRNN_NOINLINE void pack_column_tiles(BFloat16* dst, const BFloat16* src, int64_t ld, int64_t K, Range columns) {
   for (int64_t c = columns.begin; c < columns.end; c += kTileHeight) {
     const int n = valid_lanes<float>(c, columns.end);
-    for (int64_t k = 0; k < K; k += kTileDepth) {
+    for (int64_t k = 0; k < K; k += kTileDepth<BFloat16>) {
       Vec<float> v[kTileHeight];
       FASTRNN_UNROLL
       for (int i = 0; i < kTileHeight; ++i) {
@@ -182,7 +185,7 @@ FASTRNN_NOINLINE void pack_column_tiles(BFloat16* dst, const BFloat16* src, int6
       }
       transpose<float>(v);
       FASTRNN_UNROLL
-      for (int i = 0; i < kTileHeight; ++i, dst += kTileDepth) store_pairs(dst, v[i]);
+      for (int i = 0; i < kTileHeight; ++i, dst += kTileDepth<BFloat16>) store_pairs(dst, v[i]);
     }
   }
 }
@@ -199,7 +202,7 @@ struct GradientBlock {
 template <int kCols, int kRowTiles>
 FASTRNN_NOINLINE void matrix_outer_tile(const GradientBlock& to, const BFloat16* left, Panel<BFloat16> right,
                                         int64_t K) {
-  constexpr int64_t kTileSize = kTileHeight * kTileDepth, kWidth = kCols * kTileWidth;
+  constexpr int64_t kTileSize = kTileHeight * kTileDepth<BFloat16>, kWidth = kCols * kTileWidth;
   SumTiles<kRowTiles, 0, kCols> sums;
   const bool whole = to.rows == kRowTiles * kTileHeight && to.column + kWidth <= to.width;
   float* const w = to.w + to.column;
@@ -207,8 +210,9 @@ FASTRNN_NOINLINE void matrix_outer_tile(const GradientBlock& to, const BFloat16*
     sums.load(w, to.width);
   else
     sums.zero();
-  const int64_t tiles = divide_up(K, kTileDepth);
-  sums.template add_product<kCols, SameColumn>({left, kTileDepth, tiles * kTileSize, kTileSize}, right, K, Nothing());
+  const int64_t tiles = divide_up(K, kTileDepth<BFloat16>);
+  sums.template add_product<kCols, SameColumn>(
+      LeftTiles<BFloat16>{left, kTileDepth<BFloat16>, tiles * kTileSize, kTileSize}, right, K, Nothing());
   if (whole) return sums.store(w, to.width);
   alignas(64) float beside[kRowTiles * kTileHeight * kWidth];
   sums.store(beside, kWidth);

@@ -70,9 +70,9 @@ FASTRNN_NOINLINE double multiply_adds<BFloat16>(int64_t rounds) {
   Tiles tiles;
   for_constants<8>([&]<int i>() { tiles.template zero<i>(); });
   for (int64_t n = 0; n < rounds; ++n) {
-    for_constants<4>([&]<int i>() { tiles.template multiply_add<i, 4 + i / 2, 6 + i % 2>(); });
+    for_constants<4>([&]<int i>() { tiles.template multiply_add<BFloat16, i, 4 + i / 2, 6 + i % 2>(); });
   }
-  return double(rounds) * 4 * kTileHeight * kTileWidth * kTileDepth;
+  return double(rounds) * 4 * kTileHeight * kTileWidth * kTileDepth<BFloat16>;
 }
 
 // 32 rows by 2 vectors of columns, the one shape that four tiles of sums have for whole blocks.

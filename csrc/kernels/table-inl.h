@@ -73,8 +73,16 @@ void frozen_forward(CellKind kind, const FrozenArgs& args, const Plan& plan, Tea
 
 template <class Format>
 constexpr FrozenKernels<typename Format::Stored> frozen_kernels() {
-  return {panel_bytes<Format>, pack_frozen<Format>, frozen_workspace<Format>, frozen_forward<Format>};
+  return {panel_bytes<Format>,    pack_frozen<Format>, frozen_workspace<Format>,
+          frozen_forward<Format>, Format::kBlockRows,  Format::kOnTiles};
 }
+
+#if defined(FASTRNN_BFLOAT16)
+template <class FrozenBf16, class FrozenInt8>
+constexpr ShortKernels short_kernels() {
+  return {kernels<BFloat16>(), kernels<float, BFloat16>(), frozen_kernels<FrozenBf16>(), frozen_kernels<FrozenInt8>()};
+}
+#endif
 
 [[maybe_unused]] constexpr InstructionSet instruction_set(const char* name) {
   return {name,

@@ -41,12 +41,14 @@ FASTRNN_INLINE Range share(Range all, int64_t part, int64_t parts) {
   return {all.begin + all.size() * part / parts, all.begin + all.size() * (part + 1) / parts};
 }
 
-// f(first row, rows) over blocks of at most so many rows, balanced: 32 rows are 6+6+5+5+5+5.
+// f(first row, rows) over blocks of at most so many rows, balanced: 32 rows are 6+6+5+5+5+5. With `whole` only the last
+// may have other than a multiple of so many: at most 32 of them by 16, 40 rows are 16+24.
 template <class F>
-FASTRNN_INLINE void for_row_blocks(int64_t most, Range rows, F&& f) {
-  const int64_t blocks = divide_up(rows.size(), most);
+FASTRNN_INLINE void for_row_blocks(int64_t most, Range rows, F&& f, int64_t whole = 1) {
+  const int64_t blocks = divide_up(rows.size(), most), parts = divide_up(rows.size(), whole);
   for (int64_t i = 0; i < blocks; ++i) {
-    const Range block = share(rows, i, blocks);
+    const Range part = share({0, parts}, i, blocks),
+                block{rows.begin + part.begin * whole, smaller(rows.begin + part.end * whole, rows.end)};
     f(block.begin, int(block.size()));
   }
 }

@@ -11,22 +11,19 @@ namespace fastrnn {
 extern const InstructionSet kBaseline;
 #if defined(__x86_64__)
 extern const InstructionSet kAvx2, kAvx512;
-extern const Kernels<BFloat16> kAvx512Bf16, kAmxBf16, kSoftwareTilesBf16;
-extern const Kernels<float> kAvx512Rounded, kAmxRounded, kSoftwareTilesRounded;
-extern const FrozenKernels<BFloat16> kFrozenBf16;
-extern const FrozenKernels<int8_t> kFrozenInt8;
+extern const ShortKernels kAvx512Bf16, kAmx, kSoftwareTiles;
 #endif
 
 namespace {
 
 #if defined(__x86_64__)
-InstructionSet with_bfloat16(const char* name, const Kernels<BFloat16>& kernels, const Kernels<float>& rounded) {
+InstructionSet with_short_kernels(const char* name, const ShortKernels& kernels) {
   InstructionSet set = kAvx512;
   set.name = name;
-  set.bf16 = &kernels;
-  set.f32_rounded = &rounded;
-  set.frozen_bf16 = kFrozenBf16;
-  set.frozen_int8 = kFrozenInt8;
+  set.bf16 = &kernels.bf16;
+  set.f32_rounded = &kernels.f32_rounded;
+  set.frozen_bf16 = kernels.frozen_bf16;
+  set.frozen_int8 = kernels.frozen_int8;
   return set;
 }
 #endif
@@ -43,12 +40,11 @@ std::vector<const InstructionSet*> runnable() {
     return sets;
   sets.push_back(&kAvx512);
   if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vnni")) return sets;
-  static const InstructionSet avx512bf16 = with_bfloat16("avx512bf16", kAvx512Bf16, kAvx512Rounded);
+  static const InstructionSet avx512bf16 = with_short_kernels("avx512bf16", kAvx512Bf16);
   sets.push_back(&avx512bf16);
-  static const InstructionSet software_tiles =
-      with_bfloat16("software_tiles", kSoftwareTilesBf16, kSoftwareTilesRounded);
+  static const InstructionSet software_tiles = with_short_kernels("software_tiles", kSoftwareTiles);
   sets.insert(sets.begin(), &software_tiles);
-  static const InstructionSet amx = with_bfloat16("amx", kAmxBf16, kAmxRounded);
+  static const InstructionSet amx = with_short_kernels("amx", kAmx);
   if (amx_is_usable()) sets.push_back(&amx);
 #endif
   return sets;

@@ -21,20 +21,31 @@ constexpr double kUnitsGainOfMatrix = 0.55;
 // A larger chunk, which takes more of L2, has to promise something.
 constexpr double kLargerGain = 0.97;
 
+// What multiplies elements of so many bytes; 1 are those of weights frozen to int8.
+struct Products {
+  bool matrix;
+  int block_rows;
+};
+Products products_of(const InstructionSet& set, int element_bytes) {
+  if (element_bytes == 1) return {set.frozen_int8.matrix, set.frozen_int8.block_rows};
+  if (element_bytes == 2 && set.bf16) return {set.bf16->matrix, set.bf16->block_rows};
+  return {false, set.f32.block_rows};
+}
+
 // One layer on one machine, as the estimates see it.
 class Layer {
  public:
   Layer(const Machine& machine, const InstructionSet& set, CellKind kind, const Sizes& n, int element_bytes)
       : m_(machine), n_(n), bytes_(element_bytes) {
     const CellFacts& facts = set.cells[int(kind)];
-    const bool matrix = element_bytes == 2 && set.bf16 && set.bf16->matrix;
+    const auto [matrix, block_rows] = products_of(set, element_bytes);
     columns_ = double(facts.gates) * n.H, sums_ = double(facts.sums) * n.H;
-    block_rows_ = element_bytes == 2 && set.bf16 ? set.bf16->block_rows : set.f32.block_rows;
+    block_rows_ = block_rows;
     const Rates& rates = matrix ? m_.matrix : m_.vector;
     double flops = element_bytes == 8   ? rates.float64
                    : element_bytes == 4 ? rates.float32
                    : element_bytes == 2 ? rates.bfloat16
-                                        : rates.int8;
+                                        : rates.int8 / 2;  // an activation is two bytes
     if (flops <= 0) flops = m_.vector.float32;
     // Narrower vectors than the machine's best ones do less.
     flops_ = kTileRate * flops * (matrix ? 1 : std::min(1.0, double(set.vector_bytes) / m_.vector_bytes));
@@ -157,7 +168,7 @@ Plan make_plan(const Machine& machine, const InstructionSet& set, CellKind kind,
                int threads) {
   const Layer layer(machine, set, kind, n, element_bytes);
   threads = threads_for(machine, set, kind, n, element_bytes, 1, threads);
-  const bool matrix = element_bytes == 2 && set.bf16 && set.bf16->matrix;
+  const bool matrix = products_of(set, element_bytes).matrix;
 
   const bool direct = takes_weights_as_they_lie(n);
   Plan best;

@@ -165,9 +165,10 @@ def measure() -> dict[str, float]:
 def frozen_products() -> str:
     """What becomes of frozen weights on the instruction set in use."""
     assert extension is not None
-    # One instruction set multiplies bfloat16 and int8.
+    # What multiplies bfloat16 multiplies int8 too.
     how = "multiplied as they are" if extension.has_bfloat16() else "widened to float32"
-    return f"{how} ({extension.isa()})"
+    unit = " on the matrix unit" if extension.has_matrix_unit() else ""
+    return f"{how}{unit} ({extension.isa()})"
 
 
 def processor() -> str:
