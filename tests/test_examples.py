@@ -38,7 +38,8 @@ def run(monkeypatch, capsys):
 
     def run(*arguments, stdin=""):
         monkeypatch.setattr(sys, "argv", ["fastrnn", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        raw = stdin if isinstance(stdin, bytes) else stdin.encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(raw))))
         code = 0
         try:
             main()
@@ -183,11 +184,11 @@ FILES = {
     "long.txt": "short\n" + "word " * 500 + "\n",
     "tags.tsv": "a dog\tDET NOUN\na dog barks\tDET NOUN\n",
     "numbers.csv": "date,load\n1,2\n2,much\n",
-    "short.csv": "date,load\n" + "1,2\n2,3\n" * 10,
+    "short.csv": "date,load\n" + "".join(f"{t},{t % 2}\n" for t in range(20)),
     "ids.csv": "id,review,label\n1,good,pos\n2,bad,neg\n",
     "quote.csv": 'date,load\n1,2\n2,"3\n3,4\n',
     "twice.csv": "date,load,load\n1,2,3\n",
-    "still.csv": "date,load\n" + "1,2\n" * 90,
+    "still.csv": "date,load\n" + "".join(f"{t},{2 + max(0, t - 63)}\n" for t in range(90)),
     "huge.csv": "date,load\n1,2\n2,1e39\n",
     "once.tsv": "good film\tbon film\nbad food\tmauvais plat\n",
 }
@@ -214,7 +215,10 @@ BROKEN = [
     ),
     (["forecast", "--data", "quote.csv"], "quote.csv, line 3: expected a row of CSV"),
     (["forecast", "--data", "twice.csv"], "line 1: expected columns of different names, got date,load,load"),
-    (["forecast", "--data", "still.csv"], "expected a column 'load' that changes, got 2 throughout"),
+    (
+        ["forecast", "--data", "still.csv"],
+        "a column 'load' that changes in the 63 rows to learn from, got 2",
+    ),
     (["forecast", "--data", "huge.csv"], "line 3: expected a number in column load, got '1e39'"),
     (["translate", "--data", "once.tsv"], "expected words that occur at least 2 times in the source"),
     (["poems", "--data", "long.txt", "--longest", "0"], "line 2: expected at most 2000 symbols"),
@@ -305,8 +309,8 @@ def test_an_impossible_option_is_refused(run, option):
 def test_predict_says_labels_and_what_it_cannot_read(run, trained):
     folder = trained("sentiment")
     code, out, errors = run("predict", folder, stdin="very good\nxyzzy\n味道很好\n")
-    assert code == 1 and errors == "python -m fastrnn predict: no word is known of 'xyzzy'\n"
-    labels, probabilities, texts = zip(*(line.split("\t") for line in out.splitlines()), strict=True)
+    assert code == 1 and errors == "python -m fastrnn predict: line 2: no word is known of 'xyzzy'\n"
+    labels, probabilities, texts = zip(*(line.split("\t") for line in out.splitlines() if line), strict=True)
     assert set(labels) <= {"positive", "negative"} and texts == ("very good", "味道很好")
     assert all(0.5 <= float(p) <= 1 for p in probabilities)
     assert run("predict", folder, "very good") == (0, out.splitlines(keepends=True)[0], "")
