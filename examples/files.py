@@ -19,7 +19,7 @@ _ENCODINGS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-_MARK = "\ufeff"  # the byte order mark, decoded
+_MARK = re.compile("^\ufeff", re.MULTILINE)  # decoded; files that are joined have one inside, too
 _BREAK = re.compile("\r\n|\r|\n")  # str.splitlines would also break at characters that a sentence may hold
 _STRAY = re.compile("[\udc80-\udcff\0]")  # bytes that were no UTF-8, and those between the letters of UTF-16
 
@@ -54,11 +54,11 @@ def decode(source: Path | str, raw: bytes) -> str:
     """UTF-8, or what a byte order mark announces, which is left out. Raises Malformed for anything else."""
     encoding = _encoding(source, raw)
     try:
-        text = raw.decode(encoding).removeprefix(_MARK)
+        text = _MARK.sub("", raw.decode(encoding))
     except UnicodeDecodeError as error:
         before = raw[: error.start].decode(encoding, "ignore")
         got = f"the byte 0x{raw[error.start]:02x}"
-        raise Malformed(source, _line_after(before), encoding.upper()[:6].rstrip("-"), got) from error
+        raise Malformed(source, _line_after(before), encoding.upper()[:6], got) from error
     if stray := _STRAY.search(text):
         raise Malformed(source, _line_after(text[: stray.start()]), "UTF-8", "the byte 0x00")
     return text
@@ -86,7 +86,7 @@ def number_lines(text: str) -> Iterator[Line]:
 
 def read_input() -> str:
     """The whole standard input. Raises Malformed as ``decode`` does."""
-    return decode(INPUT, sys.stdin.buffer.read())
+    return decode(INPUT, sys.stdin.buffer.read()) if sys.stdin else ""
 
 
 def input_lines() -> Iterator[str]:
@@ -96,12 +96,14 @@ def input_lines() -> Iterator[str]:
         Refused: if it is announced as UTF-16 or UTF-32 and is not.
     """
     stream = sys.stdin
+    if stream is None:  # closed
+        return
     assert isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, io.BufferedReader)
     encoding = _encoding(INPUT, stream.buffer.peek(4))
     stream.reconfigure(encoding=encoding, errors="surrogateescape")
     try:
-        for number, line in enumerate(stream):
-            yield line.rstrip("\n").removeprefix("" if number else _MARK)
+        for line in stream:
+            yield _MARK.sub("", line.rstrip("\n"))
     except UnicodeDecodeError as error:
         raise Refused(f"{INPUT}: expected {encoding.upper()[:6]}, got {error.reason}") from error
 

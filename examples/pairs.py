@@ -45,7 +45,7 @@ def read_pairs(path: Path, first: str, second: str, labels: bool = False) -> lis
 
 
 def say_header(path: Path, line: int, first: str, second: str) -> None:
-    note(path, f"taken as the names of the columns, not as an example: {first} TAB {second}", line)
+    note(path, f"taken as the names of the columns: {first} TAB {second}; in any other line it is an example", line)
 
 
 def names_columns(first: str, second: str, labels: Sequence[str] = ()) -> bool:

@@ -13,9 +13,9 @@ from .dates import Times, count_steps, read_times, usual_step
 from .files import Line, Malformed, note
 
 DAY = 86400  # seconds
-SORT = "(train --sort sorts rows, --no-sort takes them as they stand)"
-FILL = "(train --fill interpolates, --no-fill takes rows as if they followed each other)"
-AS_IT_IS = "(train --no-fill takes rows as if they followed each other)"
+SORT = "train --sort sorts rows, --no-sort takes them as they stand"
+NO_FILL = "--no-fill takes rows as if they followed each other"
+FILL = f"train --fill interpolates, {NO_FILL}"
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Rows:
         times = self.times._replace(values=[self.times.values[i] for i in order])
         return replace(self, dates=[self.dates[i] for i in order], times=times, values=self.values[list(order)])
 
-    def malformed(self, row: int, expected: str, got: str = "") -> Malformed:
+    def malformed(self, row: int, expected: str, remark: str) -> Malformed:
         line, date = self.dates[row]
-        return Malformed(self.source, line, expected, got or repr(date))
+        return Malformed(self.source, line, expected, f"{date!r}; {remark}")
 
 
 def arrange(
@@ -67,7 +67,7 @@ def _in_order(rows: Rows, sort: bool) -> Rows:
         for row in range(1, len(times)):
             if times[row] <= times[row - 1]:
                 line, date = rows.dates[row - 1]
-                raise rows.malformed(row, f"a date after {date!r} of line {line} {SORT}")
+                raise rows.malformed(row, f"a date after {date!r} of line {line}", SORT)
         return rows
     order = sorted(range(len(times)), key=times.__getitem__)
     if breaks := sum(after < before for before, after in pairwise(order)):
@@ -79,8 +79,8 @@ def _in_order(rows: Rows, sort: bool) -> Rows:
         if times[row] > times[kept[-1]]:
             kept.append(row)
         elif not torch.equal(rows.values[row], rows.values[kept[-1]]):
-            line, date = rows.dates[kept[-1]]
-            raise rows.malformed(row, f"one row for {date!r}, which line {line} has", "other values for it")
+            line, _ = rows.dates[kept[-1]]
+            raise rows.malformed(row, f"a date other than that of line {line}, or the same values", "they differ")
     if len(kept) < len(times):
         note(rows.source, f"left out: {len(times) - len(kept)} rows that repeat the date and the values of another")
     return rows.take(kept)
@@ -95,18 +95,19 @@ def _at_even_steps(rows: Rows, step: float, fill: bool) -> Rows:
     for row, (before, after) in enumerate(pairwise(times), 1):
         count = count_steps(after - before, step)
         if count is None:
-            got = f"{rows.dates[row][1]!r}, {_show(after - before, rows.times.dated)} after the row before"
-            raise rows.malformed(row, f"a row every {shown} {AS_IT_IS}", got)
+            remark = f"{_show(after - before, rows.times.dated)} after the row before; train {NO_FILL}"
+            raise rows.malformed(row, f"a row every {shown}", remark)
         counts.append(count)
     gaps = [row for row, count in enumerate(counts, 1) if count > 1]
     if not gaps:
         return rows
     missing = sum(counts) - len(counts)
-    found = f"{missing} missing in {len(gaps)} places"
-    if not fill or missing > len(times):
-        advice = FILL if missing <= len(times) else AS_IT_IS
-        raise rows.malformed(gaps[0], f"a row every {shown} {advice}", f"{rows.dates[gaps[0]][1]!r}, {found}")
-    note(rows.source, f"interpolated: {found}, a row every {shown}", rows.dates[gaps[0]][0])
+    found = f"{missing} missing in {len(gaps)} place{'s' * (len(gaps) > 1)}"
+    if not fill:
+        raise rows.malformed(gaps[0], f"a row every {shown}", f"{found}; {FILL}")
+    if missing > len(times):
+        raise rows.malformed(gaps[0], f"a row every {shown}", f"{found}, more than there are; train {NO_FILL}")
+    note(rows.source, f"interpolated: {found}, with a row every {shown}", rows.dates[gaps[0]][0])
     return replace(rows, values=_interpolate(rows.values, torch.tensor([0, *counts]).cumsum(0)))
 
 
@@ -129,4 +130,5 @@ def _interpolate(values: Tensor, places: Tensor) -> Tensor:
 def _show(step: float, dated: bool) -> str:
     if not dated:
         return f"{step:g}"
-    return f"{step / DAY:.3g} days" if step >= DAY else str(timedelta(seconds=step))
+    days = f"{step / DAY:.3g}"
+    return f"{days} day{'s' * (days != '1')}" if step >= DAY else str(timedelta(seconds=step))
