@@ -148,7 +148,7 @@ class Forecast(Task[RelativeForecaster]):
         if examples.hourly and rows >= 20 * MONTH:
             cuts = [12 * MONTH, 16 * MONTH, 20 * MONTH]
             if rows > cuts[-1]:
-                note(examples.source, f"left out: the last {rows - cuts[-1]} rows, behind 20 months of 30 days")
+                note(examples.source, f"rows left out at the end, after 20 months of 30 days: {rows - cuts[-1]}")
         else:
             cuts = [round(0.7 * rows), round(0.8 * rows), rows]
         self._say_constant(examples.part(cuts[0], cuts[1]), "in the part that is held out")

@@ -56,7 +56,7 @@ class Poems(TextTask[LanguageModel]):
         if not poems:
             raise Refused(f"{path}: expected title TAB author TAB poem, or plain lines; nothing follows the tabs")
         if len(poems) < len(lines):
-            note(path, f"left out: {len(lines) - len(poems)} lines in which nothing follows the last tab")
+            note(path, f"lines left out in which nothing follows the last tab: {len(lines) - len(poems)}")
         self.check_lengths(path, [(n, len(poem)) for n, poem in poems])
         return [piece for _, poem in poems for piece in self._pieces(poem)]
 

@@ -94,7 +94,7 @@ def _read_columns(path: Path, lines: Sequence[Line], layout: Layout) -> list[Sen
     if names_columns(first.words[0], first.tags[0]):
         say_header(path, first.line, first.words.pop(0), first.tags.pop(0))
     if layout.numbered and (others := sum(bool(_NO_WORD.match(line)) for _, line in lines)):
-        note(path, f"left out: {others} lines of several words written as one, or of words that are not in the text")
+        note(path, f"lines left out, of words written as one or words that are not in the text: {others}")
     return [sentence for sentence in sentences if sentence.words]
 
 

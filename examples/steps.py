@@ -71,7 +71,7 @@ def _in_order(rows: Rows, sort: bool) -> Rows:
         return rows
     order = sorted(range(len(times)), key=times.__getitem__)
     if breaks := sum(after < before for before, after in pairwise(order)):
-        note(rows.source, f"sorted by date, {breaks} rows came after a later one")
+        note(rows.source, f"sorted by date; rows that came after a later one: {breaks}")
     rows = rows.take(order)
     times = rows.times.values
     kept = [0]
@@ -82,7 +82,7 @@ def _in_order(rows: Rows, sort: bool) -> Rows:
             line, _ = rows.dates[kept[-1]]
             raise rows.malformed(row, f"a date other than that of line {line}, or the same values", "they differ")
     if len(kept) < len(times):
-        note(rows.source, f"left out: {len(times) - len(kept)} rows that repeat the date and the values of another")
+        note(rows.source, f"rows left out that repeat the date and the values of another: {len(times) - len(kept)}")
     return rows.take(kept)
 
 
