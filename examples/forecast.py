@@ -120,7 +120,7 @@ class Forecast(Task[RelativeForecaster]):
 
     def _say_constant(self, series: Series, part: str) -> None:
         for name, column in zip(self._columns, series.values.T, strict=True):
-            if (column == column[0]).all():
+            if len(column) > 1 and (column == column[0]).all():
                 note(series.source, f"column {name!r} is {float(column[0]):g} {part}")
 
     @property

@@ -12,6 +12,7 @@ from .text import split_words
 
 CONLL_U = 10  # columns
 FORM, UPOS = 2, 4  # counted from 1
+_FIRST = re.compile(r"1(-\d+)?|0\.1")  # what numbers the first word of a sentence, or what comes before it
 _NO_WORD = re.compile(r"\d+[-.]\d")  # 7-8: the words 7 and 8 written as one; 7.1: one that is not in the text
 
 
@@ -76,7 +77,7 @@ def _layout(path: Path, lines: Sequence[Line], separator: str, column: int) -> L
     first = next((line for _, line in lines if line.strip() and not _is_comment(line)), "")
     fields = _fields(first, separator)
     width = len(fields)
-    numbered = width > 2 and (fields[0].isdecimal() or bool(_NO_WORD.match(fields[0])))
+    numbered = width > 2 and bool(_FIRST.fullmatch(fields[0]))
     word = FORM if numbered else 1
     tag = column or (UPOS if numbered and width == CONLL_U else width)
     if tag > width or tag == word:

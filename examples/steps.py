@@ -89,7 +89,7 @@ def _in_order(rows: Rows, sort: bool) -> Rows:
 def _at_even_steps(rows: Rows, step: float, fill: bool) -> Rows:
     times = rows.times.values
     if rows.times.dated and step == DAY:
-        times = [*_without_weekends(times)]
+        times = _without_weekends(times)
     shown = _show(step, rows.times.dated)
     counts = []
     for row, (before, after) in enumerate(pairwise(times), 1):
@@ -111,7 +111,7 @@ def _at_even_steps(rows: Rows, step: float, fill: bool) -> Rows:
     return replace(rows, values=_interpolate(rows.values, torch.tensor([0, *counts]).cumsum(0)))
 
 
-def _without_weekends(times: Sequence[float]) -> Sequence[float]:
+def _without_weekends(times: list[float]) -> list[float]:
     """Where no day is a Saturday or a Sunday, times as if there were no such days."""
     days = [int(time // DAY) + 3 for time in times]  # since a Monday
     if any(day % 7 > 4 for day in days):

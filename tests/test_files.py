@@ -192,6 +192,7 @@ def universal(tagged):
 SENTENCES = {
     "U": universal(TAGGED),
     "two": columns(*TAGGED),
+    "numbered": columns(*[(str(n), *pair) for n, pair in enumerate(TAGGED, 1)]),
     "last": "# a comment\n" + columns(*[(word, "_", tag) for word, tag in TAGGED]),
 }
 
