@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fastrnn.models import Forecaster
 
-from .files import INPUT, Malformed, Refused, note
+from .files import INPUT, Refused, note
 from .steps import arrange
 from .tables import Table, numbers, parse_table, read_table
 from .task import Options, Task
@@ -109,8 +109,6 @@ class Forecast(Task[RelativeForecaster]):
         return series
 
     def _series(self, table: Table) -> Series:
-        if not table.rows:
-            raise Malformed(table.source, table.header.line + 1, "a row of numbers", "the end of the file")
         if not self._columns:
             self._choose(table)
         values = torch.tensor(numbers(table, self._columns), dtype=torch.float64)

@@ -17,7 +17,7 @@ _NO_WORD = re.compile(r"\d+[-.]\d")  # 7-8: the words 7 and 8 written as one; 7.
 
 
 class Sentence(NamedTuple):
-    line: int  # that it begins on
+    lines: list[int]  # of each word
     words: list[str]
     tags: list[str]
 
@@ -39,7 +39,7 @@ def read_sentences(path: Path, column: int = 0) -> list[Sentence]:
         words, tags = split_words(first), split_words(second)
         if len(words) != len(tags):
             raise Malformed(path, line, f"a tag for each of {len(words)} words", f"{len(tags)} tags")
-        sentences.append(Sentence(line, words, tags))
+        sentences.append(Sentence([line] * len(words), words, tags))
     return sentences
 
 
@@ -93,7 +93,7 @@ def _read_columns(path: Path, lines: Sequence[Line], layout: Layout) -> list[Sen
         raise Refused(f"{path}: expected words in columns, got comments alone")
     first = sentences[0]
     if names_columns(first.words[0], first.tags[0]):
-        say_header(path, first.line, first.words.pop(0), first.tags.pop(0))
+        say_header(path, first.lines.pop(0), first.words.pop(0), first.tags.pop(0))
     if layout.numbered and (others := sum(bool(_NO_WORD.match(line)) for _, line in lines)):
         note(path, f"lines left out, of words written as one or words that are not in the text: {others}")
     return [sentence for sentence in sentences if sentence.words]
@@ -101,8 +101,7 @@ def _read_columns(path: Path, lines: Sequence[Line], layout: Layout) -> list[Sen
 
 def _sentence(path: Path, lines: Sequence[Line], layout: Layout) -> Sentence:
     """From lines between blank ones: a word each, or a comment, which begins with # and has no columns."""
-    words: list[str] = []
-    tags: list[str] = []
+    sentence = Sentence([], [], [])
     for number, line in lines:
         fields = _fields(line, layout.separator)
         if len(fields) != layout.width:
@@ -111,12 +110,14 @@ def _sentence(path: Path, lines: Sequence[Line], layout: Layout) -> Sentence:
             raise Malformed(path, number, f"{layout.width} columns, as before", str(len(fields)))
         if layout.numbered and _NO_WORD.match(line):
             continue
-        if layout.numbered and fields[0] != str(len(words) + 1):
-            raise Malformed(path, number, f"word {len(words) + 1} of a sentence or a blank line", repr(fields[0]))
+        if layout.numbered and fields[0] != str(len(sentence.words) + 1):
+            expected = f"word {len(sentence.words) + 1} of a sentence or a blank line"
+            raise Malformed(path, number, expected, repr(fields[0]))
         word, tag = fields[layout.word], fields[layout.tag]
         if not word or not tag or (tag == "_" and layout.tag == UPOS - 1):
             places = f"columns {layout.word + 1} and {layout.tag + 1}"
             raise Malformed(path, number, f"a word and its tag in {places}", f"{word!r} and {tag!r}")
-        words.append(word)
-        tags.append(tag)
-    return Sentence(lines[0][0], words, tags)
+        sentence.lines.append(number)
+        sentence.words.append(word)
+        sentence.tags.append(tag)
+    return sentence

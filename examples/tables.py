@@ -45,13 +45,15 @@ def parse_table(source: Path | str, text: str) -> Table:
     """The table in a text that is not blank. Separators other than commas are said.
 
     Raises:
-        Malformed: if a row cannot be read or has more or fewer fields than the header, or two columns have one name.
+        Malformed: if two columns have one name, no row follows, or one cannot be read or has more or fewer fields.
     """
     separator = max(SEPARATORS, key=lambda separator: _fit(text, separator))
     header, *rows = _rows(source, text, separator)
     table = Table(source, header, rows)
     if len(set(header.fields)) < len(header.fields):
         raise table.misses("columns of different names")
+    if not rows:
+        raise Malformed(source, header.line + 1, "a row below the header", "the end of the file")
     for row in rows:
         if len(row.fields) != len(header.fields):
             raise Malformed(source, row.line, f"{len(header.fields)} columns", str(len(row.fields)))

@@ -47,11 +47,12 @@ class Tagging(TextTask[SequenceTagger]):
             return write_sentences(600)
         examples, lengths = [], []
         known = self.vocabularies.get("tags")
-        for number, words, tags in read_sentences(path, self.options.column):
-            if known and (wrong := [tag for tag in tags if tag not in known]):
-                raise Malformed(path, number, f"tags among {', '.join(known.symbols[1:])}", repr(wrong[0]))
+        for lines, words, tags in read_sentences(path, self.options.column):
+            for line, tag in zip(lines, tags, strict=True):
+                if known and tag not in known:
+                    raise Malformed(path, line, f"tags among {', '.join(known.symbols[1:])}", repr(tag))
             examples.append(Example(self.cut(words), self.cut(tags)))
-            lengths.append((number, len(words)))
+            lengths.append((lines[0], len(words)))
         self.check_lengths(path, lengths)
         return examples
 

@@ -104,6 +104,7 @@ def test_quoted_fields_hold_anything(read, separator):
         ("date;load\n1;1,234\n2;5,678\n", "line 2: expected a decimal point, or a comma that .* got '1,234'"),
         ("date;load\n1;1,5\n2;1.234,5\n", "line 3: expected a number with a decimal comma in column load"),
         ("date;load\n1;1,5\n2;1.5\n", "line 3: expected a number with a decimal comma in column load"),
+        ("date,load\n", "line 2: expected a row below the header, got the end of the file"),
         ("date,load\n1,1,5\n2,2,5\n", "line 2: expected 2 columns, got 3"),
         ("date,load\n1,1_000\n", "line 2: expected a number in column load, got '1_000'"),
     ],
@@ -229,6 +230,13 @@ def test_another_column_and_spaces_between_columns(read):
 def test_columns_that_are_broken(read, content, message):
     with pytest.raises(Refused, match=message):
         read("tagging", "a", content)
+
+
+def test_an_unknown_tag_has_the_line_of_its_word():
+    Path("a").write_text(SENTENCES["two"])
+    task = TASKS["tagging"](TASKS["tagging"].Settings(), {"tags": ["-", *TAGS[:4]]})
+    with pytest.raises(Refused, match="a, line 5: expected tags among PRON, AUX, PART, VERB, got 'NUM'"):
+        task.read(Path("a"))
 
 
 @pytest.mark.parametrize("task, tags", [("tagging", "DET NOUN"), ("translate", "un\u00a0chien rouge")])
