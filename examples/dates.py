@@ -102,8 +102,7 @@ def count_steps(step: float, usual: float) -> int | None:
     return number if number and abs(step / usual - number) <= number / 8 else None
 
 
-def _faults(times: Sequence[float]) -> tuple[int, int]:
-    """Steps back, and steps that are not the usual one."""
+def _faults(times: Sequence[float]) -> int:
+    """How many steps are not the usual one."""
     usual = usual_step(times)
-    steps = [after - before for before, after in pairwise(times)]
-    return sum(step <= 0 for step in steps), sum(not usual or count_steps(step, usual) != 1 for step in steps)
+    return sum(not usual or count_steps(after - before, usual) != 1 for before, after in pairwise(times))

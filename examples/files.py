@@ -30,7 +30,8 @@ class Refused(Exception):
 
 class Malformed(Refused):
     def __init__(self, source: Path | str, line: int, expected: str, got: str):
-        super().__init__(f"{source}, line {line}: expected {expected}, got {got}")
+        # What came may be a quoted field with line breaks.
+        super().__init__(_BREAK.sub(" ", f"{source}, line {line}: expected {expected}, got {got}"))
 
 
 def note(source: Path | str, text: str, line: int = 0) -> None:

@@ -110,4 +110,4 @@ def _read_csv(path: Path) -> Iterator[Pair]:
     for line, fields in table.rows:
         if not fields[label] or not fields[text]:
             raise Malformed(path, line, f"{table.header.fields[text]} and label", repr(",".join(fields)[:60]))
-        yield Pair(line, fields[text], fields[label])
+        yield Pair(line, fields[text], " ".join(fields[label].split()))  # predict prints labels in lines

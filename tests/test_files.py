@@ -57,7 +57,7 @@ def test_a_header_is_no_example(read, task, first, rest):
     "content",
     [
         PAIRS,
-        "good\tpos\nbad\tneg\n",  # every label occurs once
+        "good\tpos\nbad\tneg\nso\tnone\n",  # every label occurs once
         "a dull and endless film\tawful\n" + PAIRS,  # a text, not a name
         "label\tpos\n" + PAIRS,  # a label that others have
     ],
@@ -91,6 +91,8 @@ def test_quoted_fields_hold_anything(read, separator):
     quoted = text.replace('"', '""')
     (example, _), _ = read("sentiment", "a.csv", f'label{separator}text\npos{separator}"{quoted}"\nneg{separator}bad\n')
     assert "".join(example.symbols) == 'he;she,theysaid"so"andleft'
+    with pytest.raises(Refused, match="line 1: expected a header with the columns label and text, got a b,c,d$"):
+        read("sentiment", "a.csv", f'"a\nb"{separator}c{separator}d\n1{separator}2{separator}3\n')
     with pytest.raises(Refused, match="a.csv, line 5: expected 2 columns, got 3"):
         read("sentiment", "a.csv", f'label{separator}text\npos{separator}"{quoted}"\nneg{separator}{separator}\n')
 
