@@ -22,15 +22,13 @@ _TOO_LARGE = 2**63  # for torch's integers
 @contextmanager
 def reporting(program: str) -> Iterator[None]:
     """Ends the program with one line where an error is the user's to mend, or after Ctrl-C."""
-    for stream in (sys.stdin, sys.stdout):  # any locale; what is printed reaches a pipe line by line
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", line_buffering=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Any locale, names of files with any bytes; what is printed reaches a pipe line by line.
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", line_buffering=True)
     try:
         yield
     except Refused as error:
         sys.exit(f"{program}: {error}")
-    except UnicodeDecodeError:
-        sys.exit(f"{program}: expected UTF-8 on the standard input")
     except OSError as error:
         sys.exit(f"{program}: {error.filename or 'output'}: {error.strerror}")
     except ModuleNotFoundError as error:

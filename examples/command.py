@@ -4,6 +4,7 @@ import argparse
 import math
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -12,7 +13,7 @@ import torch
 
 from . import checkpoint
 from .arguments import at_least_0, positive, reporting, seed, share
-from .files import Refused, digest
+from .files import Refused, check_text, digest, input_lines, number_lines, read_input
 from .task import Task
 
 HELP = {
@@ -40,6 +41,9 @@ HELP = {
     "columns": "what the model sees",
     "window": "rows that the model sees; 0 chooses by the length of the file",
     "horizon": "rows to forecast; 0 chooses likewise",
+    "sort": "bring rows in the order of their dates, or take them as they stand; default: refuse others",
+    "fill": "interpolate rows that are missing, or take those around as neighbours; default: refuse gaps",
+    "column": "column of the tags, from 1; 0 stands for UPOS in CoNLL-U, else the last",
 }
 
 
@@ -110,7 +114,7 @@ def _add_option(task: argparse.ArgumentParser, option: Field, hint: Any) -> None
         how = {"type": at_least_0(hint)}
     else:
         how = {"type": positive(hint)}
-    shown = "" if default == "" else f"; default: {default}"
+    shown = "" if default in ("", None) else f"; default: {default}"
     task.add_argument(f"--{name.replace('_', '-')}", help=HELP[name] + shown, **how)
 
 
@@ -195,25 +199,38 @@ def predict(args: argparse.Namespace) -> None:
     if args.data:
         print(_format(task.report(model, task.read(args.data))))
         return
-    lines = args.text or (line.rstrip("\n") for line in sys.stdin)
-    answered = failed = False
-    for text in lines if task.predicts_lines else ["\n".join(lines)]:
+    if task.predicts_lines:
+        kind, lines = ("text", iter(args.text)) if args.text else ("line", input_lines())
+        sys.exit(not _answer(task, model, kind, lines))
+    text = "\n".join(args.text) if args.text else read_input()
+    check_text(text)
+    if not text.strip():
+        raise Refused("expected text, got nothing")
+    print(task.predict(model, text))
+
+
+def _answer(task: Task, model: torch.nn.Module, kind: str, texts: Iterator[str]) -> bool:
+    """Prints a line for each text, which is empty where there is no answer. Whether all have one."""
+    number = failed = 0
+    for number, text in enumerate(texts, 1):
         try:
+            check_text(text)
             if not text.strip():
                 raise Refused("expected text, got nothing")
-            print(task.predict(model, text.strip() if task.predicts_lines else text))
-            answered = True
+            print(task.predict(model, " ".join(line for _, line in number_lines(text.strip()))))
         except Refused as error:
-            print(f"python -m fastrnn predict: {error}", file=sys.stderr)
-            failed = True
-    if not (answered or failed):
+            print(f"python -m fastrnn predict: {kind} {number}: {error}", file=sys.stderr)
+            print()
+            failed += 1
+    if not number:
         raise Refused("expected text, got nothing")
-    sys.exit(failed)
+    return not failed
 
 
 @reporting("python -m fastrnn generate")
 def generate(args: argparse.Namespace) -> None:
     task, model = checkpoint.load_best(args.folder)
+    check_text(args.prefix)
     print(args.prefix, end="", flush=True)
     sampling = {"temperature": args.temperature, "top_k": args.top_k, "seed": args.seed}
     for text in task.generate(model, args.prefix, args.length, **sampling):

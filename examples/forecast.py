@@ -1,16 +1,17 @@
 """The next values of a time series, from a window of the values before.
 
-Files: CSV with a header; dates in the first column, numbers in the others. ``--target`` names the column to forecast,
-by default the last. The file is split by time: 12, 4 and 4 months if it is hourly and that long, as is usual for the
-ETT data (Zhou et al. 2021), otherwise 70, 10 and 20 %. Figures are of the last part, in units of the training part's
-standard deviation, beside those of two rivals: the last value repeated, and least squares on the same window.
+Files: CSV with a header; dates in the first column, in order and one for every step of time, numbers in the others.
+``--target`` names the column to forecast, by default the last. The file is split by time: 12, 4 and 4 months if it is
+hourly and that long, as is usual for the ETT data (Zhou et al. 2021), otherwise 70, 10 and 20 %. Figures are of the
+last part, in units of the training part's standard deviation, beside those of two rivals: the last value repeated, and
+least squares on the same window.
 """
 
 import math
 import operator
+from argparse import BooleanOptionalAction
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,14 +20,15 @@ from torch import Tensor, nn
 
 from fastrnn.models import Forecaster
 
-from .files import Malformed, Refused, parse_table, read_table, split_lines
+from .files import INPUT, Refused, note
+from .steps import arrange
+from .tables import Table, numbers, parse_table, read_table
 from .task import Options, Task
 from .text import Vocabulary
 
 DATA = Path(__file__).parent / "data" / "sunspots.csv"
 MONTH = 30 * 24  # hours
-LARGEST = 1e30  # float32, in which the layers compute, ends at 3.4e38
-INPUT = "input"
+HOUR = 3600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,13 @@ class ForecastOptions(Options):
     columns: Literal["target", "all"] = "target"
     window: int = 0
     horizon: int = 0
+    sort: bool | None = field(default=None, metadata={"action": BooleanOptionalAction})
+    fill: bool | None = field(default=None, metadata={"action": BooleanOptionalAction})
 
 
 class Series(NamedTuple):
     values: Tensor  # float64 [N, F], the target first
+    source: Path | str
     hourly: bool = False
 
     def part(self, first: int, last: int) -> "Series":
@@ -97,26 +102,36 @@ class Forecast(Task[RelativeForecaster]):
         self._training: Series | None = None
 
     def read(self, path: Path | None) -> Series:
-        path = path or DATA
-        header, rows = read_table(path)
-        if not rows:
-            raise Malformed(path, 2, "a row of numbers", "the end of the file")
+        known = bool(self._columns)
+        series = self._series(read_table(path or DATA))
+        if known:  # what the columns are learned from is judged in parts, once it is split
+            self._say_constant(series, "throughout")
+        return series
+
+    def _series(self, table: Table) -> Series:
         if not self._columns:
-            self._choose(path, header, len(rows))
-        places = self._places(path, header)
-        values = [[self._number(path, line, header[i], fields[i]) for i in places] for line, fields in rows]
-        return Series(torch.tensor(values, dtype=torch.float64), _hourly([fields[0] for _, fields in rows[:2]]))
+            self._choose(table)
+        values = torch.tensor(numbers(table, self._columns), dtype=torch.float64)
+        dates = [(row.line, row.fields[0]) for row in table.rows]
+        values, step = arrange(table.source, dates, values, self.options.sort, self.options.fill)
+        return Series(values, table.source, hourly=step == HOUR)
+
+    def _say_constant(self, series: Series, part: str) -> None:
+        for name, column in zip(self._columns, series.values.T, strict=True):
+            if len(column) > 1 and (column == column[0]).all():
+                note(series.source, f"column {name!r} is {float(column[0]):g} {part}")
 
     @property
     def _columns(self) -> list[str]:
         """The columns that the model sees, the target first."""
         return self.vocabularies["columns"].symbols if self.vocabularies else []
 
-    def _choose(self, path: Path, header: list[str], rows: int) -> None:
+    def _choose(self, table: Table) -> None:
         """Columns, and a window and a horizon that suit the file's length where none are asked for."""
+        header, rows = table.header.fields, len(table.rows)
         target = self.options.target or header[-1]
         if target not in header[1:]:
-            raise Malformed(path, 1, f"a column {target!r} after the first", ",".join(header))
+            raise table.misses(f"a column {target!r} after the first")
         others = [name for name in header[1:] if name != target] if self.options.columns == "all" else []
         self.vocabularies["columns"] = Vocabulary([target, *others])
         self.options = replace(
@@ -126,26 +141,16 @@ class Forecast(Task[RelativeForecaster]):
             horizon=self.options.horizon or max(min(24, rows // 60), 1),
         )
 
-    def _places(self, source: Path | str, header: list[str]) -> list[int]:
-        if missing := [name for name in self._columns if name not in header]:
-            raise Malformed(source, 1, f"a column {missing[0]!r}", ",".join(header))
-        return [header.index(name) for name in self._columns]
-
-    def _number(self, source: Path | str, line: int, column: str, text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not abs(number) < LARGEST:
-            raise Malformed(source, line, f"a number in column {column}", repr(text))
-        return number
-
     def split(self, examples: Series) -> tuple[Series, Series, Series]:
         rows = len(examples.values)
         if examples.hourly and rows >= 20 * MONTH:
             cuts = [12 * MONTH, 16 * MONTH, 20 * MONTH]
+            if rows > cuts[-1]:
+                note(examples.source, f"rows left out at the end, after 20 months of 30 days: {rows - cuts[-1]}")
         else:
             cuts = [round(0.7 * rows), round(0.8 * rows), rows]
+        self._say_constant(examples.part(cuts[0], cuts[1]), "in the part that is held out")
+        self._say_constant(examples.part(cuts[1], cuts[2]), "in the last part, which the figures are of")
         # A part's first forecast looks back into the part before.
         window = self.options.window
         return (
@@ -155,11 +160,12 @@ class Forecast(Task[RelativeForecaster]):
         )
 
     def fit(self, examples: Series) -> None:
+        part = f"in the {len(examples.values)} rows to learn from"
         target = examples.values[:, 0]
         if (target == target[0]).all():
-            raise Refused(
-                f"expected a column {self.options.target!r} that changes, got {float(target[0]):g} throughout"
-            )
+            expected = f"{examples.source}: expected a column {self.options.target!r} that changes {part}"
+            raise Refused(f"{expected}, got {float(target[0]):g} throughout")
+        self._say_constant(examples, part)
         self._training = examples
 
     def build(self, rnn: Callable[..., nn.Module]) -> RelativeForecaster:
@@ -218,13 +224,10 @@ class Forecast(Task[RelativeForecaster]):
 
     def predict(self, model: RelativeForecaster, text: str) -> str:
         """From a table as in a file, with its header, the values that follow, one a line."""
-        header, rows = parse_table(INPUT, split_lines(text))
-        places = self._places(INPUT, header)
-        if len(rows) < self.options.window:
-            raise Refused(f"expected a header and at least {self.options.window} rows, got {len(rows)} rows")
-        recent = rows[-self.options.window :]
-        values = [[self._number(INPUT, line, header[i], fields[i]) for i in places] for line, fields in recent]
-        x = torch.tensor(values, dtype=torch.float64)
+        values = self._series(parse_table(INPUT, text)).values
+        if len(values) < self.options.window:
+            raise Refused(f"expected a header and at least {self.options.window} rows, got {len(values)} rows")
+        x = values[-self.options.window :]
         return "\n".join(_format(value, float(model.scale)) for value in model(x[None])[0].tolist())
 
 
@@ -236,11 +239,3 @@ def _format(value: float, scale: float) -> str:
 def _stack(windows: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     x, y = zip(*windows, strict=True)
     return torch.stack(x), torch.stack(y)
-
-
-def _hourly(dates: Sequence[str]) -> bool:
-    try:
-        first, second = map(datetime.fromisoformat, dates)
-    except ValueError:
-        return False
-    return second - first == timedelta(hours=1)

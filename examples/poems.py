@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fastrnn.models import LanguageModel
 
-from .files import Refused, read_lines
+from .files import Refused, note, read_lines
 from .task import TextOptions, TextTask
 from .text import PADDING, START, STOP, UNKNOWN, Vocabulary, pad
 
@@ -51,9 +51,12 @@ class Poems(TextTask[LanguageModel]):
 
     def read(self, path: Path | None) -> list[Example]:
         path = path or DATA
-        poems = [(n, poem) for n, line in read_lines(path) if (poem := line.split("\t")[-1].strip())]
+        lines = read_lines(path)
+        poems = [(n, poem) for n, line in lines if (poem := line.split("\t")[-1].strip())]
         if not poems:
             raise Refused(f"{path}: expected title TAB author TAB poem, or plain lines; nothing follows the tabs")
+        if len(poems) < len(lines):
+            note(path, f"lines left out in which nothing follows the last tab: {len(lines) - len(poems)}")
         self.check_lengths(path, [(n, len(poem)) for n, poem in poems])
         return [piece for _, poem in poems for piece in self._pieces(poem)]
 

@@ -1,8 +1,8 @@
 """Which label a text has, by a bidirectional layer and its largest values over time.
 
-Files: lines ``text TAB label``, or CSV with a header: a column named ``label`` and one other, or one named ``text``.
-Labels are any words. Chinese and Japanese are read character by character, other text word by word (--level char reads
-all by character).
+Files: lines ``text TAB label``, or CSV with a header: a column named ``label`` and one other, or one named ``text``,
+between commas, semicolons or TABs. Labels are any words. Chinese and Japanese are read character by character, other
+text word by word (--level char reads all by character).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from fastrnn.models import SequenceClassifier
 
-from .files import Malformed, Refused, read_pairs, read_table
+from .files import Malformed, Refused
+from .pairs import Pair, read_pairs
+from .tables import read_table
 from .task import TextOptions, TextTask
 from .text import UNKNOWN, Vocabulary, drop_words, pad, words
 
@@ -42,7 +44,8 @@ class Sentiment(TextTask[SequenceClassifier]):
 
     def read(self, path: Path | None) -> list[Example]:
         path = path or DATA
-        rows = list(_read_csv(path) if path.suffix == ".csv" else read_pairs(path, "text", "label"))
+        is_csv = path.suffix.lower() == ".csv"
+        rows = list(_read_csv(path)) if is_csv else read_pairs(path, "text", "label", labels=True)
         examples = [Example(self._symbols(text), label) for _, text, label in rows]
         numbers = [number for number, _, _ in rows]
         self.check_lengths(path, [(n, len(e.symbols)) for n, e in zip(numbers, examples, strict=True)])
@@ -97,13 +100,14 @@ class Sentiment(TextTask[SequenceClassifier]):
         return torch.tensor([self.vocabularies["labels"].indices.get(example.label, -1) for example in batch])
 
 
-def _read_csv(path: Path) -> Iterator[tuple[int, str, str]]:
-    header, rows = read_table(path)
-    others = [name for name in header if name != "label"]
-    if "text" not in others and len(others) != 1 or len(others) == len(header):
-        raise Malformed(path, 1, "a header with the columns label and text", ",".join(header))
-    label, text = header.index("label"), header.index("text" if "text" in others else others[0])
-    for number, fields in rows:
+def _read_csv(path: Path) -> Iterator[Pair]:
+    table = read_table(path)
+    names = [name.lower() for name in table.header.fields]
+    others = [name for name in names if name != "label"]
+    if "text" not in others and len(others) != 1 or len(others) != len(names) - 1:
+        raise table.misses("a header with the columns label and text")
+    label, text = names.index("label"), names.index("text" if "text" in others else others[0])
+    for line, fields in table.rows:
         if not fields[label] or not fields[text]:
-            raise Malformed(path, number, f"{header[text]} and label", repr(",".join(fields)[:60]))
-        yield number, fields[text], fields[label]
+            raise Malformed(path, line, f"{table.header.fields[text]} and label", repr(",".join(fields)[:60]))
+        yield Pair(line, fields[text], " ".join(fields[label].split()))  # predict prints labels in lines

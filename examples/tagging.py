@@ -1,7 +1,8 @@
 """A tag for every word, such as its part of speech, from the sentence around it and from its characters.
 
-Files: lines ``words TAB tags``, both separated by spaces, one tag a word. Without a file, a small grammar writes
-sentences in which many a word takes its part of speech from its place ("the saw", "they saw").
+Files: lines ``words TAB tags``, both separated by spaces, one tag a word; or CoNLL and CoNLL-U: a word a line, its tag
+in one of the columns, blank lines between sentences. Without a file, a small grammar writes sentences in which many a
+word takes its part of speech from its place ("the saw", "they saw").
 """
 
 import random
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 from fastrnn.models import SequenceTagger
 
-from .files import Malformed, Refused, read_pairs
+from .files import Malformed, Refused
+from .sentences import read_sentences
 from .task import TextOptions, TextTask
-from .text import PADDING, UNKNOWN, Vocabulary, drop_words, literal, pad
+from .text import PADDING, UNKNOWN, Vocabulary, drop_words, literal, pad, split_words
 
 LONGEST_WORD = 20  # characters that the model looks at; addresses of web pages would fill the memory
 
@@ -28,6 +30,7 @@ class TaggingOptions(TextOptions):
     batch: int = 16
     dropout: float = 0.4
     word_dropout: float = 0.15
+    column: int = 0
 
 
 class Example(NamedTuple):
@@ -44,14 +47,12 @@ class Tagging(TextTask[SequenceTagger]):
             return write_sentences(600)
         examples, lengths = [], []
         known = self.vocabularies.get("tags")
-        for number, first, second in read_pairs(path, "words", "tags"):
-            words, tags = first.split(), second.split()
-            if len(words) != len(tags):
-                raise Malformed(path, number, f"a tag for each of {len(words)} words", f"{len(tags)} tags")
-            if known and (wrong := [tag for tag in tags if tag not in known]):
-                raise Malformed(path, number, f"tags among {', '.join(known.symbols[1:])}", repr(wrong[0]))
+        for lines, words, tags in read_sentences(path, self.options.column):
+            for line, tag in zip(lines, tags, strict=True):
+                if known and tag not in known:
+                    raise Malformed(path, line, f"tags among {', '.join(known.symbols[1:])}", repr(tag))
             examples.append(Example(self.cut(words), self.cut(tags)))
-            lengths.append((number, len(words)))
+            lengths.append((lines[0], len(words)))
         self.check_lengths(path, lengths)
         return examples
 
@@ -86,7 +87,7 @@ class Tagging(TextTask[SequenceTagger]):
 
     def predict(self, model: SequenceTagger, text: str) -> str:
         """The words with their tags: ``word/TAG word/TAG``."""
-        example = Example(self.cut(text.split()), [])
+        example = Example(self.cut(split_words(text)), [])
         words, lengths, characters = self._encode([example])
         if (words == UNKNOWN).all() and ((characters == UNKNOWN) | (characters == PADDING)).all():
             raise Refused(f"no word and no character is known of {text!r}")

@@ -24,6 +24,11 @@ def words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFC", text.lower()))
 
 
+def split_words(text: str) -> list[str]:
+    """What spaces and TABs separate; a no-break space is part of a word."""
+    return re.findall("[^ \t]+", text)
+
+
 def literal(symbols: Iterable[str]) -> list[str]:
     """Symbols of a user's text: one that looks like a special is an unknown one."""
     return [SPECIALS[UNKNOWN] if symbol in SPECIALS else symbol for symbol in symbols]

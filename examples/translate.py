@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from fastrnn.models import Seq2Seq
 
-from .files import Refused, read_pairs
+from .files import Refused
+from .pairs import read_pairs
 from .task import TextOptions, TextTask
-from .text import PADDING, SPECIALS, Vocabulary, literal, pad
+from .text import PADDING, SPECIALS, Vocabulary, literal, pad, split_words
 
 MINIMUM = 2  # how often a word must occur to be known; the scores of all words are most of the work
 BEAM = 4
@@ -57,7 +58,7 @@ class Translate(TextTask[Seq2Seq]):
         return Example(self._symbols(source), self._symbols(target))
 
     def _symbols(self, text: str) -> list[str]:
-        return literal(text.split()) if self.options.level == "word" else list(text)
+        return literal(split_words(text)) if self.options.level == "word" else list(text)
 
     def fit(self, examples: Sequence[Example]) -> None:
         minimum = MINIMUM if self.options.level == "word" else 1

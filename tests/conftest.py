@@ -1,5 +1,7 @@
 import importlib
+import io
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
@@ -68,3 +70,25 @@ def no_warnings_unless_expected():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         yield
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command line in this process: exit code, standard output and standard error."""
+    from fastrnn.__main__ import main  # which most tests do without
+
+    def run(*arguments, stdin=""):
+        raw = stdin if isinstance(stdin, bytes) else stdin.encode()
+        monkeypatch.setattr(sys, "argv", ["fastrnn", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(raw))))
+        code = 0
+        try:
+            main()
+        except SystemExit as exit:
+            code = exit.code or 0
+            if isinstance(code, str):  # what Python prints when it ends with a message
+                print(code, file=sys.stderr)
+                code = 1
+        return code, *capsys.readouterr()
+
+    return run
