@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from . import devices
 from .files import Refused
 
 # Packages beside torch, and with which of fastrnn's extras they come.
@@ -60,6 +61,20 @@ def picture(text: str) -> Path:
     if path.suffix not in PICTURES or path.is_dir():
         raise argparse.ArgumentTypeError(f"expected a file with one of the endings {', '.join(PICTURES)}, got {text!r}")
     return path
+
+
+def add_machine(command: argparse.ArgumentParser) -> None:
+    """The options that say what computes."""
+    text = "auto, cpu, cuda or cuda:N; default: auto, a GPU if there is one"
+    command.add_argument("--device", type=_device, default="auto", metavar="NAME", help=text)
+    text = "threads of the processor; default: as torch chooses, or torchrun"
+    command.add_argument("--threads", type=positive(int), default=0, metavar="N", help=text)
+
+
+def _device(text: str) -> str:
+    if not devices.NAMES.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:N, got {text!r}")
+    return text
 
 
 def positive(kind: type) -> Callable[[str], Any]:
