@@ -180,7 +180,8 @@ def _train(args: argparse.Namespace, run: Run) -> None:
     say(f"{numbers[0]} examples to learn from, {numbers[1]} held out; {parameters} parameters; folder {folder}")
     reason = trainer.run(getattr(args, "minutes", math.inf))
     if reason:
-        again = f"python -m fastrnn train {args.task} --resume {shlex.quote(str(folder))}"
+        start = "torchrun ..." if group.several else "python"
+        again = f"{start} -m fastrnn train {args.task} --resume {shlex.quote(str(folder))}"
         where = f"epoch {trainer.progress.epoch + 1}, after {trainer.progress.position} batches of it"
         say(f"Stopped in {where}: {reason}. Saved in {folder}. To go on: {again}")
     if reason == "interrupted":

@@ -128,8 +128,11 @@ class Stepper:
         return self.run.workers.of_first(lambda: figures)
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy on the CPU. That of the first process is whole."""
-        return {name: tensor.to("cpu", copy=True) for name, tensor in self._whole(self.model.state_dict()).items()}
+        """A copy on the CPU; empty in all processes but the first."""
+        weights = self._whole(self.model.state_dict())
+        if not self.run.workers.first:
+            return {}
+        return {name: tensor.to("cpu", copy=True) for name, tensor in weights.items()}
 
     def state(self) -> dict[str, Any]:
         """What another one goes on from. That of the first process is whole."""
