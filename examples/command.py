@@ -134,7 +134,7 @@ def _add_option(task: argparse.ArgumentParser, option: Field, hint: Any) -> None
 def train(args: argparse.Namespace) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
-    with workers.joined() as group:
+    with workers.joined("python -m fastrnn train") as group:
         device = group.together(lambda: devices.find(args.device, workers.place()))
         if args.shard and not group.several:
             raise Refused("--shard: expected several processes, as torchrun starts them, got one")

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from traceback import format_exc
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -110,33 +111,41 @@ def place() -> int | None:
 
 
 @contextmanager
-def joined() -> Iterator[Workers]:
+def joined(program: str) -> Iterator[Workers]:
     """The processes of this training.
 
-    Where all of them meet the same error, the first alone reports it.
-
-    Raises:
-        Refused: if one of them ends before the others, or cannot be reached.
+    An error that all of them meet is raised in the first, and ends the others without a word. One that a process meets
+    alone it reports itself, with the name of the program, and all end: what they had begun together does not.
     """
     if not started():
         yield ALONE
         return
     workers = Workers(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    report = f"{program}, process {workers.rank} of {workers.number}:"
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         yield workers
+        dist.destroy_process_group()
     except Alone as error:
-        raise Refused(f"process {workers.rank} of {workers.number}: {error}") from error
-    except (Refused, KeyboardInterrupt) as error:
-        if workers.first:
+        _leave(f"{report} {error}")
+    except OSError as error:
+        _leave(f"{report} {error.filename or 'output'}: {error.strerror}")
+    except KeyboardInterrupt:
+        _leave(f"{program}: interrupted" if workers.first else "", 130)
+    except (Refused, ModuleNotFoundError, SystemExit) as error:
+        dist.destroy_process_group()
+        if workers.first or isinstance(error, SystemExit):
             raise
-        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
-    except RuntimeError as error:
-        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
-            raise
-        raise Refused(
-            f"process {workers.rank} of {workers.number} has lost another one; --resume goes on from what is saved"
-        ) from error
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        sys.exit(1)
+    except Exception as error:
+        lost = isinstance(error, dist.DistError) or "gloo" in str(error)
+        _leave(f"{report} has lost another one; --resume goes on from what is saved" if lost else format_exc())
+
+
+def _leave(message: str, code: int = 1) -> NoReturn:
+    """Ends the process at once: at its usual end it would wait for others, in what it had begun with them."""
+    if message:
+        print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -13,7 +13,9 @@ from typing import NamedTuple
 # Processes are forked from one that has imported everything and run nothing.
 CONTEXT = multiprocessing.get_context("forkserver")
 _EXAMPLES = ["fastrnn.examples.trainer", "fastrnn.examples.sharding", "fastrnn.examples.picture"]
-CONTEXT.set_forkserver_preload(["fastrnn.__main__", *_EXAMPLES, "matplotlib.backends.backend_agg", "sacrebleu"])
+CONTEXT.set_forkserver_preload(
+    ["fastrnn.__main__", *_EXAMPLES, "sacrebleu", "torch._dynamo"]
+)  # optimizers take the last
 
 
 class Ended(NamedTuple):
@@ -54,7 +56,7 @@ def _main(environment: dict[str, object], arguments: list[str], folder: Path, in
     import torch
 
     from fastrnn.__main__ import main
-    from fastrnn.examples import poems
+    from fastrnn.examples import picture, poems
     from fastrnn.examples.stepper import Stepper
 
     os.environ |= {"MASTER_ADDR": "localhost"} | {name: str(value) for name, value in environment.items()}
@@ -63,6 +65,7 @@ def _main(environment: dict[str, object], arguments: list[str], folder: Path, in
         os.dup2(os.open(f"{environment['RANK']}.{name}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), descriptor)
     torch.set_num_threads(1)
     poems.SAMPLES = 1
+    picture.draw = lambda *_: None  # type: ignore[assignment]
     step, steps = Stepper.step, iter(range(1, 10_000))
 
     def interrupted(*given):

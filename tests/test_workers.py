@@ -15,6 +15,7 @@ import torch
 
 import fastrnn
 from fastrnn.examples import checkpoint
+from fastrnn.examples.translate import write_dates
 from fastrnn.examples.workers import Workers
 
 ENDLESS = ["--epochs", "100000", "--patience", "100000"]
@@ -32,7 +33,11 @@ def train(tmp_path):
 
 def small(task):
     """Options of a training without chance, in which the last batch is smaller than the number of processes."""
-    rest = {"sentiment": ["--word-dropout", "0", "--batch", "34"], "tagging": ["--word-dropout", "0", "--batch", "49"]}
+    rest = {
+        "sentiment": ["--word-dropout", "0", "--batch", "34"],
+        "tagging": ["--word-dropout", "0", "--batch", "49"],
+        "translate": ["--data", "dates.tsv", "--level", "char", "--batch", "16"],
+    }
     return [task, "--hidden", "8", "--epochs", "2", "--dropout", "0", *rest.get(task, [])]
 
 
@@ -45,31 +50,43 @@ def state_of(folder):
     return torch.load(folder / checkpoint.NAME)
 
 
-@pytest.mark.parametrize("task", checkpoint.TASKS)
-def test_several_processes_learn_what_one_does(train, task, tmp_path):
+@pytest.mark.parametrize(
+    "task, runs",
+    [
+        ("sentiment", [(2, []), (3, [])]),
+        ("tagging", [(2, []), (2, ["--shard"])]),
+        ("poems", [(2, []), (2, ["--shard"])]),
+        ("forecast", [(2, [])]),
+        ("translate", [(2, []), (2, ["--shard"])]),
+    ],
+)
+def test_several_processes_learn_what_one_does(train, task, runs, tmp_path):
+    dates = "".join(f"{source}\t{target}\n" for source, target in write_dates(54))
+    (tmp_path / "dates.tsv").write_text(dates)
     train(1, *small(task), "--output", "one")
-    for number, options in (2, []), (3, ["--shard"]):
-        first, *others = train(number, *small(task), *options, "--output", str(number))
+    for number, options in runs:
+        folder = f"{number} {options}"
+        first, *others = train(number, *small(task), *options, "--output", folder)
         assert first.code == 0 and "best, of epoch" in first.out, first.errors
         assert all((other.code, other.out, other.errors) == (0, "", "") for other in others)
-        for row, expected in zip(metrics(tmp_path / str(number)), metrics(tmp_path / "one"), strict=True):
+        for row, expected in zip(metrics(tmp_path / folder), metrics(tmp_path / "one"), strict=True):
             assert row["loss"] == pytest.approx(expected["loss"], rel=1e-6)
             assert row == pytest.approx(expected, rel=1e-2, abs=2e-2)  # one answer more or less on the verge
 
 
-@pytest.mark.parametrize("options", [[], ["--shard"]], ids=["whole", "shard"])
-def test_a_training_goes_on_bit_for_bit_on_as_many_processes(train, tmp_path, options):
-    arguments = ["poems", "--hidden", "8", "--epochs", "2", "--layers", "2"]  # it has dropout
-    train(3, *arguments, *options, "--output", "whole")
-    ended = train(3, *arguments, *options, "--output", "parts", interrupt=13)
-    assert [process.code for process in ended] == [130] * 3 and "--resume parts" in ended[0].out
-    assert train(3, "poems", "--resume", "parts", *options)[0].code == 0
+@pytest.mark.parametrize("number, options", [(3, []), (2, ["--shard"])])
+def test_a_training_goes_on_bit_for_bit_on_as_many_processes(train, tmp_path, number, options):
+    arguments = ["sentiment", "--hidden", "8", "--epochs", "2", "--layers", "2"]  # it has dropout
+    train(number, *arguments, *options, "--output", "whole")
+    ended = train(number, *arguments, *options, "--output", "parts", interrupt=8)
+    assert [process.code for process in ended] == [130] * number and "--resume parts" in ended[0].out
+    assert train(number, "sentiment", "--resume", "parts", *options)[0].code == 0
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
     parts, whole = (state_of(tmp_path / name) for name in ("parts", "whole"))
     for name in ("model", "best", "generators"):
         torch.testing.assert_close(parts[name], whole[name], rtol=0, atol=0)
     draws = {tuple(generators["torch"].tolist()) for generators in whole["generators"]}
-    assert len(draws) == 3  # dropout differs
+    assert len(draws) == number  # dropout differs
 
 
 @pytest.mark.parametrize("before, after", [((1, []), (3, [])), ((3, []), (1, [])), ((2, ["--shard"]), (3, []))])
@@ -98,7 +115,7 @@ def test_a_process_that_is_killed_ends_all_and_leaves_what_was_learned(tmp_path)
     killed = time.monotonic()
     first, _ = processes.end(running, tmp_path)
     assert time.monotonic() - killed < 5 and first.code == 1
-    assert first.errors.endswith("process 0 of 2 has lost another one; --resume goes on from what is saved\n")
+    assert first.errors.endswith("train, process 0 of 2: has lost another one; --resume goes on from what is saved\n")
     assert checkpoint.load(tmp_path / "out")[1]["progress"]["epoch"] >= 2
 
 
