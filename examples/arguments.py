@@ -28,19 +28,28 @@ def reporting(program: str) -> Iterator[None]:
             stream.reconfigure(encoding="utf-8", line_buffering=True)
     try:
         yield
-    except Refused as error:
-        sys.exit(f"{program}: {error}")
-    except UnicodeDecodeError:
-        sys.exit(f"{program}: expected UTF-8 on the standard input")
-    except OSError as error:
-        sys.exit(f"{program}: {error.filename or 'output'}: {error.strerror}")
-    except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
+    except (Exception, KeyboardInterrupt) as error:
+        found = in_a_line(program, error)
+        if found is None:
             raise
-        sys.exit(f"{program} needs {error.name}: pip install 'fastrnn[{EXTRAS[error.name]}]'")
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        message, code = found
+        print(message, file=sys.stderr)
+        sys.exit(code)
+
+
+def in_a_line(program: str, error: BaseException) -> tuple[str, int] | None:
+    """What to tell the user of an error, and the exit code; None if it is not the user's to mend."""
+    if isinstance(error, Refused):
+        return f"{program}: {error}", 1
+    if isinstance(error, UnicodeDecodeError):
+        return f"{program}: expected UTF-8 on the standard input", 1
+    if isinstance(error, OSError):
+        return f"{program}: {error.filename or 'output'}: {error.strerror}", 1
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return f"{program} needs {error.name}: pip install 'fastrnn[{EXTRAS[error.name]}]'", 1
+    if isinstance(error, KeyboardInterrupt):
+        return f"{program}: interrupted", 130
+    return None
 
 
 def _number(kind: type, expected: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:

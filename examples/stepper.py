@@ -1,5 +1,6 @@
 """One step of a training after another: a model, its optimizer, and the rate, on one process or on several."""
 
+import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ class Stepper:
         else:
             self.model.to(run.device)
         if run.compile:
+            logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # packing breaks the graph, as is known
             self.model.compile(dynamic=True)
         if run.workers.several and not run.shard:
             return DistributedDataParallel(loss)

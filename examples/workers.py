@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
+from .arguments import in_a_line
 from .files import Refused
 
 Result = TypeVar("Result")
@@ -112,38 +113,40 @@ def place() -> int | None:
 
 @contextmanager
 def joined(program: str) -> Iterator[Workers]:
-    """The processes of this training.
+    """The processes of this training. Several end with the block.
 
-    An error that all of them meet is raised in the first, and ends the others without a word. One that a process meets
-    alone it reports itself, with the name of the program, and all end: what they had begun together does not.
+    An error that all of them meet is told by the first. One that a process meets alone it tells itself, and all end.
     """
     if not started():
         yield ALONE
         return
     workers = Workers(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    report = f"{program}, process {workers.rank} of {workers.number}:"
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         yield workers
-        dist.destroy_process_group()
-    except Alone as error:
-        _leave(f"{report} {error}")
-    except OSError as error:
-        _leave(f"{report} {error.filename or 'output'}: {error.strerror}")
-    except KeyboardInterrupt:
-        _leave(f"{program}: interrupted" if workers.first else "", 130)
-    except (Refused, ModuleNotFoundError, SystemExit) as error:
-        dist.destroy_process_group()
-        if workers.first or isinstance(error, SystemExit):
-            raise
-        sys.exit(1)
-    except Exception as error:
-        lost = isinstance(error, dist.DistError) or "gloo" in str(error)
-        _leave(f"{report} has lost another one; --resume goes on from what is saved" if lost else format_exc())
+    except SystemExit as error:
+        _leave("", error.code)
+    except BaseException as error:
+        _leave(*_last_words(program, workers, error))
+    _leave("", 0)
 
 
-def _leave(message: str, code: int = 1) -> NoReturn:
-    """Ends the process at once: at its usual end it would wait for others, in what it had begun with them."""
+def _last_words(program: str, workers: Workers, error: BaseException) -> tuple[str, int]:
+    """What to print, and the exit code."""
+    alone = isinstance(error, Alone) or not isinstance(error, (Refused, ModuleNotFoundError, KeyboardInterrupt))
+    if isinstance(error, dist.DistError) or "gloo" in str(error):
+        error = Alone("has lost another one; --resume goes on from what is saved")
+    name = f"{program}, process {workers.rank} of {workers.number}" if alone else program
+    message, code = in_a_line(name, error) or (format_exc(), 1)
+    return message if alone or workers.first else "", code
+
+
+def _leave(message: str, code: Any) -> NoReturn:
+    """Ends the process at once. At the usual end it might wait for others, in what it had begun with them.
+
+    And for itself: DistributedDataParallel's last reference to gloo goes with Python's lock held, for which gloo's
+    thread waits.
+    """
     if message:
         print(message, file=sys.stderr)
     sys.stdout.flush()
