@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
@@ -41,10 +41,9 @@ def find(name: str, place: int | None = None) -> torch.device:
 @contextmanager
 def running(device: torch.device, precision: str) -> Iterator[None]:
     """Tensors are made on the device, and ``bfloat16`` casts by PyTorch's rules of autocast."""
-    half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    if device == CPU:  # the default; naming it would slow every call
-        with half:
-            yield
-    else:
-        with device, half:
-            yield
+    with ExitStack() as entered:
+        if device != CPU:  # the default; naming it would slow every call
+            entered.enter_context(device)
+        if precision == "bfloat16":
+            entered.enter_context(torch.autocast(device.type, torch.bfloat16))
+        yield
