@@ -16,6 +16,7 @@ from .files import Refused
 EXTRAS = {"matplotlib": "examples", "sacrebleu": "examples", "tqdm": "examples"}
 EXTRAS |= {"opacus": "privacy", "opt_einsum": "privacy", "scipy": "privacy"}
 PICTURES = (".png", ".pdf", ".svg")
+INTERRUPTED = 130  # the exit code of a shell's own
 _NAMES = {int: "an integer", float: "a number"}
 _TOO_LARGE = 2**63  # for torch's integers
 
@@ -28,28 +29,27 @@ def reporting(program: str) -> Iterator[None]:
             stream.reconfigure(encoding="utf-8", line_buffering=True)
     try:
         yield
-    except (Exception, KeyboardInterrupt) as error:
-        found = in_a_line(program, error)
-        if found is None:
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        message = in_a_line(error)
+        if not message:
             raise
-        message, code = found
-        print(message, file=sys.stderr)
-        sys.exit(code)
+        sys.exit(f"{program}{message}")
 
 
-def in_a_line(program: str, error: BaseException) -> tuple[str, int] | None:
-    """What to tell the user of an error, and the exit code; None if it is not the user's to mend."""
+def in_a_line(error: Exception) -> str:
+    """What to tell the user of an error, after the program's name; empty if it is not the user's to mend."""
     if isinstance(error, Refused):
-        return f"{program}: {error}", 1
+        return f": {error}"
     if isinstance(error, UnicodeDecodeError):
-        return f"{program}: expected UTF-8 on the standard input", 1
+        return ": expected UTF-8 on the standard input"
     if isinstance(error, OSError):
-        return f"{program}: {error.filename or 'output'}: {error.strerror}", 1
+        return f": {error.filename or 'output'}: {error.strerror}"
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
-        return f"{program} needs {error.name}: pip install 'fastrnn[{EXTRAS[error.name]}]'", 1
-    if isinstance(error, KeyboardInterrupt):
-        return f"{program}: interrupted", 130
-    return None
+        return f" needs {error.name}: pip install 'fastrnn[{EXTRAS[error.name]}]'"
+    return ""
 
 
 def _number(kind: type, expected: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:

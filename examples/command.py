@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 import torch
 
 from . import checkpoint, devices, workers
-from .arguments import add_machine, at_least_0, positive, reporting, seed, share
+from .arguments import INTERRUPTED, add_machine, at_least_0, positive, reporting, seed, share
 from .files import Refused, digest
 from .stepper import Run
 from .task import Options, Task
@@ -185,7 +185,7 @@ def _train(args: argparse.Namespace, run: Run) -> None:
         where = f"epoch {trainer.progress.epoch + 1}, after {trainer.progress.position} batches of it"
         say(f"Stopped in {where}: {reason}. Saved in {folder}. To go on: {again}")
     if reason == "interrupted":
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     what = "TEXT" if task.predicts_lines else "< FILE"
     say(f"Saved in {folder}. To use it: python -m fastrnn predict {shlex.quote(str(folder))} {what}")
     if not group.first:

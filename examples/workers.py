@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
-from .arguments import in_a_line
+from .arguments import INTERRUPTED, in_a_line
 from .files import Refused
 
 Result = TypeVar("Result")
@@ -126,19 +126,20 @@ def joined(program: str) -> Iterator[Workers]:
         yield workers
     except SystemExit as error:
         _leave("", error.code)
-    except BaseException as error:
-        _leave(*_last_words(program, workers, error))
+    except KeyboardInterrupt:
+        _leave(f"{program}: interrupted" if workers.first else "", INTERRUPTED)
+    except Exception as error:
+        _leave(_last_words(program, workers, error), 1)
     _leave("", 0)
 
 
-def _last_words(program: str, workers: Workers, error: BaseException) -> tuple[str, int]:
-    """What to print, and the exit code."""
-    alone = isinstance(error, Alone) or not isinstance(error, (Refused, ModuleNotFoundError, KeyboardInterrupt))
+def _last_words(program: str, workers: Workers, error: Exception) -> str:
+    if isinstance(error, (Refused, ModuleNotFoundError)) and not isinstance(error, Alone):
+        return program + in_a_line(error) if workers.first else ""
     if isinstance(error, dist.DistError) or "gloo" in str(error):
         error = Alone("has lost another one; --resume goes on from what is saved")
-    name = f"{program}, process {workers.rank} of {workers.number}" if alone else program
-    message, code = in_a_line(name, error) or (format_exc(), 1)
-    return message if alone or workers.first else "", code
+    message = in_a_line(error)
+    return f"{program}, process {workers.rank} of {workers.number}{message}" if message else format_exc()
 
 
 def _leave(message: str, code: Any) -> NoReturn:
