@@ -16,7 +16,7 @@ from .task import Task
 from .workers import ALONE, Workers
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
+    "adam": partial(torch.optim.Adam, fused=True),  # reads large embeddings once
     "sgd": partial(torch.optim.SGD, momentum=0.9),
 }
 WARM_UP = 0.1  # of all steps
