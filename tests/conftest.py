@@ -1,5 +1,7 @@
 import importlib
+import io
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
@@ -61,6 +63,27 @@ def single_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command line in this process: exit code, standard output and standard error."""
+    from fastrnn.__main__ import main
+
+    def run(*arguments, stdin=""):
+        monkeypatch.setattr(sys, "argv", ["fastrnn", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        code = 0
+        try:
+            main()
+        except SystemExit as exit:
+            code = exit.code or 0
+            if isinstance(code, str):  # what Python prints when it ends with a message
+                print(code, file=sys.stderr)
+                code = 1
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

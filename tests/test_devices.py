@@ -2,7 +2,6 @@
 
 import csv
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 import fastrnn
-from fastrnn.__main__ import main
 from fastrnn.examples import checkpoint, devices
 from fastrnn.examples.files import Refused
 
@@ -20,22 +18,6 @@ SMALL = ["--hidden", "8", "--epochs", "1", "--dropout", "0", "--word-dropout", "
 @pytest.fixture(autouse=True)
 def folder(single_thread, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """The command line in this process: exit code, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fastrnn", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as exit:
-            code = exit.code or 0
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

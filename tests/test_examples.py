@@ -1,7 +1,6 @@
 """Training, predicting and generating on the command line, with the data that is here and with small files."""
 
 import csv
-import io
 import math
 import os
 import re
@@ -14,7 +13,6 @@ import pytest
 import torch
 
 import fastrnn
-from fastrnn.__main__ import main
 from fastrnn.examples import checkpoint, poems
 from fastrnn.examples.poems import has_form
 from fastrnn.examples.sentiment import Sentiment
@@ -30,26 +28,6 @@ def quick(single_thread, monkeypatch, tmp_path):
     monkeypatch.setattr(poems, "SAMPLES", 2)
     monkeypatch.setattr(poems, "SAMPLE_LENGTH", 20)
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """The command line in this process: exit code, standard output and standard error."""
-
-    def run(*arguments, stdin=""):
-        monkeypatch.setattr(sys, "argv", ["fastrnn", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        code = 0
-        try:
-            main()
-        except SystemExit as exit:
-            code = exit.code or 0
-            if isinstance(code, str):  # what Python prints when it ends with a message
-                print(code, file=sys.stderr)
-                code = 1
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
