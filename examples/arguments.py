@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from . import devices
 from .files import Refused
 
 # Packages beside torch, and with which of fastrnn's extras they come.
 EXTRAS = {"matplotlib": "examples", "sacrebleu": "examples", "tqdm": "examples"}
 EXTRAS |= {"opacus": "privacy", "opt_einsum": "privacy", "scipy": "privacy"}
 PICTURES = (".png", ".pdf", ".svg")
+INTERRUPTED = 130  # the exit code of a shell's own
 _NAMES = {int: "an integer", float: "a number"}
 _TOO_LARGE = 2**63  # for torch's integers
 
@@ -27,17 +29,25 @@ def reporting(program: str) -> Iterator[None]:
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", line_buffering=True)
     try:
         yield
-    except Refused as error:
-        sys.exit(f"{program}: {error}")
-    except OSError as error:
-        sys.exit(f"{program}: {error.filename or 'output'}: {error.strerror}")
-    except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
-            raise
-        sys.exit(f"{program} needs {error.name}: pip install 'fastrnn[{EXTRAS[error.name]}]'")
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        message = in_a_line(error)
+        if not message:
+            raise
+        sys.exit(f"{program}{message}")
+
+
+def in_a_line(error: Exception) -> str:
+    """What to tell the user of an error, after the program's name; empty if it is not the user's to mend."""
+    if isinstance(error, Refused):
+        return f": {error}"
+    if isinstance(error, OSError):
+        return f": {error.filename or 'output'}: {error.strerror}"
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return f" needs {error.name}: pip install 'fastrnn[{EXTRAS[error.name]}]'"
+    return ""
 
 
 def _number(kind: type, expected: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
@@ -58,6 +68,20 @@ def picture(text: str) -> Path:
     if path.suffix not in PICTURES or path.is_dir():
         raise argparse.ArgumentTypeError(f"expected a file with one of the endings {', '.join(PICTURES)}, got {text!r}")
     return path
+
+
+def add_machine(command: argparse.ArgumentParser) -> None:
+    """The options that say what computes."""
+    text = "auto, cpu, cuda or cuda:N; default: auto, a GPU if there is one"
+    command.add_argument("--device", type=_device, default="auto", metavar="NAME", help=text)
+    text = "threads of the processor; default: as torch chooses, or torchrun"
+    command.add_argument("--threads", type=positive(int), default=0, metavar="N", help=text)
+
+
+def _device(text: str) -> str:
+    if not devices.NAMES.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"expected auto, cpu, cuda or cuda:N, got {text!r}")
+    return text
 
 
 def positive(kind: type) -> Callable[[str], Any]:

@@ -53,20 +53,20 @@ def load(folder: Path) -> tuple[Task, dict[str, Any]]:
     """Raises Refused if there is no checkpoint in the folder."""
     try:
         with fitting(folder):
-            state = torch.load(folder / NAME, weights_only=True)
+            state = torch.load(folder / NAME, weights_only=True, map_location="cpu")
             kind = TASKS[state["task"]]
             return kind(kind.Settings(**state["options"]), state["vocabularies"]), state
     except OSError as error:
         raise Refused(f"{folder} is not the folder of a training: {NAME} in it: {error.strerror}") from error
 
 
-def load_best(folder: Path) -> tuple[Task, nn.Module]:
-    """The task and its model with the weights of the best epoch, or the last ones before any epoch has ended."""
+def load_best(folder: Path, device: torch.device) -> tuple[Task, nn.Module]:
+    """The task and, on a device, its model: with the best epoch's weights, or the last ones if no epoch has ended."""
     task, state = load(folder)
     with fitting(folder):
         model = task.build(layer_class(task.options))
         model.load_state_dict(state["best"] or state["model"])
-    return task, model.eval()
+    return task, model.to(device).eval()
 
 
 @contextmanager

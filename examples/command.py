@@ -1,20 +1,23 @@
 """The command line's ``train``, ``predict`` and ``generate``."""
 
 import argparse
+import io
 import math
 import shlex
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
 
-from . import checkpoint
-from .arguments import at_least_0, positive, reporting, seed, share
+from . import checkpoint, devices, workers
+from .arguments import INTERRUPTED, add_machine, at_least_0, positive, reporting, seed, share
 from .files import Refused, check_text, digest, input_lines, number_lines, read_input
-from .task import Task
+from .stepper import Run
+from .task import Options, Task
 
 HELP = {
     "rnn": "kind of layer",
@@ -35,6 +38,7 @@ HELP = {
     "patience": "epochs without a better result, after which training stops; 0 stands for half of all",
     "seed": "of weights, batches and dropout",
     "longest": "symbols after which a sequence is cut; 0 leaves all whole and refuses very long ones",
+    "precision": "what layers and products compute in; bfloat16 is PyTorch's autocast",
     "level": "what a symbol is",
     "tied": "score characters with the matrix that embeds them",
     "target": "column to forecast; the last one unless named",
@@ -60,6 +64,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     command.add_argument("folder", type=Path, metavar="DIR", help="what train wrote")
     command.add_argument("text", nargs="*", metavar="TEXT", help="default: lines from the standard input")
     command.add_argument("--data", type=Path, metavar="FILE", help="a file as for training, for the figures of it")
+    _add_inference(command)
 
     command = commands.add_parser("generate", help="text that follows a prefix")
     command.set_defaults(run=generate)
@@ -71,6 +76,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     text = "draw among so many likeliest; default: all"
     command.add_argument("--top-k", type=positive(int), default=0, metavar="K", help=text)
     command.add_argument("--seed", type=seed, help="for the same text again")
+    _add_inference(command)
+
+
+def _add_inference(command: argparse.ArgumentParser) -> None:
+    add_machine(command)
+    precisions = get_args(get_type_hints(Options)["precision"])
+    command.add_argument("--precision", choices=precisions, help="default: as it was trained")
 
 
 def _add_task(tasks: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, kind: type[Task]) -> None:
@@ -90,6 +102,10 @@ def _add_task(tasks: "argparse._SubParsersAction[argparse.ArgumentParser]", name
     task.add_argument("--minutes", type=positive(float), metavar="M", help="stop after that time and keep the best")
     task.add_argument("--output", type=Path, metavar="DIR", help=f"new folder; default: runs/{name}")
     task.add_argument("--resume", type=Path, metavar="DIR", help="go on where the training in that folder stopped")
+    add_machine(task)
+    task.add_argument("--compile", action="store_true", default=False, help="by torch.compile, at the first batches")
+    text = "spread the model over the processes that torchrun has started; otherwise each has a whole one"
+    task.add_argument("--shard", action="store_true", default=False, help=text)
     hints = get_type_hints(kind.Settings)
     for option in fields(kind.Settings):
         _add_option(task, option, hints[option.name])
@@ -120,58 +136,108 @@ def _add_option(task: argparse.ArgumentParser, option: Field, hint: Any) -> None
 
 @reporting("python -m fastrnn train")
 def train(args: argparse.Namespace) -> None:
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    with workers.joined("python -m fastrnn train") as group:
+        device = group.together(lambda: devices.find(args.device, workers.place()))
+        if args.shard and not group.several:
+            raise Refused("--shard: expected several processes, as torchrun starts them, got one")
+        _train(args, Run(device, group, args.compile, args.shard))
+
+
+class _Begun(NamedTuple):
+    """A training, new or one that goes on."""
+
+    task: Task
+    folder: Path
+    paths: dict[str, Path | None]
+    state: dict[str, Any] | None
+
+
+class _Data(NamedTuple):
+    training: Any
+    held_out: Any
+    test: Any
+    digest: str
+
+
+def _train(args: argparse.Namespace, run: Run) -> None:
     from .trainer import Trainer  # needs tqdm, which predicting does without
 
-    given = {name: value for name, value in vars(args).items() if name not in _NO_OPTIONS}
-    paths = {name: getattr(args, name, None) for name in ("data", "valid")}
-    if hasattr(args, "resume"):
-        folder = args.resume
-        if hasattr(args, "output"):
-            raise Refused("--output: expected nothing beside --resume, which goes on in its own folder")
-        task, state = checkpoint.load(folder)
-        _check_same(args.task, given, state)
-        paths = {name: path or (Path(state[name]) if state[name] else None) for name, path in paths.items()}
-    else:
-        folder = _new_folder(args)
-        kind = checkpoint.TASKS[args.task]
-        task, state = kind(kind.Settings(**given), {}), None
-    facts = {name: str(path.resolve()) if path else "" for name, path in paths.items()}
-
-    training = task.read(paths["data"])
-    if paths["valid"] is None:
-        training, held_out, test = task.split(training)
-    if state is None:
-        task.fit(training)
-    if paths["valid"] is not None:
-        held_out = test = task.read(paths["valid"])
-    facts["digest"] = digest(paths["data"]) + digest(paths["valid"])
-    if state is not None and state["digest"] != facts["digest"]:
+    group = run.workers
+    task, folder, paths, state = group.of_first(lambda: _begin(args))
+    with nullcontext() if group.first else redirect_stderr(io.StringIO()):  # what the files made the readers say
+        data = group.together(lambda: _read(task, paths, fit=state is None))
+    if len(set(group.gather(data.digest))) > 1:
+        raise Refused("expected the same data for all processes, got different files")
+    if state is not None and state["digest"] != data.digest:
         raise Refused("the data have changed since the training began")
-
-    trainer = Trainer(task, training, held_out, folder, facts, state)
+    facts = {name: str(path.resolve()) if path else "" for name, path in paths.items()} | {"digest": data.digest}
+    trainer = Trainer(task, data.training, data.held_out, folder, facts, state, run)
     if trainer.finished:
         raise Refused(f"the training in {folder} is finished, after {trainer.progress.epoch} epochs")
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers = [sum(map(len, task.batches(examples))) for examples in (training, held_out)]
+
+    if group.first:
+        folder.mkdir(parents=True, exist_ok=True)
+    say = print if group.first else _say_nothing
+    numbers = [sum(map(len, task.batches(examples))) for examples in (data.training, data.held_out)]
     parameters = sum(parameter.numel() for parameter in trainer.stepper.model.parameters())
-    print(f"{numbers[0]} examples to learn from, {numbers[1]} held out; {parameters} parameters; folder {folder}")
+    say(f"{numbers[0]} examples to learn from, {numbers[1]} held out; {parameters} parameters; folder {folder}")
     reason = trainer.run(getattr(args, "minutes", math.inf))
     if reason:
-        again = f"python -m fastrnn train {args.task} --resume {shlex.quote(str(folder))}"
+        start = "torchrun ..." if group.several else "python"
+        again = f"{start} -m fastrnn train {args.task} --resume {shlex.quote(str(folder))}"
         where = f"epoch {trainer.progress.epoch + 1}, after {trainer.progress.position} batches of it"
-        print(f"Stopped in {where}: {reason}. Saved in {folder}. To go on: {again}")
+        say(f"Stopped in {where}: {reason}. Saved in {folder}. To go on: {again}")
     if reason == "interrupted":
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     what = "TEXT" if task.predicts_lines else "< FILE"
-    print(f"Saved in {folder}. To use it: python -m fastrnn predict {shlex.quote(str(folder))} {what}")
-    _, best = checkpoint.load_best(folder)
-    with torch.no_grad(), trainer.memory_for("what is held out"):
-        figures = task.report(best, test)
+    say(f"Saved in {folder}. To use it: python -m fastrnn predict {shlex.quote(str(folder))} {what}")
+    if not group.first:
+        return
+    device = devices.CPU if run.shard else run.device  # which may be too small for the whole
+    _, best = checkpoint.load_best(folder, device)
+    with torch.no_grad(), devices.running(device, task.options.precision), trainer.memory_for("what is held out"):
+        figures = task.report(best, data.test)
     which = f"best, of epoch {trainer.progress.best_epoch}" if trainer.best else "so far, no epoch has ended"
     print(f"{which}: {_format(figures)}")
 
 
-_NO_OPTIONS = ("task", "run", "data", "valid", "minutes", "output", "resume")
+def _begin(args: argparse.Namespace) -> _Begun:
+    """What the first process finds: on other machines there is no checkpoint."""
+    given = {name: value for name, value in vars(args).items() if name not in _NO_OPTIONS}
+    paths = {name: getattr(args, name, None) for name in ("data", "valid")}
+    if not hasattr(args, "resume"):
+        folder = _new_folder(args)
+        kind = checkpoint.TASKS[args.task]
+        task = kind(kind.Settings(**given), {})
+        return _Begun(task, folder, paths, None)
+    folder = args.resume
+    if hasattr(args, "output"):
+        raise Refused("--output: expected nothing beside --resume, which goes on in its own folder")
+    task, state = checkpoint.load(folder)
+    _check_same(args.task, given, state)
+    paths = {name: path or (Path(state[name]) if state[name] else None) for name, path in paths.items()}
+    return _Begun(task, folder, paths, state)
+
+
+def _read(task: Task, paths: dict[str, Path | None], fit: bool) -> _Data:
+    """The data of a task, which learns its vocabularies from them if asked to."""
+    training = task.read(paths["data"])
+    if paths["valid"] is None:
+        training, held_out, test = task.split(training)
+    if fit:
+        task.fit(training)
+    if paths["valid"] is not None:
+        held_out = test = task.read(paths["valid"])
+    return _Data(training, held_out, test, digest(paths["data"]) + digest(paths["valid"]))
+
+
+def _say_nothing(_: str) -> None:
+    pass
+
+
+_NO_OPTIONS = ("task", "run", "data", "valid", "minutes", "output", "resume", "device", "threads", "compile", "shard")
 
 
 def _check_same(task: str, given: dict[str, Any], state: dict[str, Any]) -> None:
@@ -195,7 +261,11 @@ def _new_folder(args: argparse.Namespace) -> Path:
 @reporting("python -m fastrnn predict")
 @torch.no_grad()
 def predict(args: argparse.Namespace) -> None:
-    task, model = checkpoint.load_best(args.folder)
+    with _loaded(args) as (task, model):
+        _predict(args, task, model)
+
+
+def _predict(args: argparse.Namespace, task: Task, model: torch.nn.Module) -> None:
     if args.data:
         print(_format(task.report(model, task.read(args.data))))
         return
@@ -229,13 +299,24 @@ def _answer(task: Task, model: torch.nn.Module, kind: str, texts: Iterator[str])
 
 @reporting("python -m fastrnn generate")
 def generate(args: argparse.Namespace) -> None:
-    task, model = checkpoint.load_best(args.folder)
     check_text(args.prefix)
-    print(args.prefix, end="", flush=True)
-    sampling = {"temperature": args.temperature, "top_k": args.top_k, "seed": args.seed}
-    for text in task.generate(model, args.prefix, args.length, **sampling):
-        print(text, end="", flush=True)
-    print()
+    with _loaded(args) as (task, model):
+        print(args.prefix, end="", flush=True)
+        sampling = {"temperature": args.temperature, "top_k": args.top_k, "seed": args.seed}
+        for text in task.generate(model, args.prefix, args.length, **sampling):
+            print(text, end="", flush=True)
+        print()
+
+
+@contextmanager
+def _loaded(args: argparse.Namespace) -> Iterator[tuple[Task, torch.nn.Module]]:
+    """What a training has left, on the device and in the precision that are asked for."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = devices.find(args.device)
+    task, model = checkpoint.load_best(args.folder, device)
+    with devices.running(device, args.precision or task.options.precision):
+        yield task, model
 
 
 def _format(figures: dict[str, float]) -> str:

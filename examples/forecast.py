@@ -238,4 +238,5 @@ def _format(value: float, scale: float) -> str:
 
 def _stack(windows: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     x, y = zip(*windows, strict=True)
-    return torch.stack(x), torch.stack(y)
+    device = torch.get_default_device()
+    return torch.stack(x).to(device), torch.stack(y).to(device)

@@ -83,6 +83,11 @@ class Poems(TextTask[LanguageModel]):
         total, number = self._loss(model, batch)
         return total / number
 
+    def terms(self, batch: Sequence[Example]) -> int:
+        """The characters to predict that are known."""
+        known = self.vocabularies["characters"]
+        return sum(symbol in known for example in batch for symbol in example.symbols[1:])
+
     def _loss(self, model: LanguageModel, batch: Sequence[Example]) -> tuple[Tensor, int]:
         """The sum over the characters that are known, and their number."""
         tokens, _ = pad([self.vocabularies["characters"].encode(example.symbols) for example in batch])

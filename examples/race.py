@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from fastrnn.diagnose import bytes_kept
 
+from .stepper import Stepper
 from .task import Task
-from .trainer import Stepper, usual_epochs
+from .trainer import usual_epochs
 
 
 class Racer:

@@ -77,6 +77,9 @@ class Tagging(TextTask[SequenceTagger]):
         scores = model(drop_words(words, self.options.word_dropout), lengths, characters)
         return model.loss(scores, self._tags(batch), lengths)
 
+    def terms(self, batch: Sequence[Example]) -> int:
+        return sum(len(example.words) for example in batch)
+
     def evaluate(self, model: SequenceTagger, examples: Sequence[Example]) -> dict[str, float]:
         right = total = 0
         for batch in self.batches(examples):

@@ -39,6 +39,7 @@ class Options:
     clip: float = 1.0
     patience: int = 0
     seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,11 @@ class Task(ABC, Generic[Model]):
 
     @abstractmethod
     def loss(self, model: Model, batch: Sequence[Any]) -> Tensor:
-        """The mean loss of a batch of examples."""
+        """The mean loss of a batch of examples. Tensors are made on torch's default device, where the model is."""
+
+    def terms(self, batch: Sequence[Any]) -> int:
+        """How many terms the loss of a batch is the mean of: its weight, where it is a part of a larger batch."""
+        return len(batch)
 
     @abstractmethod
     def evaluate(self, model: Model, examples: Any) -> dict[str, float]:

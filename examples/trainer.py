@@ -6,61 +6,22 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from . import checkpoint
 from .files import Refused
+from .stepper import HERE, Run, Stepper
 from .task import Task
+from .workers import Alone
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "sgd": partial(torch.optim.SGD, momentum=0.9),
-}
-WARM_UP = 0.1  # of all steps
-SHORTEST_SCHEDULE = 20  # steps; one of 10 divides by zero, as its warm-up is a single step
 FEWEST_STEPS = 500  # of a training whose number of epochs is not given
-
-
-class Stepper:
-    """A model with its optimizer; the rate rises and falls over the given number of steps (Smith and Topin, 2019)."""
-
-    def __init__(self, task: Task, rnn: Callable[..., nn.Module], steps: int):
-        self.task = task
-        options = task.options
-        torch.manual_seed(options.seed)
-        random.seed(options.seed)
-        self.model: Any = task.build(rnn)
-        self.optimizer = OPTIMIZERS[options.optimizer](
-            self.model.parameters(), lr=options.rate, weight_decay=options.weight_decay
-        )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, options.rate, total_steps=max(steps, SHORTEST_SCHEDULE), pct_start=WARM_UP
-        )
-
-    def step(self, batch: Sequence[Any]) -> float:
-        self.model.train()
-        loss = self.task.loss(self.model, batch)
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.task.options.clip)
-        self.optimizer.step()
-        self.schedule.step()
-        return loss.item()
-
-    def state(self) -> dict[str, Any]:
-        return {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")}
-
-    def load(self, state: dict[str, Any]) -> None:
-        for name in ("model", "optimizer", "schedule"):
-            getattr(self, name).load_state_dict(state[name])
 
 
 def usual_epochs(task: Task, batches: int) -> int:
@@ -84,7 +45,8 @@ class Trainer:
     """Trains a task in a folder: ``checkpoint.pt``, ``metrics.csv`` and, at the end, ``curves.png``.
 
     The order of batches depends on the seed and the epoch alone. ``facts`` are kept in the checkpoint as they are, and
-    with a ``state`` from there the training goes on as if it had never stopped.
+    with a ``state`` from there the training goes on as if it had never stopped, if it does on as many processes.
+    Several have a trainer each, on the same data; the first one writes.
     """
 
     def __init__(
@@ -95,23 +57,26 @@ class Trainer:
         folder: Path,
         facts: dict[str, Any],
         state: dict[str, Any] | None = None,
+        run: Run = HERE,
     ):
         self.task, self.training, self.held_out, self.folder, self.facts = task, training, held_out, folder, facts
-        batches = len(task.batches(training))
+        self.workers, self.device = run.workers, run.device
+        batches = task.batches(training)
         if not task.options.epochs:
-            task.options = replace(task.options, epochs=usual_epochs(task, batches))
+            task.options = replace(task.options, epochs=usual_epochs(task, len(batches)))
         if not task.options.patience:
             task.options = replace(task.options, patience=math.ceil(task.options.epochs / 2))
-        self.stepper = Stepper(task, checkpoint.layer_class(task.options), task.options.epochs * batches)
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
-        if state:
-            with checkpoint.fitting(folder):
-                self.stepper.load(state)
+        with checkpoint.fitting(folder) if state else nullcontext():
+            steps = task.options.epochs * len(batches)
+            self.stepper = Stepper(task, checkpoint.layer_class(task.options), steps, run, state)
+            if state:
                 self.progress = Progress(**state["progress"])
                 self.best = state["best"]
-                torch.set_rng_state(state["generators"]["torch"])
-                random.setstate(state["generators"]["python"])
+                if self.workers.rank < len(state["generators"]):
+                    _set_generators(state["generators"][self.workers.rank], self.device)
+        self.stepper.settle(batches[0])
 
     @property
     def finished(self) -> bool:
@@ -121,22 +86,25 @@ class Trainer:
     def run(self, minutes: float = math.inf) -> str:
         """Trains to the end, or says why it stopped: Ctrl-C, or the minutes are over. Saves after each epoch and then.
 
+        All processes stop where one has a reason.
+
         Raises:
             Refused: if memory does not suffice, or the loss is not finite.
         """
         deadline = time.monotonic() + 60 * minutes
         reason = ""
-        with _interrupts() as interrupts:
+        with _interrupts(self.workers.several) as interrupts:
 
             def stopped() -> str:
-                return "interrupted" if interrupts else "time is up" if time.monotonic() >= deadline else ""
+                interrupted, late = self.workers.total(len(interrupts), time.monotonic() >= deadline)
+                return "interrupted" if interrupted else "time is up" if late else ""
 
             while not (self.finished or reason):
                 if self._train(stopped):
                     self._end_epoch()
                 self._save()
                 reason = "" if self.finished else stopped()
-        if self.progress.history:
+        if self.progress.history and self.workers.first:
             from .picture import draw  # matplotlib takes a while to import
 
             draw(self.progress.history, self.task.metric, self.folder / "curves.png")
@@ -149,7 +117,11 @@ class Trainer:
         batches = self.task.batches(self.training, generator)
         start = time.perf_counter()
         bar = tqdm(
-            total=len(batches), initial=progress.position, desc=f"epoch {progress.epoch + 1}", leave=False, disable=None
+            total=len(batches),
+            initial=progress.position,
+            desc=f"epoch {progress.epoch + 1}",
+            leave=False,
+            disable=None if self.workers.first else True,
         )
         with bar:
             for batch in batches[progress.position :]:
@@ -181,12 +153,12 @@ class Trainer:
                 raise
             saved = f"; {self.folder} has what was learned before epoch {self.progress.epoch + 1}"
             advice = "a smaller --batch or a --longest takes less" + saved * (self.progress.epoch > 0)
-            raise Refused(f"out of memory with {asked}; {advice}") from error
+            raise Alone(f"out of memory with {asked}; {advice}") from error
 
     def _end_epoch(self) -> None:
         progress, task = self.progress, self.task
-        with torch.no_grad(), self.memory_for("what is held out"):
-            figures = task.evaluate(self.stepper.model.eval(), self.held_out)
+        with self.memory_for("what is held out"):
+            figures = self.stepper.evaluate(self.held_out)
         before = [row[task.metric] for row in progress.history]
         row = {"epoch": progress.epoch + 1, "loss": progress.loss / progress.position, **figures}
         row["rate"] = float(self.stepper.schedule.get_last_lr()[0])
@@ -197,9 +169,10 @@ class Trainer:
         better = all(task.is_better(figures[task.metric], other) for other in before)
         if better:
             progress.best_epoch = progress.epoch
-            self.best = {name: tensor.clone() for name, tensor in self.stepper.model.state_dict().items()}
+            self.best = self.stepper.weights()
         shown = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
-        tqdm.write(f"epoch {progress.epoch}/{task.options.epochs}  {shown}{'  best' if better else ''}")
+        if self.workers.first:
+            tqdm.write(f"epoch {progress.epoch}/{task.options.epochs}  {shown}{'  best' if better else ''}")
 
     def _save(self) -> None:
         state = {
@@ -207,8 +180,10 @@ class Trainer:
             **self.stepper.state(),
             "best": self.best,
             "progress": asdict(self.progress),
-            "generators": {"torch": torch.get_rng_state(), "python": random.getstate()},
+            "generators": self.workers.gather(_generators(self.device)),
         }
+        if not self.workers.first:
+            return
         checkpoint.save(self.folder, self.task, state)
         if self.progress.history:
             with checkpoint.atomically(self.folder / "metrics.csv") as path, path.open("w", newline="") as file:
@@ -217,14 +192,31 @@ class Trainer:
                 writer.writerows(self.progress.history)
 
 
+def _generators(device: torch.device) -> dict[str, Any]:
+    """The states of what this process draws random numbers from."""
+    states = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+
+
+def _set_generators(states: dict[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(states["torch"])
+    random.setstate(states["python"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
 @contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Ctrl-C adds to a list in place of raising; the second one raises, as always."""
+def _interrupts(several: bool) -> Iterator[list[int]]:
+    """Ctrl-C adds to a list in place of raising; the second one raises, as always.
+
+    Not so with several processes: torchrun passes on to each what the terminal has sent it already.
+    """
     seen: list[int] = []
 
     def handle(number: int, _: Any) -> None:
         seen.append(number)
-        signal.signal(signal.SIGINT, before)
+        if not several:
+            signal.signal(signal.SIGINT, before)
 
     before = signal.signal(signal.SIGINT, handle)
     try:

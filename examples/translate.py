@@ -88,6 +88,9 @@ class Translate(TextTask[Seq2Seq]):
             scores.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PADDING, label_smoothing=SMOOTHING
         )
 
+    def terms(self, batch: Sequence[Example]) -> int:
+        return sum(len(example.target) + 1 for example in batch)  # and where it stops
+
     def evaluate(self, model: Seq2Seq, examples: Sequence[Example]) -> dict[str, float]:
         return self._judge(model, examples, 1)
 

@@ -46,7 +46,7 @@ GRAVITON = machine(
     "Graviton", 16, (64 * K, 1, 80 * G), (1 * M, 1, 40 * G), (32 * M, 16, 20 * G), 10 * G, 40 * G, vector_bytes=16
 )
 SERVER = machine("server", 64, (48 * K, 1, 205 * G), (2 * M, 1, 104 * G), (320 * M, 64, 30 * G), 12 * G, 241 * G)
-# Nothing of a layer is in its caches, so that small ones run as large ones do elsewhere; and bfloat16 pays, as on a Zen 4.
+# Nothing of a layer is in its caches, so that small ones run as large ones do elsewhere. Bfloat16 pays, as on a Zen 4.
 WITHOUT_CACHES = GRANITE_RAPIDS | {
     "l1_bytes": 2 * K,
     "l2_bytes": 16 * K,

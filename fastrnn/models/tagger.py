@@ -85,9 +85,10 @@ class _Characters(nn.Module):
         words = characters.flatten(0, 1)
         lengths = lengths_of(words != 0, "characters")
         spelt = lengths > 0
-        vectors = self.embedding.weight.new_zeros(len(words), self.width)
+        embedded = self.embedding(words)
+        vectors = embedded.new_zeros(len(words), self.width)
         if spelt.any():
-            _, state = read(self.rnn, self.embedding(words[spelt]), lengths[spelt])
+            _, state = read(self.rnn, embedded[spelt], lengths[spelt])
             found = last_hidden(state, 2)
             vectors = vectors.to(found.dtype).index_put((spelt,), found)
         return vectors.unflatten(0, shape)
