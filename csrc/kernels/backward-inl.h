@@ -36,7 +36,8 @@ template <class T, class Q, class Cell>
 FASTRNN_NOINLINE void apply_cell_backward(const Real<T>* sums, int begin, int end, int vectors, int64_t unit, int64_t H,
                                           const CellGradientRows<T, Q>& at) {
   constexpr int kSums = Cell::Gates::kSums;
-  Vec<T> bias[kTileCols][kSums] = {};
+  [[maybe_unused]] Vec<T> bias[kTileCols][kSums];
+  if constexpr (kRounds<T, Q>) __builtin_memset(bias, 0, sizeof bias);
   for (int r = begin; r < end; ++r) {
     for (int u = 0; u < vectors; ++u) {
       const int64_t column = unit + u * kLanes<T>;
@@ -65,10 +66,13 @@ FASTRNN_NOINLINE void apply_cell_backward(const Real<T>* sums, int begin, int en
       }
     }
   }
-  for (int u = 0; at.bias && u < vectors; ++u) {
-    const int64_t column = unit + u * kLanes<T>;
-    const int n = valid_lanes<T>(column, H);
-    for (int a = 0; a < kSums; ++a) store(at.bias + a * H + column, load(at.bias + a * H + column, n) + bias[u][a], n);
+  if constexpr (kRounds<T, Q>) {
+    for (int u = 0; at.bias && u < vectors; ++u) {
+      const int64_t column = unit + u * kLanes<T>;
+      const int n = valid_lanes<T>(column, H);
+      for (int a = 0; a < kSums; ++a)
+        store(at.bias + a * H + column, load(at.bias + a * H + column, n) + bias[u][a], n);
+    }
   }
 }
 
