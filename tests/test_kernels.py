@@ -56,7 +56,7 @@ SHORT_CASES = {
 }
 
 
-# As many again, with more rows.
+# With more rows, threads and directions.
 ROUNDED_CASES = {
     name: CASES[name]
     for name in (

@@ -3,88 +3,12 @@
 // once. No atomics, so results are reproducible. T and Q as in forward; the gradients of gate sums are Q.
 #pragma once
 
-#include "kernels/cells.h"
+#include "kernels/cell-rows-inl.h"
 #include "kernels/gradients-inl.h"
 #include "kernels/share-inl.h"
 
 namespace fastrnn {
 namespace {
-
-// Rows of one step that go backward through the cell together. Pointers are null where a term is absent.
-template <class T, class Q>
-struct CellGradientRows {
-  const Real<T>*saved, *saved_prev, *cell_state_prev;  // the cell state before: saved, or an initial one
-  const T *h_prev, *h;
-  int64_t saved_ld, h_prev_ld, cell_state_prev_ld, h_ld;
-  const T *dy, *dh_T;  // what comes from outside; from the next step come the products in `sums`
-  int64_t dy_ld, dh_T_ld;
-  Real<T>* carry;
-  int64_t carry_ld;
-  Q* dsums;
-  int64_t dsums_ld;
-  Real<T>* bias;  // [A*H]: adds up what dsums would round
-};
-
-template <class T>
-FASTRNN_INLINE Vec<T> load_or_zero(const T* p, int64_t offset, int n) {
-  return p ? load(p + offset, n) : Vec<T>{};
-}
-
-// For the rows from `begin` to `end` of a block and the units from `unit` on; sums[r][u] is the gradient of h so far,
-// null for none.
-template <class T, class Q, class Cell>
-FASTRNN_NOINLINE void apply_cell_backward(const Real<T>* sums, int begin, int end, int vectors, int64_t unit, int64_t H,
-                                          const CellGradientRows<T, Q>& at) {
-  constexpr int kSums = Cell::Gates::kSums;
-  [[maybe_unused]] Vec<T> bias[kTileCols][kSums];
-  if constexpr (kRounds<T, Q>) __builtin_memset(bias, 0, sizeof bias);
-  for (int r = begin; r < end; ++r) {
-    for (int u = 0; u < vectors; ++u) {
-      const int64_t column = unit + u * kLanes<T>;
-      const int n = valid_lanes<T>(column, H);
-      StepValues<T, Cell> in{};
-      in.dh = load_or_zero(at.dy, r * at.dy_ld + column, n) + load_or_zero(at.dh_T, r * at.dh_T_ld + column, n);
-      if (sums) in.dh += load(sums + (r * vectors + u) * kLanes<T>);
-      FASTRNN_UNROLL
-      for (int i = 0; i < Cell::kSaved; ++i)
-        in.saved[i] = load(at.saved + r * at.saved_ld + saved_at(Cell::kSaved, column, i, n), n);
-      if (Cell::kReadsHidden) in.h_prev = load_or_zero(at.h_prev, r * at.h_prev_ld + column, n);
-      if (Cell::kReadsOutput) in.h = load(at.h + r * at.h_ld + column, n);
-      if (Cell::kCellState >= 0)
-        in.cell_state_prev =
-            at.saved_prev
-                ? load(at.saved_prev + r * at.saved_ld + saved_at(Cell::kSaved, column, Cell::kCellState, n), n)
-                : load_or_zero(at.cell_state_prev, r * at.cell_state_prev_ld + column, n);
-      Vec<T> carry{}, dsum[kSums];
-      if (Cell::kCarry != Carry::kNone) carry = load(at.carry + r * at.carry_ld + column, n);
-      Cell::template backward<T>(in, carry, dsum);
-      if (Cell::kCarry != Carry::kNone) store(at.carry + r * at.carry_ld + column, carry, n);
-      FASTRNN_UNROLL
-      for (int a = 0; a < kSums; ++a) {
-        store(at.dsums + r * at.dsums_ld + a * H + column, dsum[a], n);
-        if constexpr (kRounds<T, Q>) bias[u][a] += dsum[a];
-      }
-    }
-  }
-  if constexpr (kRounds<T, Q>) {
-    for (int u = 0; at.bias && u < vectors; ++u) {
-      const int64_t column = unit + u * kLanes<T>;
-      const int n = valid_lanes<T>(column, H);
-      for (int a = 0; a < kSums; ++a)
-        store(at.bias + a * H + column, load(at.bias + a * H + column, n) + bias[u][a], n);
-    }
-  }
-}
-
-template <class T, class Q, class Cell>
-struct CellBackwardWork {
-  const Real<T>* sums;
-  int vectors;
-  int64_t unit, H;
-  CellGradientRows<T, Q> at;
-
-  void operator()(int begin, int end) const { apply_cell_backward<T, Q, Cell>(sums, begin, end, vectors, unit, H, at); }
-};
 
 template <class T, class Q, class Cell>
 class LayerBackward {

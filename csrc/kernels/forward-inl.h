@@ -2,69 +2,12 @@
 // take: T, or values of T rounded to bfloat16.
 #pragma once
 
-#include "kernels/cells.h"
+#include "kernels/cell-rows-inl.h"
 #include "kernels/products-inl.h"
 #include "kernels/share-inl.h"
 
 namespace fastrnn {
 namespace {
-
-// Whether h is held beside what products take, where it is rounded: a cell that adds small steps to h would lose them.
-template <class Q, class Cell>
-constexpr bool kUnroundedHidden = Cell::kReadsHidden && !std::is_same_v<Q, Real<Q>>;
-
-// Rows of one step that go through the cell together, from the first of a block on.
-template <class T>
-struct CellRows {
-  const Real<T>* h_prev;  // null: zeros
-  int64_t h_prev_ld;
-  Real<T>* cell_state;
-  int64_t cell_state_ld;
-  Real<T>* saved;  // null: nothing is saved
-  int64_t saved_ld;
-  T* h;
-  int64_t h_ld;
-  Real<T>* unrounded_h;  // where kUnroundedHidden
-  int64_t unrounded_h_ld;
-};
-
-// The cell on the rows from `begin` to `end` of a block of finished sums, for the units from `unit` on. Not inlined and
-// not specialised by the number of rows, so that a row's result does not depend on the rows beside it.
-template <class T, class Q, class Cell>
-FASTRNN_NOINLINE void apply_cell(const Real<T>* sums, int begin, int end, int vectors, int64_t unit, int64_t H,
-                                 const CellRows<T>& at) {
-  constexpr int kSums = Cell::Gates::kSums;
-  for (int r = begin; r < end; ++r) {
-    for (int u = 0; u < vectors; ++u) {
-      const int64_t column = unit + u * kLanes<T>;
-      const int n = valid_lanes<T>(column, H);
-      Vec<T> sum[kSums], saved[kRoomForSaved<Cell>], h_prev{}, cell_state{};
-      FASTRNN_UNROLL
-      for (int a = 0; a < kSums; ++a) sum[a] = load(sums + ((r * kSums + a) * vectors + u) * kLanes<T>);
-      if (Cell::kReadsHidden && at.h_prev) h_prev = load(at.h_prev + r * at.h_prev_ld + column, n);
-      if (Cell::kCellState >= 0) cell_state = load(at.cell_state + r * at.cell_state_ld + column, n);
-      const Vec<T> h = Cell::template forward<T>(sum, h_prev, cell_state, saved);
-      if (Cell::kCellState >= 0) store(at.cell_state + r * at.cell_state_ld + column, cell_state, n);
-      if (at.saved) {
-        FASTRNN_UNROLL
-        for (int i = 0; i < Cell::kSaved; ++i)
-          store(at.saved + r * at.saved_ld + saved_at(Cell::kSaved, column, i, n), saved[i], n);
-      }
-      store(at.h + r * at.h_ld + column, h, n);
-      if constexpr (kUnroundedHidden<Q, Cell>) store(at.unrounded_h + r * at.unrounded_h_ld + column, h, n);
-    }
-  }
-}
-
-template <class T, class Q, class Cell>
-struct CellWork {
-  const Real<T>* sums;
-  int vectors;
-  int64_t unit, H;
-  CellRows<T> at;
-
-  void operator()(int begin, int end) const { apply_cell<T, Q, Cell>(sums, begin, end, vectors, unit, H, at); }
-};
 
 template <class T, class Q, class Cell>
 class LayerForward {

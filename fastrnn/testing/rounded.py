@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["RoundedProducts", "bfloat16_products_allowed"]
+__all__ = ["PRODUCTS", "RoundedProducts", "bfloat16_products_allowed"]
 
 _ATEN = torch.ops.aten
-# With the places of their factors. Inference mode leaves linear as it is.
-_PRODUCTS = {_ATEN.mm.default: (0, 1), _ATEN.addmm.default: (1, 2), _ATEN.linear.default: (0, 1)}
+# The operations that are products, with the places of their factors. Inference mode leaves linear as it is.
+PRODUCTS = {_ATEN.mm.default: (0, 1), _ATEN.addmm.default: (1, 2), _ATEN.linear.default: (0, 1)}
 
 
 @contextmanager
@@ -32,7 +32,7 @@ class RoundedProducts(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         def rounded(place: int, argument: Any) -> Any:
-            factor = isinstance(argument, Tensor) and place in _PRODUCTS.get(func, ())
+            factor = isinstance(argument, Tensor) and place in PRODUCTS.get(func, ())
             return argument.bfloat16().to(argument.dtype) if factor else argument
 
         return func(*(rounded(i, argument) for i, argument in enumerate(args)), **(kwargs or {}))

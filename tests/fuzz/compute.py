@@ -22,6 +22,7 @@ from fastrnn.testing import (
     on_reference,
     poisoned,
 )
+from fastrnn.testing.rounded import PRODUCTS
 
 from .layer import Layer
 
@@ -131,8 +132,6 @@ def _results(layer: Layer, module: nn.Module, dtype: torch.dtype) -> dict[str, T
 
 _ATEN = torch.ops.aten
 _ACTIVATIONS = (_ATEN.tanh.default, _ATEN.sigmoid.default)
-# With the places of their factors. Inference mode leaves linear as it is.
-_PRODUCTS = {_ATEN.mm.default: (0, 1), _ATEN.addmm.default: (1, 2), _ATEN.linear.default: (0, 1)}
 
 
 class _Disturbed(TorchDispatchMode):
@@ -150,8 +149,8 @@ class _Disturbed(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if func in _ACTIVATIONS:
             return self._off(result, 4 * result.double())
-        if func in _PRODUCTS and result.numel():
-            left, right = (args[place].double() for place in _PRODUCTS[func])
+        if func in PRODUCTS and result.numel():
+            left, right = (args[place].double() for place in PRODUCTS[func])
             on_the_way = func(left**2, right**2) if func is not _ATEN.addmm.default else left**2 @ right**2
             largest = torch.maximum(result.double().abs().max(), on_the_way.max().sqrt())
             return self._off(result, max(1.0, left.shape[-1] ** 0.5 / 4) * largest)

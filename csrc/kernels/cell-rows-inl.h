@@ -1,0 +1,146 @@
+// A cell on blocks of rows, forward and backward: what the time loops do with the sums of a step's products. T and Q as
+// there.
+#pragma once
+
+#include "kernels/cells.h"
+#include "kernels/panels-inl.h"
+#include "kernels/share-inl.h"
+
+namespace fastrnn {
+namespace {
+
+// Whether h is held beside what products take, where it is rounded: a cell that adds small steps to h would lose them.
+template <class Q, class Cell>
+constexpr bool kUnroundedHidden = Cell::kReadsHidden && !std::is_same_v<Q, Real<Q>>;
+
+// Rows of one step that go through the cell together, from the first of a block on.
+template <class T>
+struct CellRows {
+  const Real<T>* h_prev;  // null: zeros
+  int64_t h_prev_ld;
+  Real<T>* cell_state;
+  int64_t cell_state_ld;
+  Real<T>* saved;  // null: nothing is saved
+  int64_t saved_ld;
+  T* h;
+  int64_t h_ld;
+  Real<T>* unrounded_h;  // where kUnroundedHidden
+  int64_t unrounded_h_ld;
+};
+
+// The cell on the rows from `begin` to `end` of a block of finished sums, for the units from `unit` on. Not inlined and
+// not specialised by the number of rows, so that a row's result does not depend on the rows beside it.
+template <class T, class Q, class Cell>
+FASTRNN_NOINLINE void apply_cell(const Real<T>* sums, int begin, int end, int vectors, int64_t unit, int64_t H,
+                                 const CellRows<T>& at) {
+  constexpr int kSums = Cell::Gates::kSums;
+  for (int r = begin; r < end; ++r) {
+    for (int u = 0; u < vectors; ++u) {
+      const int64_t column = unit + u * kLanes<T>;
+      const int n = valid_lanes<T>(column, H);
+      Vec<T> sum[kSums], saved[kRoomForSaved<Cell>], h_prev{}, cell_state{};
+      FASTRNN_UNROLL
+      for (int a = 0; a < kSums; ++a) sum[a] = load(sums + ((r * kSums + a) * vectors + u) * kLanes<T>);
+      if (Cell::kReadsHidden && at.h_prev) h_prev = load(at.h_prev + r * at.h_prev_ld + column, n);
+      if (Cell::kCellState >= 0) cell_state = load(at.cell_state + r * at.cell_state_ld + column, n);
+      const Vec<T> h = Cell::template forward<T>(sum, h_prev, cell_state, saved);
+      if (Cell::kCellState >= 0) store(at.cell_state + r * at.cell_state_ld + column, cell_state, n);
+      if (at.saved) {
+        FASTRNN_UNROLL
+        for (int i = 0; i < Cell::kSaved; ++i)
+          store(at.saved + r * at.saved_ld + saved_at(Cell::kSaved, column, i, n), saved[i], n);
+      }
+      store(at.h + r * at.h_ld + column, h, n);
+      if constexpr (kUnroundedHidden<Q, Cell>) store(at.unrounded_h + r * at.unrounded_h_ld + column, h, n);
+    }
+  }
+}
+
+template <class T, class Q, class Cell>
+struct CellWork {
+  const Real<T>* sums;
+  int vectors;
+  int64_t unit, H;
+  CellRows<T> at;
+
+  void operator()(int begin, int end) const { apply_cell<T, Q, Cell>(sums, begin, end, vectors, unit, H, at); }
+};
+
+// Rows of one step that go backward through the cell together. Pointers are null where a term is absent.
+template <class T, class Q>
+struct CellGradientRows {
+  const Real<T>*saved, *saved_prev, *cell_state_prev;  // the cell state before: saved, or an initial one
+  const T *h_prev, *h;
+  int64_t saved_ld, h_prev_ld, cell_state_prev_ld, h_ld;
+  const T *dy, *dh_T;  // what comes from outside; from the next step come the products in `sums`
+  int64_t dy_ld, dh_T_ld;
+  Real<T>* carry;
+  int64_t carry_ld;
+  Q* dsums;
+  int64_t dsums_ld;
+  Real<T>* bias;  // [A*H]: adds up what dsums would round
+};
+
+template <class T>
+FASTRNN_INLINE Vec<T> load_or_zero(const T* p, int64_t offset, int n) {
+  return p ? load(p + offset, n) : Vec<T>{};
+}
+
+// For the rows from `begin` to `end` of a block and the units from `unit` on; sums[r][u] is the gradient of h so far,
+// null for none.
+template <class T, class Q, class Cell>
+FASTRNN_NOINLINE void apply_cell_backward(const Real<T>* sums, int begin, int end, int vectors, int64_t unit, int64_t H,
+                                          const CellGradientRows<T, Q>& at) {
+  constexpr int kSums = Cell::Gates::kSums;
+  [[maybe_unused]] Vec<T> bias[kTileCols][kSums];
+  if constexpr (kRounds<T, Q>) __builtin_memset(bias, 0, sizeof bias);
+  for (int r = begin; r < end; ++r) {
+    for (int u = 0; u < vectors; ++u) {
+      const int64_t column = unit + u * kLanes<T>;
+      const int n = valid_lanes<T>(column, H);
+      StepValues<T, Cell> in{};
+      in.dh = load_or_zero(at.dy, r * at.dy_ld + column, n) + load_or_zero(at.dh_T, r * at.dh_T_ld + column, n);
+      if (sums) in.dh += load(sums + (r * vectors + u) * kLanes<T>);
+      FASTRNN_UNROLL
+      for (int i = 0; i < Cell::kSaved; ++i)
+        in.saved[i] = load(at.saved + r * at.saved_ld + saved_at(Cell::kSaved, column, i, n), n);
+      if (Cell::kReadsHidden) in.h_prev = load_or_zero(at.h_prev, r * at.h_prev_ld + column, n);
+      if (Cell::kReadsOutput) in.h = load(at.h + r * at.h_ld + column, n);
+      if (Cell::kCellState >= 0)
+        in.cell_state_prev =
+            at.saved_prev
+                ? load(at.saved_prev + r * at.saved_ld + saved_at(Cell::kSaved, column, Cell::kCellState, n), n)
+                : load_or_zero(at.cell_state_prev, r * at.cell_state_prev_ld + column, n);
+      Vec<T> carry{}, dsum[kSums];
+      if (Cell::kCarry != Carry::kNone) carry = load(at.carry + r * at.carry_ld + column, n);
+      Cell::template backward<T>(in, carry, dsum);
+      if (Cell::kCarry != Carry::kNone) store(at.carry + r * at.carry_ld + column, carry, n);
+      FASTRNN_UNROLL
+      for (int a = 0; a < kSums; ++a) {
+        store(at.dsums + r * at.dsums_ld + a * H + column, dsum[a], n);
+        if constexpr (kRounds<T, Q>) bias[u][a] += dsum[a];
+      }
+    }
+  }
+  if constexpr (kRounds<T, Q>) {
+    for (int u = 0; at.bias && u < vectors; ++u) {
+      const int64_t column = unit + u * kLanes<T>;
+      const int n = valid_lanes<T>(column, H);
+      for (int a = 0; a < kSums; ++a)
+        store(at.bias + a * H + column, load(at.bias + a * H + column, n) + bias[u][a], n);
+    }
+  }
+}
+
+template <class T, class Q, class Cell>
+struct CellBackwardWork {
+  const Real<T>* sums;
+  int vectors;
+  int64_t unit, H;
+  CellGradientRows<T, Q> at;
+
+  void operator()(int begin, int end) const { apply_cell_backward<T, Q, Cell>(sums, begin, end, vectors, unit, H, at); }
+};
+
+}  // namespace
+}  // namespace fastrnn
