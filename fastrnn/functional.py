@@ -1,18 +1,41 @@
 """Stacks of recurrent layers as functions of explicit weights."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 
+from fastrnn.checks import autocast_enabled, check_arguments, check_recompute, spec_of
 from fastrnn.ops import function
 from fastrnn.ops.function import layer
-from fastrnn.spec import CELLS, LayerSpec
+from fastrnn.ops.parts import in_parts
+from fastrnn.spec import WHOLE, LayerSpec, Segments
 
 __all__ = ["rnn"]
 
 State = tuple[Tensor, ...]
+
+
+class Options(NamedTuple):
+    """What a stack is asked for besides its plain results, and how.
+
+    Attributes:
+        segments: of every layer; states of a reset are those of all layers, [L*D, ...].
+        every_state: the states after every step are returned, too.
+        recompute: backward forms again what it needs besides inputs and outputs; a number instead of True: of so many
+            steps at a time, which is all that is held then.
+        weight_dropout: probability of zeroing an element of a ``weight_hh`` for the whole call.
+    """
+
+    segments: Segments = WHOLE
+    every_state: bool = False
+    recompute: bool | int = False
+    weight_dropout: float = 0.0
+
+
+DEFAULTS = Options()
 
 
 def rnn(
@@ -28,7 +51,13 @@ def rnn(
     training: bool = False,
     batch_first: bool = False,
     batch_sizes: Tensor | None = None,
-) -> tuple[Tensor, State]:
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_state: Sequence[Tensor] | None = None,
+    return_states: bool = False,
+    recompute: bool | int = False,
+    weight_dropout: float = 0.0,
+) -> Any:
     """A stack of recurrent layers: what ``fastrnn.LSTM`` and its sisters compute, with the weights as arguments.
 
     With L layers, D directions, G gates, state size H and output size P (H unless the weights hold a projection):
@@ -42,9 +71,12 @@ def rnn(
             [G*H], with a projection ``w_hr`` [P, H].
         dropout: probability of zeroing an output of any layer but the last, while ``training``.
         batch_sizes: int64 [T] on the CPU, not increasing, as in ``PackedSequence``.
+        lengths, reset, reset_state, return_states: as of ``fastrnn.LSTM``, ``reset_state`` a sequence of tensors.
+        recompute, weight_dropout: as of ``fastrnn.LSTM``, the latter while ``training``.
 
     Returns:
-        ``y`` shaped as ``x`` with D*P in the last dimension, and the final states shaped as ``state``.
+        ``y`` shaped as ``x`` with D*P in the last dimension, and the final states shaped as ``state``; with
+        ``return_states`` also the states after every step, [L*D, T, B, P or H] each, [L*D, N, ...] of a packed batch.
 
     Under autocast for the device of ``x``, ``x``, states and weights are cast to the autocast dtype, float64 excepted,
     and the results have that dtype. This is one rule for all cells; ``torch.nn`` has one for each cell and device.
@@ -52,10 +84,16 @@ def rnn(
     Raises:
         ValueError: where the number, shapes or dtypes of the arguments do not fit one another.
     """
-    spec = _spec(cell, 2 if bidirectional else 1, has_bias, batch_first, num_layers, weights)
+    spec = spec_of(cell, 2 if bidirectional else 1, has_bias, batch_first, num_layers, weights)
+    segments = Segments(lengths, reset, tuple(reset_state or ()))
     if not torch.jit.is_tracing():  # sizes are free in a traced program, and the operators check them when it runs
-        _check_arguments(spec, num_layers, x, state, weights, batch_sizes)
-    return stack(spec, x, tuple(state), weights, batch_sizes, num_layers=num_layers, dropout=dropout * training)
+        check_arguments(spec, num_layers, x, state, weights, batch_sizes, segments)
+    check_recompute(recompute, bidirectional, batch_sizes, segments)
+    options = Options(segments, return_states, recompute, weight_dropout * training)
+    y, final, states = stack(
+        spec, x, tuple(state), weights, batch_sizes, num_layers=num_layers, dropout=dropout * training, options=options
+    )
+    return (y, final, states) if return_states else (y, final)
 
 
 def stack(
@@ -67,47 +105,89 @@ def stack(
     *,
     num_layers: int,
     dropout: float,
-) -> tuple[Tensor, State]:
-    """``rnn`` for callers that have checked their arguments. ``dropout`` is applied whenever it is not zero."""
+    options: Options = DEFAULTS,
+) -> tuple[Tensor, State, State]:
+    """``rnn`` for callers that have checked their arguments. ``dropout`` is applied whenever it is not zero.
+
+    The states after every step come last, none where they are not asked for.
+    """
     if autocast_enabled(x):
-        x, state, weights = _autocast(x, state, weights)
+        x, state, weights, options = _autocast(x, state, weights, options)
     if not state and batch_sizes is not None and (torch.compiler.is_compiling() or x.is_meta):
         state = zero_state(spec, x, weights[1], num_layers, int(batch_sizes[0]))  # where the operator cannot look
-    if num_layers == 1:
-        return layer(spec, x, state, weights, batch_sizes)
     per_layer = len(weights) // num_layers
-    finals = []
+    finals, every = [], []
     for i in range(num_layers):
         if i > 0 and dropout > 0:
             x = _dropout(x, dropout, transposed=spec.batch_first and batch_sizes is None)
-        of_layer = tuple([s[i * spec.directions : (i + 1) * spec.directions] for s in state])
-        x, final = layer(spec, x, of_layer, weights[i * per_layer : (i + 1) * per_layer], batch_sizes)
+        of_layer = state if num_layers == 1 else _rows_of(state, i, spec)
+        own = list(weights) if num_layers == 1 else list(weights[i * per_layer : (i + 1) * per_layer])
+        x, final = _layer(spec, x, of_layer, own, batch_sizes, of_layer_alone(options, i, num_layers, spec))
+        if options.every_state:
+            others = final[len(spec.facts.states) :]
+            every.append((_by_direction(x, spec, batch_sizes), *others))
+            final = final[: len(spec.facts.states)]
         finals.append(final)
-    return x, tuple([torch.cat(s) for s in zip(*finals, strict=True)])
+    if num_layers == 1:
+        return x, finals[0], (every[0] if every else ())
+    states = tuple([torch.cat(s) for s in zip(*every, strict=True)])
+    return x, tuple([torch.cat(s) for s in zip(*finals, strict=True)]), states
+
+
+def _rows_of(state: Sequence[Tensor], i: int, spec: LayerSpec) -> State:
+    return tuple([s[i * spec.directions : (i + 1) * spec.directions] for s in state])
+
+
+def of_layer_alone(options: Options, i: int, num_layers: int, spec: LayerSpec) -> Options:
+    """Options with the states of a reset of one layer of a stack."""
+    if num_layers == 1 or not options.segments.reset_state:
+        return options
+    own = _rows_of(options.segments.reset_state, i, spec)
+    return options._replace(segments=options.segments._replace(reset_state=own))
+
+
+def _by_direction(y: Tensor, spec: LayerSpec, batch_sizes: Tensor | None) -> Tensor:
+    """h after every step [D, T, B, P] or [D, N, P], from the outputs of a layer."""
+    by_step = y.transpose(0, 1) if spec.batch_first and batch_sizes is None else y
+    return by_step.unflatten(-1, (spec.directions, -1)).movedim(-2, 0)
+
+
+def _layer(
+    spec: LayerSpec, x: Tensor, state: State, weights: list[Tensor], batch_sizes: Tensor | None, options: Options
+) -> tuple[Tensor, State]:
+    """One layer; its final states are followed by those of ``reference.layer`` with ``every_state``."""
+    if options is DEFAULTS:
+        return layer(spec, x, state, weights, batch_sizes)
+    if options.weight_dropout > 0:
+        per_direction = len(spec.weight_names)
+        for d in range(spec.directions):
+            w_hh = d * per_direction + 1
+            weights[w_hh] = apply_dropout(weights[w_hh], options.weight_dropout)
+    segments, every_state, recompute, _ = options
+    if recompute is True or not recompute:
+        return layer(spec, x, state, weights, batch_sizes, segments, every_state, bool(recompute))
+    return in_parts(spec, x, state, weights, segments, every_state, recompute)
 
 
 def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor]) -> State:
     """One step of one layer, the arguments checked by the caller: ``x`` [B, I], ``state`` [B, H] each or empty."""
     if autocast_enabled(x):
-        x, state, weights = _autocast(x, state, weights)
+        x, state, weights, _ = _autocast(x, state, weights)
     return function.step(spec, x, state, weights)
 
 
-def autocast_enabled(x: Tensor) -> bool:
-    """Whether autocast is on for the device of ``x``; false where the device, such as meta, has none."""
-    if not torch._C._is_any_autocast_enabled():  # an eighth of the time of the two questions below
-        return False
-    device = x.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-
-
-def _autocast(x: Tensor, state: State, weights: Sequence[Tensor]) -> tuple[Tensor, State, list[Tensor]]:
+def _autocast(
+    x: Tensor, state: State, weights: Sequence[Tensor], options: Options = DEFAULTS
+) -> tuple[Tensor, State, list[Tensor], Options]:
     dtype = torch.get_autocast_dtype(x.device.type)
 
     def cast(tensor: Tensor) -> Tensor:
         return tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
 
-    return cast(x), tuple([cast(s) for s in state]), [cast(w) for w in weights]
+    if options.segments.reset_state:
+        reset_state = [cast(s) for s in options.segments.reset_state]
+        options = options._replace(segments=options.segments._replace(reset_state=reset_state))
+    return cast(x), tuple([cast(s) for s in state]), [cast(w) for w in weights], options
 
 
 def zero_state(spec: LayerSpec, x: Tensor, w_hh: Tensor, num_layers: int, batch: int) -> State:
@@ -119,66 +199,3 @@ def zero_state(spec: LayerSpec, x: Tensor, w_hh: Tensor, num_layers: int, batch:
 def _dropout(x: Tensor, p: float, transposed: bool) -> Tensor:
     # As it lies in memory: the generator fills that in order. The same seed, the same mask as in torch.nn.
     return apply_dropout(x.transpose(0, 1), p).transpose(0, 1) if transposed else apply_dropout(x, p)
-
-
-def _spec(
-    cell: str, directions: int, has_bias: bool, batch_first: bool, num_layers: int, weights: Sequence[Tensor]
-) -> LayerSpec:
-    if cell not in CELLS:
-        raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
-    rows = num_layers * directions
-    spec = LayerSpec(cell, directions, has_bias, batch_first)
-    plain = len(spec.weight_names)
-    if len(weights) == rows * plain:
-        return spec
-    if len(weights) == rows * (plain + 1) and spec.facts.projectable:
-        return spec._replace(projected=True)
-    projected = f" or {rows * (plain + 1)} with projections" if spec.facts.projectable else ""
-    raise ValueError(
-        f"weights: expected {rows * plain} tensors ({plain} for each of {num_layers} layers and {directions} "
-        f"directions){projected}, got {len(weights)}"
-    )
-
-
-def _check_arguments(
-    spec: LayerSpec,
-    num_layers: int,
-    x: Tensor,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    batch_sizes: Tensor | None,
-) -> None:
-    if batch_sizes is not None and (not isinstance(batch_sizes, Tensor) or batch_sizes.dtype != torch.int64):
-        raise ValueError(f"batch_sizes: expected an int64 tensor [T] on the CPU, got {batch_sizes!r}")
-    expected_dim = 3 if batch_sizes is None else 2
-    if x.dim() != expected_dim:
-        raise ValueError(f"x: expected {expected_dim} dimensions, got {x.dim()}")
-    if batch_sizes is None and x.size(1 if spec.batch_first else 0) == 0:
-        raise ValueError("x: expected at least one time step, got none")
-    names = spec.facts.states
-    if len(state) not in (0, len(names)):
-        raise ValueError(f"state: expected {len(names)} tensors ({', '.join(names)}), got {len(state)}")
-
-    # weight_hr, or else weight_hh, whose columns are believed and whose rows are then checked.
-    last = weights[len(spec.weight_names) - 1 if spec.projected else 1]
-    if last.dim() != 2:
-        raise ValueError(f"weights: expected matrices for weight_hh and weight_hr, got shape {tuple(last.shape)}")
-    outputs, hidden = last.shape if spec.projected else (last.size(1), last.size(1))
-    shapes: list[tuple[int, ...]] = []
-    for i in range(num_layers):
-        inputs = x.size(-1) if i == 0 else spec.directions * outputs
-        shapes += [*spec.weight_shapes(inputs, hidden, outputs).values()] * spec.directions
-    _check_tensors("weights", weights, shapes, x)
-
-    batch = int(batch_sizes[0]) if batch_sizes is not None else x.size(0 if spec.batch_first else 1)
-    widths = spec.state_widths(hidden, outputs).values()
-    expected = [(num_layers * spec.directions, batch, width) for width in widths]
-    _check_tensors("state", state, expected[: len(state)], x)
-
-
-def _check_tensors(name: str, tensors: Sequence[Tensor], shapes: Sequence[tuple[int, ...]], x: Tensor) -> None:
-    for i, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
-        if tensor.shape != shape:
-            raise ValueError(f"{name}[{i}]: expected shape {shape}, got {tuple(tensor.shape)}")
-        if tensor.dtype != x.dtype and not autocast_enabled(x):
-            raise ValueError(f"{name}[{i}]: expected dtype {x.dtype} as of x, got {tensor.dtype}")

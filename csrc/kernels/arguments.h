@@ -103,6 +103,7 @@ struct ForwardArgs {
   T* h_T;                     // [D, B, P], or null where y of the only step will do
   Real<T>* cell_state;        // [D, B, H]: initial on entry and final on return; null if the cell has none
   Real<T>* saved;             // [D, N, S*H] or null; backward knows the order
+  Real<T>* cell_states;       // [D, N, H]: after every step; null where not asked for
 };
 
 template <class T>
@@ -123,6 +124,7 @@ struct BackwardArgs {
                    // entry, for a cell that carries the gradient of h; null for one that carries nothing
   const WeightGradients<Real<T>>* gradients;  // [D]
   RowGradients<T> by_row;                     // null where not asked for
+  const Real<T>* dcell_states;                // [D, N, H]: of the cell states after every step, or null: zeros
 };
 
 // One direction of a layer that is frozen: weights of bfloat16, or int8_t with a scale for each row.

@@ -293,6 +293,8 @@ class LayerBackward {
     const int64_t saved_width = Cell::kSaved * n_.H, y_width = n_.D * n_.P;
     const Real<T>* saved = a_.saved + d_ * n_.N * saved_width;
     at.saved = saved + number * saved_width, at.saved_ld = steps.stride() * saved_width;
+    at.dcell_states = a_.dcell_states ? a_.dcell_states + (d_ * n_.N + number) * n_.H : nullptr;
+    at.dcell_states_ld = steps.stride() * n_.H;
     at.h = a_.y + number * y_width + d_ * n_.P, at.h_ld = steps.stride() * y_width;
     if (begun) {
       at.h_prev = a_.y + before * y_width + d_ * n_.P, at.h_prev_ld = at.h_ld;

@@ -26,6 +26,8 @@ struct CellRows {
   int64_t h_ld;
   Real<T>* unrounded_h;  // where kUnroundedHidden
   int64_t unrounded_h_ld;
+  Real<T>* cell_states;  // the cell state once more, where all are asked for; null if not
+  int64_t cell_states_ld;
 };
 
 // The cell on the rows from `begin` to `end` of a block of finished sums, for the units from `unit` on. Not inlined and
@@ -44,7 +46,10 @@ FASTRNN_NOINLINE void apply_cell(const Real<T>* sums, int begin, int end, int ve
       if (Cell::kReadsHidden && at.h_prev) h_prev = load(at.h_prev + r * at.h_prev_ld + column, n);
       if (Cell::kCellState >= 0) cell_state = load(at.cell_state + r * at.cell_state_ld + column, n);
       const Vec<T> h = Cell::template forward<T>(sum, h_prev, cell_state, saved);
-      if (Cell::kCellState >= 0) store(at.cell_state + r * at.cell_state_ld + column, cell_state, n);
+      if (Cell::kCellState >= 0) {
+        store(at.cell_state + r * at.cell_state_ld + column, cell_state, n);
+        if (at.cell_states) store(at.cell_states + r * at.cell_states_ld + column, cell_state, n);
+      }
       if (at.saved) {
         FASTRNN_UNROLL
         for (int i = 0; i < Cell::kSaved; ++i)
@@ -74,6 +79,8 @@ struct CellGradientRows {
   int64_t saved_ld, h_prev_ld, cell_state_prev_ld, h_ld;
   const T *dy, *dh_T;  // what comes from outside; from the next step come the products in `sums`
   int64_t dy_ld, dh_T_ld;
+  const Real<T>* dcell_states;  // what comes from outside for the cell state of this step
+  int64_t dcell_states_ld;
   Real<T>* carry;
   int64_t carry_ld;
   Q* dsums;
@@ -113,6 +120,8 @@ FASTRNN_NOINLINE void apply_cell_backward(const Real<T>* sums, int begin, int en
                 : load_or_zero(at.cell_state_prev, r * at.cell_state_prev_ld + column, n);
       Vec<T> carry{}, dsum[kSums];
       if (Cell::kCarry != Carry::kNone) carry = load(at.carry + r * at.carry_ld + column, n);
+      if (Cell::kCarry == Carry::kCellState && at.dcell_states)
+        carry += load(at.dcell_states + r * at.dcell_states_ld + column, n);
       Cell::template backward<T>(in, carry, dsum);
       if (Cell::kCarry != Carry::kNone) store(at.carry + r * at.carry_ld + column, carry, n);
       FASTRNN_UNROLL

@@ -307,6 +307,8 @@ class LayerForward {
     at.cell_state = a_.cell_state ? a_.cell_state + of_batch * n_.H : nullptr, at.cell_state_ld = steps.parts * n_.H;
     at.saved = a_.saved ? a_.saved + (d * n_.N + number) * Cell::kSaved * n_.H : nullptr;
     at.saved_ld = steps.stride() * Cell::kSaved * n_.H;
+    at.cell_states = a_.cell_states ? a_.cell_states + (d * n_.N + number) * n_.H : nullptr;
+    at.cell_states_ld = steps.stride() * n_.H;
     if (unprojected_) {
       at.h = unprojected_ + row * row_ld<T>(n_.H), at.h_ld = row_ld<T>(n_.H);
     } else {

@@ -96,7 +96,10 @@ Output record_layer(const Tensor& x, at::TensorList state, at::TensorList weight
   const auto initial = [&](size_t i) { return i < state.size() ? std::optional(state[i]) : std::nullopt; };
   auto [y, final_state, saved] = layer_forward_autograd(
       x, initial(0), initial(1), weights, /*batch_sizes=*/std::nullopt, cell_facts(options.cell).name,
-      options.directions, options.has_bias, options.form == Form::kBatchFirst, /*save=*/false);
+      options.directions, options.has_bias, options.form == Form::kBatchFirst, /*save=*/false,
+      /*lengths=*/std::nullopt, /*reset=*/std::nullopt, /*h_reset=*/std::nullopt, /*c_reset=*/std::nullopt,
+      /*every_state=*/false,
+      /*recompute=*/false);
   return {std::move(y), {final_state.begin(), final_state.end()}};
 }
 

@@ -8,8 +8,9 @@
 namespace fastrnn {
 
 std::tuple<at::Tensor, Tensors, at::Tensor> layer_forward_autocast(
-    const at::Tensor& x, const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
-    at::TensorList weights, const std::optional<at::Tensor>& batch_sizes, std::string_view cell, int64_t directions,
-    bool has_bias, bool batch_first, bool save);
+    const at::Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
+    const OptionalTensor& batch_sizes, std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
+    bool save, const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& h_reset,
+    const OptionalTensor& c_reset, bool every_state, bool recompute);
 
 }  // namespace fastrnn

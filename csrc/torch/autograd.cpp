@@ -14,10 +14,11 @@ using at::Tensor;
 
 using ForwardFunction = decltype(layer_forward);
 using BackwardFunction = decltype(layer_backward);
-using DoubleBackwardFunction = Tensors(const OptionalTensors&, const std::optional<Tensor>&, const OptionalTensors&,
-                                       const Tensor&, const std::optional<Tensor>&, const std::optional<Tensor>&,
-                                       at::TensorList, const std::optional<Tensor>&, std::string_view, int64_t, bool,
-                                       bool, const c10::List<bool>&, const c10::List<bool>&);
+using DoubleBackwardFunction = Tensors(const OptionalTensors&, const OptionalTensor&, const OptionalTensors&,
+                                       const Tensor&, const OptionalTensor&, const OptionalTensor&, at::TensorList,
+                                       const OptionalTensor&, std::string_view, int64_t, bool, bool,
+                                       const c10::List<bool>&, const c10::List<bool>&, const OptionalTensor&,
+                                       const OptionalTensor&, const OptionalTensor&, const OptionalTensor&);
 
 c10::List<bool> flags(const std::vector<bool>& values) {
   c10::List<bool> out;
@@ -37,6 +38,21 @@ variable_list spread(const Tensors& given, const std::vector<bool>& wanted) {
   for (size_t i = 0, next = 0; i < wanted.size(); ++i)
     if (wanted[i]) out[i] = given[next++];
   return out;
+}
+
+// The operators on a call, by way of the dispatcher.
+std::tuple<Tensor, Tensors, Tensor> call_forward(const Call& c, bool save, bool every_state) {
+  static const auto forward = find_operator<ForwardFunction>("fastrnn::layer_forward");
+  return forward.call(c.x, if_defined(c.h_0), if_defined(c.c_0), c.weights, if_defined(c.batch_sizes), c.cell,
+                      c.directions, c.has_bias, c.batch_first, save, if_defined(c.lengths), if_defined(c.reset),
+                      c.reset_at(0), c.reset_at(1), every_state, /*recompute=*/false);
+}
+Tensors call_backward(const Call& c, const Tensor& dy, const OptionalTensors& dstate, const Tensor& y,
+                      const Tensor& saved, const c10::List<bool>& needed, int64_t samples) {
+  static const auto backward = find_operator<BackwardFunction>("fastrnn::layer_backward");
+  return backward.call(if_defined(dy), dstate, c.x, if_defined(c.h_0), if_defined(c.c_0), c.weights, y, saved,
+                       if_defined(c.batch_sizes), c.cell, c.directions, c.has_bias, c.batch_first, needed, samples,
+                       if_defined(c.lengths), if_defined(c.reset), c.reset_at(0), c.reset_at(1));
 }
 
 bool any(const std::vector<bool>& values) { return std::find(values.begin(), values.end(), true) != values.end(); }
@@ -62,15 +78,19 @@ struct OfForward {
     return kept;
   }
 
+  // What was not saved, to be formed again, has no rows.
+  static Tensor saved_or_again(const Call& c, const Kept& kept) {
+    if (kept.saved.sym_size(-2) != 0) return kept.saved;
+    const at::NoGradGuard no_grad;
+    return std::get<2>(call_forward(c, /*save=*/true, /*every_state=*/false));
+  }
+
   static variable_list apply(const variable_list& gradients, const Call& c, const Kept& kept,
                              const std::vector<bool>& wanted) {
     if (!any(wanted) || std::none_of(gradients.begin(), gradients.end(), [](const Tensor& t) { return t.defined(); }))
       return variable_list(wanted.size());
-    static const auto backward = find_operator<BackwardFunction>("fastrnn::layer_backward");
-    const at::TensorList dstate = at::TensorList(gradients).slice(1);
-    return spread(backward.call(if_defined(gradients[0]), optionals(dstate), c.x, if_defined(c.h_0), if_defined(c.c_0),
-                                c.weights, kept.y, kept.saved, if_defined(c.batch_sizes), c.cell, c.directions,
-                                c.has_bias, c.batch_first, flags(wanted), /*samples=*/1),
+    const OptionalTensors dstate = optionals(at::TensorList(gradients).slice(1));
+    return spread(call_backward(c, gradients[0], dstate, kept.y, saved_or_again(c, kept), flags(wanted), /*samples=*/1),
                   wanted);
   }
 };
@@ -124,7 +144,8 @@ struct OfBackward {
     static const auto double_backward = find_operator<DoubleBackwardFunction>("fastrnn::layer_double_backward");
     return spread(double_backward.call(optionals(gradients), if_defined(kept.dy), kept.dstate, c.x, if_defined(c.h_0),
                                        if_defined(c.c_0), c.weights, if_defined(c.batch_sizes), c.cell, c.directions,
-                                       c.has_bias, c.batch_first, flags(kept.needed), flags(wanted)),
+                                       c.has_bias, c.batch_first, flags(kept.needed), flags(wanted),
+                                       if_defined(c.lengths), if_defined(c.reset), c.reset_at(0), c.reset_at(1)),
                   wanted);
   }
 };
@@ -135,68 +156,78 @@ Tensors values(const OptionalTensors& list) {
   return out;
 }
 
-void refuse_forward_mode(const Tensor& x, at::TensorList state, at::TensorList weights) {
+void refuse_forward_mode(const Call& c) {
   const auto refuse = [](const Tensor& t) {
     TORCH_CHECK_NOT_IMPLEMENTED(!torch::autograd::isFwGradDefined(t),
                                 "fastrnn: expected tensors without a forward-mode gradient; the layers of the Python "
                                 "package take such by another way, its operators do not");
   };
-  refuse(x);
-  for (const Tensor& t : state) refuse(t);
-  for (const Tensor& t : weights) refuse(t);
+  refuse(c.x);
+  for (const Tensor& t : c.state()) refuse(t);
+  for (const Tensor& t : c.weights) refuse(t);
+  for (const Tensor& t : c.reset_state) refuse(t);
 }
 
 }  // namespace
 
-std::tuple<Tensor, Tensors, Tensor> layer_forward_autograd(const Tensor& x, const std::optional<Tensor>& h_0,
-                                                           const std::optional<Tensor>& c_0, at::TensorList weights,
-                                                           const std::optional<Tensor>& batch_sizes,
-                                                           std::string_view cell, int64_t directions, bool has_bias,
-                                                           bool batch_first, bool save) {
-  const States state = given(h_0, c_0);
-  const at::TensorList states = state;
-  refuse_forward_mode(x, states, weights);
-  static const auto forward = find_operator<ForwardFunction>("fastrnn::layer_forward");
+std::tuple<Tensor, Tensors, Tensor> layer_forward_autograd(
+    const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
+    const OptionalTensor& batch_sizes, std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
+    bool save, const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& h_reset,
+    const OptionalTensor& c_reset, bool every_state, bool recompute) {
+  const Call c = call_of(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first, lengths, reset,
+                         h_reset, c_reset);
+  refuse_forward_mode(c);
   const auto run = [&](bool save_) {
     const at::AutoDispatchBelowADInplaceOrView below;
-    return forward.call(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first, save_);
+    return call_forward(c, save_, every_state);
   };
-  if (!torch::autograd::compute_requires_grad(x, states, weights)) return run(save);
+  const States state = c.state();
+  const at::TensorList states = state;
+  if (!torch::autograd::compute_requires_grad(x, states, weights, at::TensorList(c.reset_state))) return run(save);
 
   auto node = make_node<CallNode<OfForward>>();
-  node->set_next_edges(torch::autograd::collect_next_edges(x, states, weights));
-  auto [y, final_state, saved] = run(true);
-  node->keep(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first);
+  node->set_next_edges(torch::autograd::collect_next_edges(x, states, weights, at::TensorList(c.reset_state)));
+  // Nothing need be formed again for a cell that saves nothing.
+  const bool again = recompute && cell_facts(cell_kind(c.cell)).saved > 0;
+  auto [y, final_state, saved] = run(save || !again);
+  node->keep(c);
   torch::autograd::set_history(y, node);
   torch::autograd::set_history(final_state, node);
   node->own.y = SavedVariable(y, /*is_output=*/true);
-  node->own.saved = SavedVariable(saved, false);
-  if (!save) saved = saved.narrow(saved.dim() - 2, 0, 0).clone();
+  const auto none_of = [](const Tensor& t) { return t.narrow(t.dim() - 2, 0, 0).clone(); };
+  node->own.saved = SavedVariable(again ? none_of(saved) : saved, false);
+  if (!save) saved = none_of(saved);
   return {std::move(y), std::move(final_state), std::move(saved)};
 }
 
-Tensors layer_backward_autograd(const std::optional<Tensor>& dy, const OptionalTensors& dstate, const Tensor& x,
-                                const std::optional<Tensor>& h_0, const std::optional<Tensor>& c_0,
-                                at::TensorList weights, const Tensor& y, const Tensor& saved,
-                                const std::optional<Tensor>& batch_sizes, std::string_view cell, int64_t directions,
-                                bool has_bias, bool batch_first, const c10::List<bool>& needed, int64_t samples) {
+Tensors layer_backward_autograd(const OptionalTensor& dy, const OptionalTensors& dstate, const Tensor& x,
+                                const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
+                                const Tensor& y, const Tensor& saved, const OptionalTensor& batch_sizes,
+                                std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
+                                const c10::List<bool>& needed, int64_t samples, const OptionalTensor& lengths,
+                                const OptionalTensor& reset, const OptionalTensor& h_reset,
+                                const OptionalTensor& c_reset) {
+  const Call c = call_of(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first, lengths, reset,
+                         h_reset, c_reset);
+  const Tensor dy_given = or_undefined(dy);
   const auto run = [&] {
-    static const auto backward = find_operator<BackwardFunction>("fastrnn::layer_backward");
     const at::AutoDispatchBelowADInplaceOrView below;
-    return backward.call(dy, dstate, x, h_0, c_0, weights, y, saved, batch_sizes, cell, directions, has_bias,
-                         batch_first, needed, samples);
+    return call_backward(c, dy_given, dstate, y, saved, needed, samples);
   };
   if (!at::GradMode::is_enabled()) return run();
-  const Tensor dy_given = dy.value_or(Tensor());
   const Tensors dstate_given = values(dstate);
-  const States state = given(h_0, c_0);
+  const at::TensorList dstates = dstate_given;
+  const States state = c.state();
   const at::TensorList states = state;
-  if (!torch::autograd::compute_requires_grad(dy_given, at::TensorList(dstate_given), x, states, weights)) return run();
+  if (!torch::autograd::compute_requires_grad(dy_given, dstates, x, states, weights, at::TensorList(c.reset_state)))
+    return run();
 
   auto node = make_node<CallNode<OfBackward>>();
-  node->set_next_edges(torch::autograd::collect_next_edges(dy_given, at::TensorList(dstate_given), x, states, weights));
+  node->set_next_edges(
+      torch::autograd::collect_next_edges(dy_given, dstates, x, states, weights, at::TensorList(c.reset_state)));
   Tensors gradients = run();
-  node->keep(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first);
+  node->keep(c);
   node->own.dy = SavedVariable(dy_given, false);
   for (const Tensor& t : dstate_given) node->own.dstate.emplace_back(t, false);
   for (size_t i = 0; i < needed.size(); ++i) node->own.needed.push_back(needed.get(i));

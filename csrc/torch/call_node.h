@@ -10,7 +10,6 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -37,19 +36,6 @@ auto make_node() {
     return c10::make_intrusive<N>();
 }
 
-inline std::optional<at::Tensor> if_defined(const at::Tensor& t) {
-  return t.defined() ? std::optional(t) : std::nullopt;
-}
-
-// The arguments that forward, backward and its derivative share.
-struct Call {
-  at::Tensor x, h_0, c_0, batch_sizes;  // undefined where not given, as below
-  Tensors weights;
-  std::string cell;
-  int64_t directions;
-  bool has_bias, batch_first;
-};
-
 // A node that keeps a Call. `Own` has what else it keeps: visit(f) for each of that, and static apply().
 //
 // Compiled autograd, by which torch.compile traces a backward pass, collects what a node keeps, swaps it for its
@@ -57,15 +43,16 @@ struct Call {
 template <class Own>
 class CallNode : public Node {
  public:
-  void keep(const at::Tensor& x, const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
-            at::TensorList weights, const std::optional<at::Tensor>& batch_sizes, std::string_view cell,
-            int64_t directions, bool has_bias, bool batch_first) {
-    x_ = SavedVariable(x, false);
-    h_0_ = SavedVariable(h_0, false);
-    c_0_ = SavedVariable(c_0, false);
-    batch_sizes_ = SavedVariable(batch_sizes, false);
-    for (const at::Tensor& t : weights) weights_.emplace_back(t, false);
-    cell_ = cell, directions_ = directions, has_bias_ = has_bias, batch_first_ = batch_first;
+  void keep(const Call& c) {
+    x_ = SavedVariable(c.x, false);
+    h_0_ = SavedVariable(c.h_0, false);
+    c_0_ = SavedVariable(c.c_0, false);
+    batch_sizes_ = SavedVariable(c.batch_sizes, false);
+    lengths_ = SavedVariable(c.lengths, false);
+    reset_ = SavedVariable(c.reset, false);
+    for (const at::Tensor& t : c.weights) weights_.emplace_back(t, false);
+    for (const at::Tensor& t : c.reset_state) reset_state_.emplace_back(t, false);
+    cell_ = c.cell, directions_ = c.directions, has_bias_ = c.has_bias, batch_first_ = c.batch_first;
   }
 
   Own own;
@@ -104,7 +91,10 @@ class CallNode : public Node {
     packed.pack(if_defined(c.h_0));
     packed.pack(if_defined(c.c_0));
     packed.pack(if_defined(c.batch_sizes));
+    packed.pack(if_defined(c.lengths));
+    packed.pack(if_defined(c.reset));
     packed.pack(c.weights);
+    packed.pack(Tensors(c.reset_state.begin(), c.reset_state.end()));
     packed.pack(c.cell);
     packed.pack(c.directions);
     packed.pack(c.has_bias);
@@ -134,8 +124,10 @@ class CallNode : public Node {
       for (const SavedVariable& t : list) out.push_back(t.unpack());
       return out;
     };
-    return {x_.unpack(), h_0_.unpack(), c_0_.unpack(), batch_sizes_.unpack(), unpack(weights_),
-            cell_,       directions_,   has_bias_,     batch_first_};
+    const Tensors resets = unpack(reset_state_);
+    const States reset_state(resets.begin(), resets.end());
+    return {x_.unpack(), h_0_.unpack(), c_0_.unpack(), unpack(weights_),  batch_sizes_.unpack(), cell_,
+            directions_, has_bias_,     batch_first_,  lengths_.unpack(), reset_.unpack(),       reset_state};
   }
 
   template <class Kept>
@@ -154,8 +146,8 @@ class CallNode : public Node {
 
   template <class F>
   void visit(F f) {
-    f(x_), f(h_0_), f(c_0_), f(batch_sizes_), f(weights_), f(cell_), f(directions_), f(has_bias_);
-    f(batch_first_);
+    f(x_), f(h_0_), f(c_0_), f(batch_sizes_), f(lengths_), f(reset_), f(weights_), f(reset_state_), f(cell_);
+    f(directions_), f(has_bias_), f(batch_first_);
     own.visit(f);
   }
 
@@ -163,10 +155,11 @@ class CallNode : public Node {
     PackedArgs packed(arguments.vec());
     Call c;
     c.x = packed.unpack<at::Tensor>();
-    c.h_0 = packed.unpack<std::optional<at::Tensor>>().value_or(at::Tensor());
-    c.c_0 = packed.unpack<std::optional<at::Tensor>>().value_or(at::Tensor());
-    c.batch_sizes = packed.unpack<std::optional<at::Tensor>>().value_or(at::Tensor());
+    for (at::Tensor* t : {&c.h_0, &c.c_0, &c.batch_sizes, &c.lengths, &c.reset})
+      *t = or_undefined(packed.unpack<OptionalTensor>());
     c.weights = packed.unpack<Tensors>();
+    const Tensors reset_state = packed.unpack<Tensors>();
+    c.reset_state.assign(reset_state.begin(), reset_state.end());
     c.cell = packed.unpack<std::string>();
     c.directions = packed.unpack<int64_t>();
     c.has_bias = packed.unpack<bool>();
@@ -175,8 +168,8 @@ class CallNode : public Node {
     return Own::apply(gradients, c, own, packed.unpack<std::vector<bool>>());
   }
 
-  SavedVariable x_, h_0_, c_0_, batch_sizes_;
-  std::vector<SavedVariable> weights_;
+  SavedVariable x_, h_0_, c_0_, batch_sizes_, lengths_, reset_;
+  std::vector<SavedVariable> weights_, reset_state_;
   std::string cell_;
   int64_t directions_ = 1;
   bool has_bias_ = true, batch_first_ = false;

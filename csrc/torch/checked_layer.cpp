@@ -16,27 +16,30 @@ bool have_members(at::TensorList weights) { return weights.size() > 1 && weights
 
 }  // namespace
 
-LayerOptions options_of(const Tensor& x, at::TensorList weights, const std::optional<Tensor>& batch_sizes,
-                        std::string_view cell, int64_t directions, bool has_bias, bool batch_first) {
+LayerOptions options_of(const Tensor& x, at::TensorList weights, const Tensor& batch_sizes, std::string_view cell,
+                        int64_t directions, bool has_bias, bool batch_first) {
   const bool one_step = x.dim() - int64_t(have_members(weights)) == 2;
-  const Form form = batch_sizes   ? Form::kPacked
-                    : one_step    ? Form::kOneStep
-                    : batch_first ? Form::kBatchFirst
-                                  : Form::kTimeFirst;
+  const Form form = batch_sizes.defined() ? Form::kPacked
+                    : one_step            ? Form::kOneStep
+                    : batch_first         ? Form::kBatchFirst
+                                          : Form::kTimeFirst;
   return layer_options(cell_kind(cell), form, directions, has_bias, int64_t(weights.size()));
 }
 
-States given(const std::optional<Tensor>& h_0, const std::optional<Tensor>& c_0) {
-  const bool has_h = h_0 && h_0->defined(), has_c = c_0 && c_0->defined();
-  TORCH_CHECK(has_h || !has_c, "fastrnn: expected c_0 with h_0, got c_0 alone");
+LayerOptions Call::options() const {
+  return options_of(x, weights, batch_sizes, cell, directions, has_bias, batch_first);
+}
+
+States given(const Tensor& h_0, const Tensor& c_0) {
+  TORCH_CHECK(h_0.defined() || !c_0.defined(), "fastrnn: expected c_0 with h_0, got c_0 alone");
   States out;
-  if (has_h) out.push_back(*h_0);
-  if (has_c) out.push_back(*c_0);
+  if (h_0.defined()) out.push_back(h_0);
+  if (c_0.defined()) out.push_back(c_0);
   return out;
 }
 
 Layer::Layer(const Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options_,
-             const std::optional<Tensor>& batch_sizes, std::optional<at::ScalarType> stored)
+             const Tensor& batch_sizes, std::optional<at::ScalarType> stored)
     : options(options_), facts(cell_facts(options.cell)), has_members(have_members(weights)) {
   TORCH_CHECK(options.directions == 1 || options.directions == 2, "fastrnn: expected 1 or 2 directions, got ",
               options.directions);
@@ -63,7 +66,7 @@ Layer::Layer(const Tensor& x, at::TensorList state, at::TensorList weights, cons
   TORCH_CHECK(!one_step || n.D == 1, "fastrnn: expected 1 direction of a single step, got ", n.D);
   n.I = x.size(-1);
   if (packed)
-    set_packed_rows(x, state, *batch_sizes);
+    set_packed_rows(x, state, batch_sizes);
   else
     set_rows(x);
   state_shapes_ = state_shapes(options, n);
@@ -80,6 +83,11 @@ Extent Layer::extent(at::IntArrayRef of_member) const {
 Extent Layer::step_extent(int64_t width) const {
   if (options.form == Form::kPacked) return extent({n.N, width});
   return options.one_step() ? extent({n.B, width}) : extent({n.T, n.B, width});
+}
+
+Extent Layer::every_state_extent() const {
+  if (options.form == Form::kPacked) return extent({n.D, n.N, n.H});
+  return options.one_step() ? extent({n.B, n.H}) : extent({n.D, n.T, n.B, n.H});
 }
 
 Tensor Layer::swapped(const Tensor& t) const {

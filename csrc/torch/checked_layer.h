@@ -5,7 +5,9 @@
 #include <c10/util/SmallVector.h>
 
 #include <optional>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "runtime/layer.h"
 
@@ -30,8 +32,7 @@ struct Layer {
 
   // `batch_sizes` of a packed form, `stored` the dtype of weight_ih and weight_hh where it is not that of x.
   Layer(const at::Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options,
-        const std::optional<at::Tensor>& batch_sizes = std::nullopt,
-        std::optional<at::ScalarType> stored = std::nullopt);
+        const at::Tensor& batch_sizes = {}, std::optional<at::ScalarType> stored = std::nullopt);
 
   bool empty() const { return n.N == 0; }
 
@@ -44,6 +45,9 @@ struct Layer {
     return extent(state_shapes_[state]);
   }  // [D, B, width], [B, width] of one step
 
+  // Of the cell state after every step.
+  Extent every_state_extent() const;
+
   // A batch-first layer's [B, T, ...] as [T, B, ...] and the other way; any other layer's as it is.
   at::Tensor swapped(const at::Tensor& t) const;
 
@@ -55,11 +59,38 @@ struct Layer {
   void check(const at::Tensor& x, at::TensorList state, at::TensorList weights, at::ScalarType stored) const;
 };
 
-// From the arguments of the operators.
-LayerOptions options_of(const at::Tensor& x, at::TensorList weights, const std::optional<at::Tensor>& batch_sizes,
-                        std::string_view cell, int64_t directions, bool has_bias, bool batch_first);
+using Tensors = std::vector<at::Tensor>;
 // The initial states of a call: none, or all that the cell has.
 using States = c10::SmallVector<at::Tensor, 2>;
-States given(const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0);
+States given(const at::Tensor& h_0, const at::Tensor& c_0);
+
+inline at::Tensor or_undefined(const std::optional<at::Tensor>& t) { return t ? *t : at::Tensor(); }
+inline std::optional<at::Tensor> if_defined(const at::Tensor& t) {
+  return t.defined() ? std::optional(t) : std::nullopt;
+}
+
+// The arguments that the operators share, as schemas.inc describes them; tensors are undefined where not given.
+struct Call {
+  at::Tensor x, h_0, c_0;
+  Tensors weights;
+  at::Tensor batch_sizes;
+  std::string cell;
+  int64_t directions = 1;
+  bool has_bias = true, batch_first = false;
+  at::Tensor lengths, reset;
+  States reset_state;
+
+  States state() const { return given(h_0, c_0); }
+  std::optional<at::Tensor> reset_at(size_t state) const {
+    return state < reset_state.size() ? std::optional(reset_state[state]) : std::nullopt;
+  }
+  // Rows end at lengths of their own, or begin anew.
+  bool segmented() const { return lengths.defined() || reset.defined() || !reset_state.empty(); }
+  LayerOptions options() const;
+};
+
+// From the arguments of an operator.
+LayerOptions options_of(const at::Tensor& x, at::TensorList weights, const at::Tensor& batch_sizes,
+                        std::string_view cell, int64_t directions, bool has_bias, bool batch_first);
 
 }  // namespace fastrnn

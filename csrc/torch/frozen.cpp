@@ -7,6 +7,7 @@
 #include "torch/checked_layer.h"
 #include "torch/operators.h"
 #include "torch/panels.h"
+#include "torch/segments.h"
 #include "torch/tensors.h"
 
 namespace fastrnn {
@@ -54,12 +55,38 @@ void run_as(const Layer& layer, const Tensor& x, const ReadyList& initial, at::T
   run_frozen<S>(layer.options.cell, args, at::get_num_threads());
 }
 
+// A call, and what its list of weights holds beside those of a layer.
+struct FrozenCall {
+  Call call;  // with the matrices and biases alone
+  at::TensorList given;
+  Tensors scales;
+  at::ScalarType stored;
+};
+
+Layer layer_of(const FrozenCall& f, const Call& call) {
+  return {call.x, call.state(), call.weights, call.options(), call.batch_sizes, f.stored};
+}
+
+Output run(const FrozenCall& f, const Call& call) {
+  const Layer layer = layer_of(f, call);
+  const ReadyList initial = prepare(call.state(), at::kFloat);
+  Output out = allocate_output(layer, initial, at::kFloat, at::kFloat, FinalHidden::kOwn);
+  if (layer.empty()) return out;
+  const Ready input = prepare_input(layer, call.x, at::kFloat);
+  if (f.stored == at::kChar)
+    run_as<int8_t>(layer, *input, initial, f.given, call.weights, f.scales, out);
+  else
+    run_as<BFloat16>(layer, *input, initial, f.given, call.weights, f.scales, out);
+  return out;
+}
+
 }  // namespace
 
-std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, const std::optional<Tensor>& h_0,
-                                           const std::optional<Tensor>& c_0, at::TensorList weights,
-                                           const std::optional<Tensor>& batch_sizes, std::string_view cell,
-                                           int64_t directions, bool has_bias, bool batch_first) {
+std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                                           at::TensorList weights, const OptionalTensor& batch_sizes,
+                                           std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
+                                           const OptionalTensor& lengths, const OptionalTensor& reset,
+                                           const OptionalTensor& h_reset, const OptionalTensor& c_reset) {
   TORCH_CHECK(x.scalar_type() == at::kFloat, "fastrnn: expected a float32 input, got ", x.scalar_type());
   TORCH_CHECK(!weights.empty(), "fastrnn: expected weights, got none");
   const at::ScalarType stored = weights[0].scalar_type();
@@ -70,10 +97,10 @@ std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, const std::optional<
               " weights per direction, got ", weights.size(), " for ", directions);
   Tensors matrices, scales;
   for (size_t i = 0; i < weights.size(); ++i) (i % per_direction < plain ? matrices : scales).push_back(weights[i]);
-
-  const LayerOptions options = options_of(x, matrices, batch_sizes, cell, directions, has_bias, batch_first);
-  const States state = given(h_0, c_0);
-  const Layer layer(x, state, matrices, options, batch_sizes, stored);
+  const FrozenCall f{call_of(x, h_0, c_0, matrices, batch_sizes, cell, directions, has_bias, batch_first, lengths,
+                             reset, h_reset, c_reset),
+                     weights, scales, stored};
+  const Layer layer = layer_of(f, f.call);
   TORCH_CHECK(!layer.has_members, "fastrnn: expected frozen weights of 2 dimensions, got ", weights[1].sizes());
   const int64_t rows = layer.facts.gates * layer.n.H;
   for (const Tensor& t : scales)
@@ -84,15 +111,10 @@ std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, const std::optional<
   TORCH_CHECK(stored == at::kBFloat16 || std::max(layer.n.I, layer.n.H) <= most, "fastrnn: expected at most ", most,
               " inputs and units with int8 weights, got ", layer.n.I, " and ", layer.n.H);
 
-  const ReadyList initial = prepare(state, at::kFloat);
-  Output out = allocate_output(layer, initial, at::kFloat, at::kFloat, FinalHidden::kOwn);
-  if (!layer.empty()) {
-    const Ready input = prepare_input(layer, x, at::kFloat);
-    if (stored == at::kChar)
-      run_as<int8_t>(layer, *input, initial, weights, matrices, scales, out);
-    else
-      run_as<BFloat16>(layer, *input, initial, weights, matrices, scales, out);
-  }
+  Tensor nothing_saved;
+  const auto on_packed = [&](const Call& packed, Tensor&) { return run(f, packed); };
+  Output out = f.call.segmented() ? segmented_forward(layer, f.call, nothing_saved, /*every_state=*/false, on_packed)
+                                  : run(f, f.call);
   return {std::move(out.y), Tensors(out.final_state.begin(), out.final_state.end())};
 }
 

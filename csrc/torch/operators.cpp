@@ -7,6 +7,7 @@
 #include "runtime/run.h"
 #include "torch/by_sample.h"
 #include "torch/checked_layer.h"
+#include "torch/segments.h"
 #include "torch/tensors.h"
 
 namespace fastrnn {
@@ -59,7 +60,7 @@ c10::SmallVector<Weights<T>, 2> weight_pointers(const Layer& layer, const ReadyL
 
 template <class T, class Q>
 void forward_as(const Layer& layer, const Tensor& x, const ReadyList& state, const ReadyList& weights, Output& out,
-                Tensor& saved) {
+                Tensor& saved, Tensor& cell_states) {
   const int64_t members = layer.members;
   const auto pointers = weight_pointers<T>(layer, weights);
   const bool shared = out.final_state[0].is_same(out.y), has_cell_state = layer.facts.states > 1;
@@ -68,16 +69,18 @@ void forward_as(const Layer& layer, const Tensor& x, const ReadyList& state, con
   const auto x_at = read<T>(x, members), h_0 = read<T>(state, 0, members);
   const auto y = written<T>(out.y, members), h_T_at = written<T>(h_T, members);
   const auto cell_state_at = written<Real<T>>(cell_state, members), saved_at = written<Real<T>>(saved, members);
+  const auto cell_states_at = written<Real<T>>(cell_states, members);
   c10::SmallVector<ForwardArgs<T>, 1> layers;
   for (int64_t e = 0; e < members; ++e)
     layers.push_back({layer.n, layer.batch.x_rows(), layer.batch.rows(), x_at[e], h_0[e],
-                      pointers.data() + e * layer.n.D, y[e], h_T_at[e], cell_state_at[e], saved_at[e]});
+                      pointers.data() + e * layer.n.D, y[e], h_T_at[e], cell_state_at[e], saved_at[e],
+                      cell_states_at[e]});
   run_forward<T, Q>(layer.options.cell, layers, at::get_num_threads());
 }
 
 // What backward reads, prepared; gradients from outside that are not there are zeros.
 struct BackwardInputs {
-  Tensor dy, dh_T;
+  Tensor dy, dh_T, dcell_states;
   Ready x;
   ReadyList state, weights;
   Ready y, saved;
@@ -103,6 +106,7 @@ void backward_as(const Layer& layer, const BackwardInputs& in, Gradients& out) {
   const auto h_0 = read<T>(in.state, 0, members);
   const auto cell_state_0 = read<Real<T>>(in.state, 1, members), saved = read<Real<T>>(*in.saved, members);
   const auto dy = read<T>(in.dy, members), dh_T = read<T>(in.dh_T, members);
+  const auto dcell_states = read<Real<T>>(in.dcell_states, members);
   const auto dx = written<Real<T>>(out.x, members), dh_0 = written<Real<T>>(out.h_0, members);
   const auto carry = written<Real<T>>(out.carry, members);
   const auto dsums = written<T>(out.by_row.dsums, members), dh = written<T>(out.by_row.dh, members);
@@ -124,7 +128,8 @@ void backward_as(const Layer& layer, const BackwardInputs& in, Gradients& out) {
                       dh_0[e],
                       carry[e],
                       gradients.data() + e * layer.n.D,
-                      {dsums[e], dh[e], h[e]}});
+                      {dsums[e], dh[e], h[e]},
+                      dcell_states[e]});
   run_backward<T, Q>(layer.options.cell, layers, at::get_num_threads());
 }
 
@@ -141,18 +146,22 @@ Tensor allocate_rows(const Layer& layer, int64_t width, at::ScalarType type) {
   return t;
 }
 
-// `saved` is written where it is defined.
-Output forward(const Layer& layer, const Tensor& x, at::TensorList state, at::TensorList weights, Tensor& saved,
-               FinalHidden hidden) {
+// `saved` and the cell state of every step are written where they are asked for.
+Output run_layer(const Layer& layer, const Tensor& x, at::TensorList state, at::TensorList weights, Tensor& saved,
+                 bool every_state, FinalHidden hidden) {
   const at::ScalarType type = kernel_type(x), real = real_type(x);
   const ReadyList initial = prepare_states(state, type, real);
   Output out = allocate_output(layer, initial, type, real, hidden);
+  Tensor cell_states;
+  if (every_state && layer.facts.states > 1) cell_states = allocate(layer.every_state_extent(), real);
   if (!layer.empty()) {
     const Ready input = prepare_input(layer, x, type);
     const ReadyList prepared = prepare(weights, type);
-    with_types(type, rounds_products(type, layer.n),
-               [&]<class T, class Q>() { forward_as<T, Q>(layer, *input, initial, prepared, out, saved); });
+    with_types(type, rounds_products(type, layer.n), [&]<class T, class Q>() {
+      forward_as<T, Q>(layer, *input, initial, prepared, out, saved, cell_states);
+    });
   }
+  if (cell_states.defined()) out.final_state.push_back(std::move(cell_states));
   if (x.scalar_type() == real) return out;
   const bool shared = out.final_state[0].is_same(out.y);
   out.y = convert(out.y, x.scalar_type());
@@ -162,6 +171,31 @@ Output forward(const Layer& layer, const Tensor& x, at::TensorList state, at::Te
 }
 
 }  // namespace
+
+Call call_of(const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
+             const OptionalTensor& batch_sizes, std::string_view cell, int64_t directions, bool has_bias,
+             bool batch_first, const OptionalTensor& lengths, const OptionalTensor& reset,
+             const OptionalTensor& h_reset, const OptionalTensor& c_reset) {
+  return {x,
+          or_undefined(h_0),
+          or_undefined(c_0),
+          weights.vec(),
+          or_undefined(batch_sizes),
+          std::string(cell),
+          directions,
+          has_bias,
+          batch_first,
+          or_undefined(lengths),
+          or_undefined(reset),
+          given(or_undefined(h_reset), or_undefined(c_reset))};
+}
+
+void check_state_gradients(const Tensors& dstate, const CellFacts& facts) {
+  const size_t states = facts.states;
+  TORCH_CHECK(dstate.size() == states || (states > 1 && dstate.size() == states + 1), "fastrnn: expected ", states,
+              " final-state gradients", states > 1 ? ", and perhaps that of the cell states of all steps" : "",
+              ", got ", dstate.size());
+}
 
 Ready prepare_input(const Layer& layer, const Tensor& x, at::ScalarType type) {
   const bool batch_first = layer.options.form == Form::kBatchFirst;
@@ -187,37 +221,64 @@ Output allocate_output(const Layer& layer, const ReadyList& initial, at::ScalarT
 
 Output infer_layer(const Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options) {
   Tensor nothing_saved;
-  return forward({x, state, weights, options}, x, state, weights, nothing_saved, FinalHidden::kOfOneStepShared);
+  return run_layer({x, state, weights, options}, x, state, weights, nothing_saved, /*every_state=*/false,
+                   FinalHidden::kOfOneStepShared);
 }
 
-std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, const std::optional<Tensor>& h_0,
-                                                  const std::optional<Tensor>& c_0, at::TensorList weights,
-                                                  const std::optional<Tensor>& batch_sizes, std::string_view cell,
-                                                  int64_t directions, bool has_bias, bool batch_first, bool save) {
-  const LayerOptions options = options_of(x, weights, batch_sizes, cell, directions, has_bias, batch_first);
-  const States state = given(h_0, c_0);
-  const Layer layer(x, state, weights, options, batch_sizes);
+Output forward(const Call& c, Tensor& saved, bool every_state) {
+  const States state = c.state();
+  const Layer layer(c.x, state, c.weights, c.options(), c.batch_sizes);
+  return run_layer(layer, c.x, state, c.weights, saved, every_state, FinalHidden::kOwn);
+}
+
+std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                                                  at::TensorList weights, const OptionalTensor& batch_sizes,
+                                                  std::string_view cell, int64_t directions, bool has_bias,
+                                                  bool batch_first, bool save, const OptionalTensor& lengths,
+                                                  const OptionalTensor& reset, const OptionalTensor& h_reset,
+                                                  const OptionalTensor& c_reset, bool every_state,
+                                                  bool /*recompute: of interest to autograd*/) {
+  const Call c = call_of(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first, lengths, reset,
+                         h_reset, c_reset);
+  const States state = c.state();
+  const Layer layer(x, state, weights, c.options(), c.batch_sizes);
   const Sizes& n = layer.n;
   Tensor nothing_saved;
   Tensor saved = allocate(layer.extent({n.D, save ? n.N : 0, layer.facts.saved * n.H}), real_type(x));
-  Output out = forward(layer, x, state, weights, save ? saved : nothing_saved, FinalHidden::kOwn);
+  Tensor& written = save ? saved : nothing_saved;
+  const auto run = [&](const Call& packed, Tensor& of_packed) { return forward(packed, of_packed, every_state); };
+  Output out = c.segmented() ? segmented_forward(layer, c, written, every_state, run)
+                             : run_layer(layer, x, state, weights, written, every_state, FinalHidden::kOwn);
   return {std::move(out.y), Tensors(out.final_state.begin(), out.final_state.end()), std::move(saved)};
 }
 
-Tensors layer_backward(const std::optional<Tensor>& dy, const OptionalTensors& dstate, const Tensor& x,
-                       const std::optional<Tensor>& h_0, const std::optional<Tensor>& c_0, at::TensorList weights,
-                       const Tensor& y, const Tensor& saved, const std::optional<Tensor>& batch_sizes,
-                       std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
-                       const c10::List<bool>& needed, int64_t samples) {
-  const LayerOptions options = options_of(x, weights, batch_sizes, cell, directions, has_bias, batch_first);
-  const States state = given(h_0, c_0);
-  const Layer layer(x, state, weights, options, batch_sizes);
+Tensors layer_backward(const OptionalTensor& dy, const OptionalTensors& dstate, const Tensor& x,
+                       const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights, const Tensor& y,
+                       const Tensor& saved, const OptionalTensor& batch_sizes, std::string_view cell,
+                       int64_t directions, bool has_bias, bool batch_first, const c10::List<bool>& needed,
+                       int64_t samples, const OptionalTensor& lengths, const OptionalTensor& reset,
+                       const OptionalTensor& h_reset, const OptionalTensor& c_reset) {
+  const Call c = call_of(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first, lengths, reset,
+                         h_reset, c_reset);
+  Backward given{or_undefined(dy), {}, y, saved, {needed.begin(), needed.end()}, samples};
+  for (size_t i = 0; i < dstate.size(); ++i) given.dstate.push_back(or_undefined(dstate.get(i)));
+  return c.segmented() ? segmented_backward(c, given) : backward(c, given);
+}
+
+Tensors backward(const Call& c, const Backward& given) {
+  const Tensor &x = c.x, &y = given.y, &saved = given.saved;
+  const Tensors& weights = c.weights;
+  const LayerOptions options = c.options();
+  const States state = c.state();
+  const std::vector<bool>& needed = given.needed;
+  const int64_t samples = given.samples;
+  const Layer layer(x, state, weights, options, c.batch_sizes);
   const Sizes& n = layer.n;
   const at::ScalarType type = kernel_type(x), real = real_type(x);
   const size_t states = layer.facts.states;
   TORCH_CHECK(needed.size() == 1 + state.size() + weights.size(), "fastrnn: expected ",
               1 + state.size() + weights.size(), " flags in needed, got ", needed.size());
-  TORCH_CHECK(dstate.size() == states, "fastrnn: expected ", states, " final-state gradients, got ", dstate.size());
+  check_state_gradients(given.dstate, layer.facts);
   const Rows rows = layer.batch.rows();
   TORCH_CHECK(samples > 0 && std::all_of(rows.active, rows.active + n.T, [&](int64_t b) { return b % samples == 0; }),
               "fastrnn: expected rows of each of ", samples, " samples at every step, got a batch of ", n.B);
@@ -229,11 +290,10 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const OptionalTensors& d
               "fastrnn: expected y and saved of this layer's forward, got ", y.sizes(), " and ", saved.scalar_type(),
               " ", saved.sizes());
 
-  const auto outside = [&](const std::optional<Tensor>& t, at::IntArrayRef shape, const char* name) {
-    if (!t || !t->defined()) return Tensor();
-    TORCH_CHECK(t->sizes() == shape && t->device() == x.device(), "fastrnn: expected ", name, " of shape ", shape,
-                " on ", x.device(), ", got ", t->sizes(), " on ", t->device());
-    return *t;
+  const auto outside = [&](const Tensor& t, at::IntArrayRef shape, const char* name) {
+    TORCH_CHECK(!t.defined() || (t.sizes() == shape && t.device() == x.device()), "fastrnn: expected ", name,
+                " of shape ", shape, " on ", x.device(), ", got ", t.sizes(), " on ", t.device());
+    return t;
   };
   const auto prepared = [](const Tensor& t, at::ScalarType as) {
     return t.defined() ? Tensor(*prepare(t, as)) : Tensor();
@@ -241,28 +301,30 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const OptionalTensors& d
   const Extent h_extent = layer.state_extent(0);
   const Extent carry_extent = options.one_step() ? layer.extent({n.B, n.H}) : layer.extent({n.D, n.B, n.H});
   BackwardInputs in;
-  const Tensor dy_given = outside(dy, y.sizes(), "dy");
+  const Tensor dy_given = outside(given.dy, y.sizes(), "dy");
   if (dy_given.defined()) in.dy = prepared(layer.swapped(dy_given), type);
-  in.dh_T = prepared(outside(dstate.get(0), h_extent, "dh_T"), type);
+  in.dh_T = prepared(outside(given.dstate[0], h_extent, "dh_T"), type);
   const Tensor dcell_state_T =
-      states > 1 ? prepared(outside(dstate.get(1), layer.state_extent(1), "dc_T"), real) : Tensor();
+      states > 1 ? prepared(outside(given.dstate[1], layer.state_extent(1), "dc_T"), real) : Tensor();
+  if (given.dstate.size() > states)
+    in.dcell_states = prepared(outside(given.dstate[states], layer.every_state_extent(), "dc of every step"), real);
 
   // Of no rows, the kernels write nothing.
   const auto result = [&](at::IntArrayRef shape) { return layer.empty() ? zeros(shape, real) : allocate(shape, real); };
   const size_t first_weight = 1 + state.size();
   Gradients gradients;
-  if (needed.get(0)) gradients.x = allocate_rows(layer, n.I, real);
-  if (!state.empty() && needed.get(1)) gradients.h_0 = result(h_extent);
+  if (needed[0]) gradients.x = allocate_rows(layer, n.I, real);
+  if (!state.empty() && needed[1]) gradients.h_0 = result(h_extent);
   if (layer.facts.has_carry)
     gradients.carry = copy_of(dcell_state_T.defined() ? &dcell_state_T : nullptr, carry_extent, real);
   gradients.weights.resize(weights.size());
   bool any_weight = false;
-  for (size_t i = 0; i < weights.size(); ++i) any_weight |= needed.get(first_weight + i);
+  for (size_t i = 0; i < weights.size(); ++i) any_weight |= needed[first_weight + i];
   if (samples > 1 && any_weight)
     gradients.by_row = allocate_by_row(layer, type);
   else
     for (size_t i = 0; i < weights.size(); ++i)
-      if (needed.get(first_weight + i)) gradients.weights[i] = result(weights[i].sizes());
+      if (needed[first_weight + i]) gradients.weights[i] = result(weights[i].sizes());
 
   if (!layer.empty()) {
     in.x = prepare_input(layer, x, type), in.y = prepare(y_by_step, type), in.saved = prepare(saved, real);
@@ -273,15 +335,15 @@ Tensors layer_backward(const std::optional<Tensor>& dy, const OptionalTensors& d
   }
   if (gradients.by_row.dsums.defined()) {
     for (size_t i = 0; i < weights.size(); ++i)
-      if (needed.get(first_weight + i))
+      if (needed[first_weight + i])
         gradients.weights[i] = of_weight_by_sample(layer, gradients.by_row, x, state, y, samples, int64_t(i));
   }
 
   Tensors out;
   const auto give = [&](const Tensor& t) { out.push_back(convert(t, x.scalar_type())); };
-  if (needed.get(0)) give(gradients.x);
-  if (!state.empty() && needed.get(1)) give(gradients.h_0);
-  if (state.size() > 1 && needed.get(2)) give(gradients.carry);
+  if (needed[0]) give(gradients.x);
+  if (!state.empty() && needed[1]) give(gradients.h_0);
+  if (state.size() > 1 && needed[2]) give(gradients.carry);
   for (const Tensor& w : gradients.weights)
     if (w.defined()) give(w);
   return out;

@@ -15,12 +15,22 @@
 
 namespace fastrnn {
 
-using Tensors = std::vector<at::Tensor>;
 using OptionalTensors = c10::List<std::optional<at::Tensor>>;
+using OptionalTensor = std::optional<at::Tensor>;
 
 struct Output {
   at::Tensor y;
-  c10::SmallVector<at::Tensor, 2> final_state;
+  // The cell state of every step behind the final ones, where that is asked for.
+  c10::SmallVector<at::Tensor, 3> final_state;
+};
+
+// What layer_backward takes beside the call.
+struct Backward {
+  at::Tensor dy;  // undefined for zeros, as all gradients from outside
+  Tensors dstate;
+  at::Tensor y, saved;
+  std::vector<bool> needed;
+  int64_t samples = 1;
 };
 
 // x in the order of memory that the layer has found it in.
@@ -33,25 +43,41 @@ enum class FinalHidden { kOwn, kOfOneStepShared };
 Output allocate_output(const Layer& layer, const ReadyList& initial, at::ScalarType type, at::ScalarType real,
                        FinalHidden hidden);
 
+Call call_of(const at::Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
+             const OptionalTensor& batch_sizes, std::string_view cell, int64_t directions, bool has_bias,
+             bool batch_first, const OptionalTensor& lengths, const OptionalTensor& reset,
+             const OptionalTensor& h_reset, const OptionalTensor& c_reset);
+
+// One for each state, and perhaps one for the cell states of all steps.
+void check_state_gradients(const Tensors& dstate, const CellFacts& facts);
+
+// A layer's forward, which writes `saved` where it is defined, and its backward, for rows that are all of one length or
+// packed.
+Output forward(const Call& call, at::Tensor& saved, bool every_state);
+Tensors backward(const Call& call, const Backward& given);
+
 // layer_forward where nothing is saved for backward.
 Output infer_layer(const at::Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options);
 
-std::tuple<at::Tensor, Tensors, at::Tensor> layer_forward(const at::Tensor& x, const std::optional<at::Tensor>& h_0,
-                                                          const std::optional<at::Tensor>& c_0, at::TensorList weights,
-                                                          const std::optional<at::Tensor>& batch_sizes,
-                                                          std::string_view cell, int64_t directions, bool has_bias,
-                                                          bool batch_first, bool save);
+std::tuple<at::Tensor, Tensors, at::Tensor> layer_forward(
+    const at::Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
+    const OptionalTensor& batch_sizes, std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
+    bool save, const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& h_reset,
+    const OptionalTensor& c_reset, bool every_state, bool recompute);
 
-Tensors layer_backward(const std::optional<at::Tensor>& dy, const OptionalTensors& dstate, const at::Tensor& x,
-                       const std::optional<at::Tensor>& h_0, const std::optional<at::Tensor>& c_0,
-                       at::TensorList weights, const at::Tensor& y, const at::Tensor& saved,
-                       const std::optional<at::Tensor>& batch_sizes, std::string_view cell, int64_t directions,
-                       bool has_bias, bool batch_first, const c10::List<bool>& needed, int64_t samples);
+Tensors layer_backward(const OptionalTensor& dy, const OptionalTensors& dstate, const at::Tensor& x,
+                       const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
+                       const at::Tensor& y, const at::Tensor& saved, const OptionalTensor& batch_sizes,
+                       std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
+                       const c10::List<bool>& needed, int64_t samples, const OptionalTensor& lengths,
+                       const OptionalTensor& reset, const OptionalTensor& h_reset, const OptionalTensor& c_reset);
 
-std::tuple<at::Tensor, Tensors> frozen_forward(const at::Tensor& x, const std::optional<at::Tensor>& h_0,
-                                               const std::optional<at::Tensor>& c_0, at::TensorList weights,
-                                               const std::optional<at::Tensor>& batch_sizes, std::string_view cell,
-                                               int64_t directions, bool has_bias, bool batch_first);
+std::tuple<at::Tensor, Tensors> frozen_forward(const at::Tensor& x, const OptionalTensor& h_0,
+                                               const OptionalTensor& c_0, at::TensorList weights,
+                                               const OptionalTensor& batch_sizes, std::string_view cell,
+                                               int64_t directions, bool has_bias, bool batch_first,
+                                               const OptionalTensor& lengths, const OptionalTensor& reset,
+                                               const OptionalTensor& h_reset, const OptionalTensor& c_reset);
 
 // A registered operator, whichever implementation a call of it will reach; F is its type as of the functions above.
 template <class F>

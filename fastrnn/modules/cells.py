@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.jit import is_scripting
 from torch.nn.modules.rnn import RNNCellBase
 
-from fastrnn.functional import autocast_enabled, step
+from fastrnn.checks import autocast_enabled
+from fastrnn.functional import step
 from fastrnn.modules import fx, onnx, scripted
 from fastrnn.modules.layers import hx_of, kind_of, weights_of
 from fastrnn.ops.dispatch import call_cell

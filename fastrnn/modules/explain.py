@@ -10,7 +10,7 @@ from torch.nn import Module, RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.backends import cpu
-from fastrnn.functional import autocast_enabled
+from fastrnn.checks import autocast_enabled
 from fastrnn.modules.counterparts import FAST, FASTRNN, is_fast
 from fastrnn.modules.frozen import Frozen
 from fastrnn.modules.replace import decide, derived_for, own_class

@@ -15,6 +15,7 @@ from torch.nn import Module, RNNBase
 from torch.nn.utils import parametrize, prune
 
 from fastrnn.backends import cpu
+from fastrnn.functional import DEFAULTS, Options, of_layer_alone
 from fastrnn.modules import onnx
 from fastrnn.modules.counterparts import FASTRNN, PLAIN
 from fastrnn.modules.layers import Layers, assigned_weights
@@ -240,35 +241,45 @@ class Frozen(Module):
         if needs_gradient((x, *state)) or forward_ad._current_level >= 0:
             self._refuse("it is for inference only, so call it in torch.no_grad() or on tensors that need no gradient")
 
-    def _stack(self, spec: LayerSpec, x: Tensor, state: State, batch_sizes: Tensor | None) -> tuple[Tensor, State]:
+    def _stack(
+        self, spec: LayerSpec, x: Tensor, state: State, batch_sizes: Tensor | None, options: Options = DEFAULTS
+    ) -> tuple[Tensor, State, State]:
         """All layers on arguments that were checked, as ``functional.stack``."""
+        if options.every_state:
+            self._refuse("it does not keep the states after every step, so call it without return_states")
         if onnx.exporting():
             weights = [getattr(self, name) for name in sum(_weight_names(self), [])]
-            return onnx.stack(spec, x, state, weights, batch_sizes, num_layers=len(self._order), dropout=0.0)
+            return onnx.stack(
+                spec, x, state, weights, batch_sizes, num_layers=len(self._order), dropout=0.0, options=options
+            )
         finals = []
         layers = len(self._order)
         for i, names in enumerate(self._order):
             of_layer = state if layers == 1 else [s[i * spec.directions : (i + 1) * spec.directions] for s in state]
             weights = [self._buffers[name] for name in names]
-            x, final = frozen_forward(x, *pair_of(of_layer), weights, batch_sizes, *spec.arguments)
+            segments = of_layer_alone(options, i, layers, spec).segments.arguments
+            x, final = frozen_forward(x, *pair_of(of_layer), weights, batch_sizes, *spec.arguments, *segments)
             finals.append(final)
         if layers == 1:
-            return x, tuple(finals[0])
-        return x, tuple([torch.cat(s) for s in zip(*finals, strict=True)])
+            return x, tuple(finals[0]), ()
+        return x, tuple([torch.cat(s) for s in zip(*finals, strict=True)]), ()
 
 
 class _FrozenLayers(Frozen):
-    def _run(self: Any, x: Tensor, state: State, batch_sizes: Tensor | None = None) -> tuple[Tensor, State]:
-        self._check(x, state)
+    def _run(
+        self: Any, x: Tensor, state: State, batch_sizes: Tensor | None, options: Options
+    ) -> tuple[Tensor, State, State]:
+        self._check(x, (*state, *options.segments.reset_state))
         self._check_sizes(x, state, batch_sizes)
-        return self._stack(self.layer_spec, x, state, batch_sizes)
+        self._check_options(x, batch_sizes, options)
+        return self._stack(self.layer_spec, x, state, batch_sizes, options)
 
 
 class _FrozenCell(Frozen):
     def _run(self: Any, x: Tensor, state: State) -> State:
         self._check(x, state)
         self._check_input(x, state)
-        _, final = self._stack(self.layer_spec, x.unsqueeze(0), tuple([s.unsqueeze(0) for s in state]), None)
+        _, final, _ = self._stack(self.layer_spec, x.unsqueeze(0), tuple([s.unsqueeze(0) for s in state]), None)
         return tuple([s.squeeze(0) for s in final])
 
 

@@ -9,15 +9,16 @@ from torch.nn import Module
 __all__ = ["record", "tracer_of"]
 
 
-def tracer_of(input: Any, hx: Any) -> Any:
+def tracer_of(*arguments: Any) -> Any:
     """The Tracer in whose graph an argument of a module stands for a value, or None."""
-    for value in (input, *(hx if isinstance(hx, (tuple, list)) else (hx,))):
-        if isinstance(value, Proxy):
-            return value.tracer
+    for argument in arguments:
+        for value in argument if isinstance(argument, (tuple, list)) else (argument,):
+            if isinstance(value, Proxy):
+                return value.tracer
     return None
 
 
-def record(tracer: Any, module: Module, input: Any, hx: Any) -> Any:
+def record(tracer: Any, module: Module, input: Any, hx: Any, others: dict[str, Any] | None = None) -> Any:
     """The module's results in the graph, as those of a leaf.
 
     A Tracer takes only ``torch.nn``'s modules for leaves by itself, so it has entered this one when it comes here.
@@ -32,4 +33,4 @@ def record(tracer: Any, module: Module, input: Any, hx: Any) -> Any:
     path = tracer.path_of_module(module)
     if module._forward_pre_hooks or module._forward_hooks:
         raise TraceError(f"{path} has forward hooks: expected a Tracer whose is_leaf_module() takes {name} for a leaf")
-    return tracer.create_proxy("call_module", path, (input,) if hx is None else (input, hx), {})
+    return tracer.create_proxy("call_module", path, (input,) if hx is None else (input, hx), others or {})

@@ -1,6 +1,7 @@
 """What all layers of the modules share: parameters from the description, and a call of a stack."""
 
 import weakref
+from collections import namedtuple
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,14 +10,18 @@ from torch import Tensor
 from torch.nn import Module, Parameter, RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn.functional import autocast_enabled, stack
+from fastrnn.checks import autocast_enabled, check_recompute, check_segments
+from fastrnn.functional import DEFAULTS, Options, stack
 from fastrnn.modules import fx, onnx, scripted
 from fastrnn.ops.dispatch import call_layers
-from fastrnn.spec import CELLS, CellSpec, LayerSpec
+from fastrnn.spec import CELLS, WHOLE, CellSpec, LayerSpec, Segments
 
 __all__ = ["Layers"]
 
 State = tuple[Tensor, ...]
+
+# The states after every step, by the names of a cell's.
+_STATES: Any = {names: namedtuple("States", names) for names in {cell.states for cell in CELLS.values()}}  # noqa: PYI024
 
 _TEMPLATE = torch.nn.LSTM  # as it is now: programs put fastrnn's class in its place
 
@@ -76,6 +81,8 @@ class Layers(RNNBase, scripted.ScriptedLayers):
     """
 
     mode: str
+    weight_dropout: float = 0.0
+    recompute: bool | int = False
     __jit_unused_properties__ = ["all_weights", "cell_spec", "layer_spec", "_flat_weights", scripted.WEIGHTS]
 
     def __init__(
@@ -90,10 +97,14 @@ class Layers(RNNBase, scripted.ScriptedLayers):
         proj_size: int | None = None,
         device: Any = None,
         dtype: Any = None,
+        *,
+        weight_dropout: float = 0.0,
+        recompute: bool | int = False,
         **kwargs: Any,
     ) -> None:
         options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size)
         self._make(type(self).mode, input_size, hidden_size, options, {"device": device, "dtype": dtype}, kwargs)
+        self._set_own(weight_dropout, recompute)
 
     def _make(
         self,
@@ -124,6 +135,23 @@ class Layers(RNNBase, scripted.ScriptedLayers):
             for name, shape in zip(names, shapes, strict=True):
                 setattr(self, name, Parameter(torch.empty(shape, **made)))
         self.reset_parameters()
+
+    def _set_own(self, weight_dropout: float, recompute: bool | int) -> None:
+        """The options that ``torch.nn`` lacks, as attributes where they are not the defaults."""
+        if not 0 <= weight_dropout <= 1:
+            raise ValueError(f"weight_dropout: expected a probability from 0 to 1, got {weight_dropout!r}")
+        check_recompute(recompute, self.bidirectional, None, WHOLE)
+        if weight_dropout:
+            self.weight_dropout = float(weight_dropout)
+        if recompute:
+            self.recompute = recompute
+
+    def own_options(self) -> dict[str, Any]:
+        """Those that ``torch.nn`` lacks, as far as they are not the defaults."""
+        return {name: vars(self)[name] for name in ("weight_dropout", "recompute") if vars(self).get(name)}
+
+    def extra_repr(self) -> str:
+        return ", ".join([super().extra_repr(), *(f"{name}={value}" for name, value in self.own_options().items())])
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -193,9 +221,24 @@ class Layers(RNNBase, scripted.ScriptedLayers):
     def flatten_parameters(self) -> None:
         """Does nothing: there is no flat buffer that parameters could leave."""
 
-    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
-        """As ``torch.nn``: ``input`` [T, B, I], [B, T, I], [T, I] or packed, to the output and the final ``hx``."""
-        if not (torch.compiler.is_compiling() or (self.dropout and self.training) or "_flat_weights" in self.__dict__):
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+        reset_state: Any = None,
+        return_states: bool = False,
+    ) -> Any:
+        """As ``torch.nn``: ``input`` [T, B, I], [B, T, I], [T, I] or packed, to the output and the final ``hx``.
+
+        What else can be asked for, ``fastrnn.LSTM`` explains.
+        """
+        plain = lengths is None and reset is None and reset_state is None and not return_states
+        own = self.recompute or (self.weight_dropout and self.training)
+        dropped = self.dropout and self.training
+        if plain and not (own or dropped or torch.compiler.is_compiling() or "_flat_weights" in self.__dict__):
             result = call_layers(
                 self._parameters,
                 self._flat_weights_names,
@@ -209,42 +252,74 @@ class Layers(RNNBase, scripted.ScriptedLayers):
             )
             if result is not None:
                 return result
-        if tracer := fx.tracer_of(input, hx):
-            return fx.record(tracer, self, input, hx)
-        if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx)
+        if tracer := fx.tracer_of(input, hx, lengths, reset, reset_state):
+            named = {"lengths": lengths, "reset": reset, "reset_state": reset_state}
+            asked = {name: value for name, value in named.items() if value is not None}
+            return fx.record(tracer, self, input, hx, asked | ({"return_states": True} if return_states else {}))
+        options = DEFAULTS
+        if not plain or own:
+            segments = Segments(lengths, reset, () if reset_state is None else self._state(reset_state))
+            options = Options(segments, return_states, self.recompute, self.weight_dropout * self.training)
+        run: Any = self._forward_packed if isinstance(input, PackedSequence) else self._forward_tensor
+        y, hx, states = run(input, hx, options)
+        return (y, hx, _STATES[self.cell_spec.states](*states)) if return_states else (y, hx)
+
+    def _forward_tensor(self, input: Tensor, hx: Any, options: Options) -> tuple[Tensor, Any, State]:
         dim = input.dim()
         if dim == 3:
-            y, state = self._run(input, () if hx is None else self._state(hx, dim))
-        elif dim == 2:
-            batch_dim = 0 if self.batch_first else 1
-            state = () if hx is None else self._state(hx, dim)
-            y, state = self._run(input.unsqueeze(batch_dim), tuple([s.unsqueeze(1) for s in state]))
-            y, state = y.squeeze(batch_dim), tuple([s.squeeze(1) for s in state])
-        else:
+            y, state, states = self._run(input, () if hx is None else self._state(hx, dim), None, options)
+            return y, hx_of(state), states
+        if dim != 2:
             raise ValueError(f"{kind_of(self.mode)}: Expected input to be 2D or 3D, got {dim}D{self._noun} instead")
-        return y, hx_of(state)
+        batch_dim = 0 if self.batch_first else 1
+        state = () if hx is None else self._state(hx, dim)
+        if options.segments:
+            lengths, reset, reset_state = options.segments
+            lengths = None if lengths is None else lengths.unsqueeze(0)
+            reset = None if reset is None else reset.unsqueeze(batch_dim)
+            options = options._replace(segments=Segments(lengths, reset, [s.unsqueeze(-2) for s in reset_state]))
+        y, state, states = self._run(input.unsqueeze(batch_dim), tuple([s.unsqueeze(1) for s in state]), None, options)
+        return y.squeeze(batch_dim), hx_of(tuple([s.squeeze(1) for s in state])), tuple([s.squeeze(2) for s in states])
 
     _noun = ""  # for a tensor, in torch.nn's message
 
-    def _forward_packed(self, input: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
+    def _forward_packed(self, input: PackedSequence, hx: Any, options: Options) -> tuple[PackedSequence, Any, State]:
         x, batch_sizes, sorted_indices, unsorted_indices = input
         if x.dim() != 2:
             self.check_input(x, batch_sizes)
         state = () if hx is None else self._state(self.permute_hidden(hx, sorted_indices))
-        y, state = self._run(x, state, batch_sizes)
+        y, state, states = self._run(x, state, batch_sizes, options)
         output = PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices)
-        return output, self.permute_hidden(hx_of(state), unsorted_indices)
+        return output, self.permute_hidden(hx_of(state), unsorted_indices), states
 
-    def _run(self, x: Tensor, state: State, batch_sizes: Tensor | None = None) -> tuple[Tensor, State]:
+    def _run(
+        self, x: Tensor, state: State, batch_sizes: Tensor | None, options: Options
+    ) -> tuple[Tensor, State, State]:
         assigned = "_flat_weights" in self.__dict__
         weights = self._flat_weights if assigned else weights_of(self, self._flat_weights_names)
         if x.dtype != weights[0].dtype and not autocast_enabled(x):
             self.check_input(x, batch_sizes)
         self._check_sizes(x, state, batch_sizes)
+        self._check_options(x, batch_sizes, options)
         dropout = self.dropout if self.training else 0.0
         run = onnx.stack if onnx.exporting() else stack
-        return run(self.layer_spec, x, state, weights, batch_sizes, num_layers=self.num_layers, dropout=dropout)
+        return run(
+            self.layer_spec,
+            x,
+            state,
+            weights,
+            batch_sizes,
+            num_layers=self.num_layers,
+            dropout=dropout,
+            options=options,
+        )
+
+    def _check_options(self, x: Tensor, batch_sizes: Tensor | None, options: Options) -> None:
+        if options is DEFAULTS or torch.jit.is_tracing():
+            return
+        widths = (self.hidden_size, self.proj_size or self.hidden_size)
+        check_segments(self.layer_spec, self.num_layers, x, *widths, batch_sizes, options.segments)
+        check_recompute(options.recompute, self.bidirectional, batch_sizes, options.segments)
 
     def _check_sizes(self, x: Tensor, state: State, batch_sizes: Tensor | None) -> None:
         if torch.jit.is_tracing():

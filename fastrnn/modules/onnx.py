@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 
-from fastrnn.functional import autocast_enabled
+from fastrnn.checks import autocast_enabled
+from fastrnn.functional import DEFAULTS, Options
 from fastrnn.ops.function import layer
 from fastrnn.spec import LayerSpec
 
@@ -61,12 +62,19 @@ def stack(
     *,
     num_layers: int,
     dropout: float,
-) -> tuple[Tensor, State]:
+    options: Options = DEFAULTS,
+) -> tuple[Tensor, State, State]:
     """As ``functional.stack``.
 
     Raises:
-        RuntimeError: no node computes the cell, or the exporter has none for packed sequences, or for projected ones.
+        RuntimeError: no node computes the cell, or the exporter has none for packed sequences, or for projected ones,
+            or none computes what the options ask for.
     """
+    if options.segments or options.every_state or options.weight_dropout:
+        raise RuntimeError(
+            "torch.onnx: expected a layer without lengths, reset, return_states and weight_dropout in training, "
+            "which its operators lack"
+        )
     if batch_sizes is not None:
         _check_packed(spec)
     transposed = spec.batch_first and batch_sizes is None
@@ -82,7 +90,7 @@ def stack(
         x, final = _layer(spec, x, of_layer, weights[i * per_layer : (i + 1) * per_layer], batch_sizes)
         finals.append(final)
     final = finals[0] if num_layers == 1 else tuple([torch.cat(s) for s in zip(*finals, strict=True)])
-    return x.transpose(0, 1) if transposed else x, final
+    return x.transpose(0, 1) if transposed else x, final, ()
 
 
 def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor]) -> State:

@@ -55,6 +55,9 @@ class RNN(Layers):
         proj_size: int | None = None,
         device: Any = None,
         dtype: Any = None,
+        *,
+        weight_dropout: float = 0.0,
+        recompute: bool | int = False,
         **kwargs: Any,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
@@ -63,6 +66,7 @@ class RNN(Layers):
         made = {"device": device, "dtype": dtype}
         self._make(f"RNN_{nonlinearity.upper()}", input_size, hidden_size, options, made, kwargs)
         self.nonlinearity = nonlinearity
+        self._set_own(weight_dropout, recompute)
 
 
 class RNNCell(Cell):

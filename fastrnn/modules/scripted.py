@@ -35,6 +35,11 @@ def prepare(module: M, forward: Callable[..., Any]) -> M:
             f"torch.jit.script: expected the forward of fastrnn's own class, got another one in {name}; use "
             "torch.jit.trace, or torch.nn's modules by fastrnn.restore"
         )
+    own: Any = getattr(module, "own_options", dict)()
+    if own:
+        raise RuntimeError(
+            f"torch.jit.script: expected {name} without {' and '.join(own)}, which TorchScript lacks here"
+        )
     stored = {id(t) for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))}
     weights: Any = module._script_weights
     if not all(id(w) in stored for w in weights):

@@ -30,6 +30,7 @@ class _Rows:
         self.sequence_axis = self.members + time_first
         self.state_axis = self.members + (not bare.one_step)
         self.saved_axis = self.members + 1
+        self.by_step_axis = self.members + (1 if call.batch_sizes is not None else 2)
 
     def fold(self, t: Any, dim: Any, axis: int) -> Any:
         """A tensor or None, into the axis of the rows, as of a tensor that is not mapped."""
@@ -48,20 +49,36 @@ class _Rows:
     def state(self, s: Any, dim: Any) -> Any:
         return self.fold(s, dim, self.state_axis)
 
+    def reset_state(self, s: Any, dim: Any) -> Any:
+        """One for all steps, or one for each."""
+        by_step = s is not None and s.dim() - (dim is not None) - self.members == 4
+        return self.fold(s, dim, self.state_axis + by_step)
+
     def folded(self) -> ForwardCall:
         """The call on all rows."""
         call, dims = self.call, self.dims
         sizes = None if call.batch_sizes is None else call.batch_sizes * self.size
         h_0, c_0 = self.state(call.h_0, dims.h_0), self.state(call.c_0, dims.c_0)
-        return call._replace(x=self.sequence(call.x, dims.x), h_0=h_0, c_0=c_0, batch_sizes=sizes)
+        return call._replace(
+            x=self.sequence(call.x, dims.x),
+            h_0=h_0,
+            c_0=c_0,
+            batch_sizes=sizes,
+            lengths=self.fold(call.lengths, dims.lengths, 0),
+            reset=self.fold(call.reset, dims.reset, self.sequence_axis - self.members),
+            h_reset=self.reset_state(call.h_reset, dims.h_reset),
+            c_reset=self.reset_state(call.c_reset, dims.c_reset),
+        )
+
+    def axes_of_states(self, count: int) -> list[int]:
+        """Of the final states and of those after every step."""
+        return [self.state_axis if i < len(self.call.spec.facts.states) else self.by_step_axis for i in range(count)]
 
     def unfolded(self, y: Tensor, final: list[Tensor]) -> tuple[tuple[Tensor, list[Tensor]], tuple[int, list[int]]]:
         """Its results, and where their mapped dimension is."""
-        states = [self.unfold(s, self.state_axis) for s in final]
-        return (self.unfold(y, self.sequence_axis), states), (
-            self.sequence_axis + 1,
-            [self.state_axis + 1] * len(final),
-        )
+        axes = self.axes_of_states(len(final))
+        states = [self.unfold(s, axis) for s, axis in zip(final, axes, strict=True)]
+        return (self.unfold(y, self.sequence_axis), states), (self.sequence_axis + 1, [axis + 1 for axis in axes])
 
     def by_sample(self, t: Tensor, samples: int) -> Tensor:
         """The gradient of a weight, the mapped dimension behind that of the samples, where there are any."""
@@ -88,7 +105,7 @@ class _Members:
 
     def joined(self, call: Any, dims: Any) -> Any:
         """A call with all tensors of the members."""
-        shared = ("batch_sizes", "needed")
+        shared = ("batch_sizes", "needed", "lengths", "reset")
         of_members = {
             name: self.join(value, getattr(dims, name))
             for name, value in call._asdict().items()
@@ -109,9 +126,12 @@ def _mapped(dims: Any) -> bool:
 
 
 def _maps_weights(dims: Any) -> bool:
-    if dims.batch_sizes is not None:
-        raise NotImplementedError("fastrnn: expected batch_sizes that are the same for all that vmap maps over")
-    return _mapped(dims.weights)
+    with_weights = _mapped(dims.weights)
+    for name in ("batch_sizes", *(("lengths", "reset") if with_weights else ())):
+        if getattr(dims, name) is not None:
+            beside = " beside weights" if with_weights else ""
+            raise NotImplementedError(f"fastrnn: expected {name} that are the same for all that vmap maps over{beside}")
+    return with_weights
 
 
 def _bare(value: Any, unwrap: Any) -> tuple[Any, Any]:
@@ -176,11 +196,18 @@ def _forward(size: int, call: ForwardCall, dims: ForwardCall) -> Any:
     return (*results, rows.unfold(saved, rows.saved_axis)), (*out_dims, rows.saved_axis + 1)
 
 
+def _frozen_call(*args: Any) -> ForwardCall:
+    """``frozen_forward`` has the arguments of ``layer_forward`` but for ``save`` and what comes behind the segments."""
+    plain = 9
+    return ForwardCall.of(args[:plain], args[plain:])
+
+
 def _frozen(size: int, call: ForwardCall, dims: ForwardCall) -> Any:
     if _maps_weights(dims):
         raise NotImplementedError("fastrnn: expected frozen weights that are the same for all that vmap maps over")
     rows = _Rows(size, call, dims)
-    *arguments, _ = rows.folded()
+    call = rows.folded()
+    arguments = (call.x, call.h_0, call.c_0, call.weights, call.batch_sizes, *call.options, *call.segments.arguments)
     return rows.unfolded(*frozen_forward(*arguments))
 
 
@@ -192,7 +219,10 @@ def _backward(size: int, call: BackwardCall, dims: BackwardCall) -> Any:
     forward = rows.folded()
     of_rows = call._replace(
         dy=rows.sequence(call.dy, dims.dy),
-        dstate=[rows.state(d, dim) for d, dim in zip(call.dstate, dims.dstate, strict=True)],
+        dstate=[
+            rows.fold(d, dim, axis)
+            for d, dim, axis in zip(call.dstate, dims.dstate, rows.axes_of_states(len(call.dstate)), strict=True)
+        ],
         x=forward.x,
         h_0=forward.h_0,
         c_0=forward.c_0,
@@ -200,14 +230,19 @@ def _backward(size: int, call: BackwardCall, dims: BackwardCall) -> Any:
         saved=rows.fold(call.saved, dims.saved, rows.saved_axis),
         batch_sizes=forward.batch_sizes,
         samples=call.samples * size,
+        lengths=forward.lengths,
+        reset=forward.reset,
+        h_reset=forward.h_reset,
+        c_reset=forward.c_reset,
     )
-    gradients = layer_backward(*of_rows)
-    axes = [rows.sequence_axis, *[rows.state_axis] * len(forward.state)]
-    axes = [axis for axis, wanted in zip(axes, call.needed, strict=False) if wanted]
-    of_inputs, of_weights = gradients[: len(axes)], gradients[len(axes) :]
-    results = [rows.unfold(t, axis) for t, axis in zip(of_inputs, axes, strict=True)]
-    results += [rows.by_sample(t, call.samples) for t in of_weights]
-    return results, [axis + 1 for axis in axes] + [rows.members + (call.samples > 1)] * len(of_weights)
+    resets = [rows.state_axis + (s.dim() - rows.members == 4) for s in forward.reset_state]
+    # None for a weight, whose gradients come by sample.
+    every: list[int | None] = [rows.sequence_axis, *[rows.state_axis] * len(forward.state)]
+    every += [*[None] * len(call.weights), *resets]
+    axes = [axis for axis, wanted in zip(every, call.needed, strict=True) if wanted]
+    pairs = list(zip(layer_backward(*of_rows), axes, strict=True))
+    results = [rows.by_sample(t, call.samples) if axis is None else rows.unfold(t, axis) for t, axis in pairs]
+    return results, [rows.members + (call.samples > 1) if axis is None else axis + 1 for axis in axes]
 
 
 def _backward_of_batched_gradients(*args: Any) -> Any:
@@ -225,5 +260,5 @@ def _backward_of_batched_gradients(*args: Any) -> Any:
 
 _register(_forward, layer_forward, ForwardCall)
 _register(_backward, layer_backward, BackwardCall)
-_register(_frozen, frozen_forward, ForwardCall)
+_register(_frozen, frozen_forward, _frozen_call)
 library.impl(layer_backward, _backward_of_batched_gradients, "Batched")

@@ -21,8 +21,13 @@ def _run(call: ForwardCall) -> tuple[Tensor, ...]:
     if call.one_step:
         final = reference.step(call.spec, call.x, tuple(call.state), call.weights)
         return final[0], *final
-    y, final = reference.layer(call.spec, call.x, call.state, call.weights, call.batch_sizes)
+    y, final = reference.layer(
+        call.spec, call.x, call.state, call.weights, call.batch_sizes, call.segments, call.every_state
+    )
     return y, *final
+
+
+_PLAIN = 11  # arguments up to ``wanted``; those of the segments are left out where they have their defaults
 
 
 def _pairs(tensors: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> dict[str, Any]:
@@ -44,8 +49,9 @@ def _double_backward(
     them are left to autograd, which follows them outside.
     """
     recorded = torch.is_grad_enabled()
-    *arguments, needed, wanted = others
-    call = ForwardCall(*arguments)
+    *arguments, needed, wanted = others[:_PLAIN]
+    call = ForwardCall.of(arguments, others[_PLAIN:])
+    call = call._replace(every_state=len(dstate) > len(call.spec.facts.states))
     with torch.enable_grad():
         dresults = [d if d is None else d.view_as(d) for d in (dy, *dstate)]
         inputs = [t.view_as(t) for t in call.inputs]

@@ -10,7 +10,7 @@ from torch.autograd.function import _SingleLevelFunction
 
 from fastrnn.backends import cpu
 from fastrnn.ops.operators import layer_backward, layer_double_backward, layer_forward, library
-from fastrnn.spec import BackwardCall, ForwardCall
+from fastrnn.spec import CELLS, BackwardCall, ForwardCall
 
 __all__: list[str] = []
 
@@ -31,61 +31,59 @@ def _apply(function: Any, *arguments: Any) -> tuple[Tensor, ...]:
         return function.apply(*arguments)
 
 
-class _Forward(_SingleLevelFunction):
-    """Arguments: how many states are given, the options, ``batch_sizes``, then ``ForwardCall.inputs``.
+_PLACES = 3  # tensors of ForwardCall.places
 
-    Results: y, the final states, ``saved``.
-    """
+
+class _Forward(_SingleLevelFunction):
+    """Arguments: ``ForwardCall.form``, ``places`` and ``inputs``. Results: y, the final states, ``saved``."""
 
     @staticmethod
-    def forward(states: int, options: Any, batch_sizes: Tensor | None, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(form: ForwardCall, *tensors: Any) -> tuple[Tensor, ...]:
+        call = _filled(form, tensors)
         with torch._C._AutoDispatchBelowAutograd():
-            y, final, saved = layer_forward(*ForwardCall.of(inputs, states, batch_sizes, *options, True))
+            y, final, saved = layer_forward(*call._replace(save=call.save or not _again(call)))
         return y, *final, saved
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.states, ctx.options, *tensors = inputs
+        ctx.form, *tensors = inputs
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(output[-1])
-        ctx.save_for_backward(output[0], output[-1], *tensors)
+        saved = output[-1]
+        ctx.save_for_backward(output[0], _none_of(saved) if _again(ctx.form) else saved, *tensors)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *dstate_and_saved: Tensor | None) -> tuple[Tensor | None, ...]:
-        y, saved, batch_sizes, *inputs = ctx.saved_tensors
-        dstate, needed = list(dstate_and_saved[:-1]), list(ctx.needs_input_grad[3:])
+        y, saved, *tensors = ctx.saved_tensors
+        dstate, needed = list(dstate_and_saved[:-1]), list(ctx.needs_input_grad[1 + _PLACES :])
         if dy is None and all(d is None for d in dstate):
             return (None,) * len(ctx.needs_input_grad)
-        x, h_0, c_0, weights, *_ = ForwardCall.of(inputs, ctx.states, batch_sizes, *ctx.options)
-        arguments = (x, h_0, c_0, weights, y, saved, batch_sizes, *ctx.options)
-        return None, None, None, *_spread(layer_backward(dy, dstate, *arguments, needed), needed)
+        call = _filled(ctx.form, tensors)
+        if _again(call):
+            with torch.no_grad():
+                saved = layer_forward(*call._replace(save=True, every_state=False, recompute=False))[2]
+        backward = BackwardCall.after(call, dy=dy, dstate=dstate, y=y, saved=saved, needed=needed)
+        return *(None,) * (1 + _PLACES), *_spread(layer_backward(*backward), needed)
 
 
 class _Backward(_SingleLevelFunction):
-    """Arguments: how many states are given and how many the cell has, the options, ``needed``, ``samples``, ``y``,
-    ``saved``, ``batch_sizes``, then dy, dstate and ``ForwardCall.inputs``."""
+    """Arguments: ``ForwardCall.form``, how many states have gradients, ``needed``, ``samples``, ``y``, ``saved``,
+    ``ForwardCall.places``, then dy, dstate and ``ForwardCall.inputs``."""
 
     @staticmethod
     def forward(
-        states: int,
-        cell_states: int,
-        options: Any,
-        needed: list[bool],
-        samples: int,
-        y: Tensor,
-        saved: Tensor,
-        batch_sizes: Tensor | None,
-        *others: Any,
+        form: ForwardCall, states: int, needed: list[bool], samples: int, y: Tensor, saved: Tensor, *others: Any
     ) -> tuple[Tensor, ...]:
-        (dy, *dstate), inputs = others[: 1 + cell_states], others[1 + cell_states :]
-        x, h_0, c_0, weights, *_ = ForwardCall.of(inputs, states, batch_sizes, *options)
+        places, (dy, *dstate), inputs = _split(others, states)
+        backward = BackwardCall.after(
+            _filled(form, (*places, *inputs)), dy=dy, dstate=dstate, y=y, saved=saved, needed=needed, samples=samples
+        )
         with torch._C._AutoDispatchBelowAutograd():
-            arguments = (x, h_0, c_0, weights, y, saved, batch_sizes, *options)
-            return tuple(layer_backward(dy, dstate, *arguments, needed, samples))
+            return tuple(layer_backward(*backward))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.states, ctx.cell_states, ctx.options, ctx.needed, ctx.samples, _, _, *tensors = inputs
+        ctx.form, ctx.states, ctx.needed, ctx.samples, _, _, *tensors = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
 
@@ -93,12 +91,32 @@ class _Backward(_SingleLevelFunction):
     def backward(ctx: Any, *ddgradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if ctx.samples != 1:
             raise NotImplementedError("fastrnn: gradients by sample have no derivative")
-        batch_sizes, *tensors = ctx.saved_tensors
-        (dy, *dstate), inputs = tensors[: 1 + ctx.cell_states], tensors[1 + ctx.cell_states :]
-        *arguments, _ = ForwardCall.of(inputs, ctx.states, batch_sizes, *ctx.options)
-        wanted = list(ctx.needs_input_grad[8:])
-        found = layer_double_backward(list(ddgradients), dy, dstate, *arguments, ctx.needed, wanted)
-        return *(None,) * 8, *_spread(found, wanted)
+        places, (dy, *dstate), inputs = _split(ctx.saved_tensors, ctx.states)
+        call = _filled(ctx.form, (*places, *inputs))
+        before = 6 + _PLACES
+        wanted = list(ctx.needs_input_grad[before:])
+        arguments = (call.x, call.h_0, call.c_0, call.weights, call.batch_sizes, *call.options, ctx.needed, wanted)
+        found = layer_double_backward(list(ddgradients), dy, dstate, *arguments, *call.segments.arguments)
+        return *(None,) * before, *_spread(found, wanted)
+
+
+def _filled(form: ForwardCall, tensors: Sequence[Any]) -> ForwardCall:
+    return form.with_inputs(tensors[_PLACES:]).with_places(*tensors[:_PLACES])
+
+
+def _split(tensors: Sequence[Any], states: int) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+    """Places, gradients of the results, inputs."""
+    first = _PLACES + 1 + states
+    return tensors[:_PLACES], tensors[_PLACES:first], tensors[first:]
+
+
+def _again(call: ForwardCall) -> bool:
+    """Whether backward forms again what it needs, for a cell that needs anything."""
+    return call.recompute and bool(CELLS[call.cell].saved)
+
+
+def _none_of(saved: Tensor) -> Tensor:
+    return saved.new_empty(*saved.shape[:-2], 0, saved.shape[-1])
 
 
 def _forward(*args: Any) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -106,8 +124,8 @@ def _forward(*args: Any) -> tuple[Tensor, list[Tensor], Tensor]:
     if not _requires_gradient(call.inputs):
         with torch._C._AutoDispatchBelowAutograd():
             return layer_forward(*call)
-    y, *final, saved = _apply(_Forward, len(call.state), call.options, call.batch_sizes, *call.inputs)
-    return y, final, saved if call.save else saved.new_empty(*saved.shape[:-2], 0, saved.shape[-1])
+    y, *final, saved = _apply(_Forward, call.form, *call.places, *call.inputs)
+    return y, final, saved if call.save else _none_of(saved)
 
 
 def _backward(*args: Any) -> list[Tensor]:
@@ -117,8 +135,8 @@ def _backward(*args: Any) -> list[Tensor]:
     if not _requires_gradient(differentiable):
         with torch._C._AutoDispatchBelowAutograd():
             return layer_backward(*call)
-    options = (len(forward.state), len(call.dstate), forward.options, call.needed, call.samples)
-    return list(_apply(_Backward, *options, call.y, call.saved, call.batch_sizes, *differentiable))
+    options = (forward.form, len(call.dstate), call.needed, call.samples)
+    return list(_apply(_Backward, *options, call.y, call.saved, *forward.places, *differentiable))
 
 
 if cpu.extension is None:

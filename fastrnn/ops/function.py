@@ -1,6 +1,7 @@
 """One layer on the fastest backend that takes it, or on the reference."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from fastrnn.ops import flops
 from fastrnn.ops.dispatch import runs_fused
 from fastrnn.ops.operators import layer_forward
-from fastrnn.spec import LayerSpec, pair_of, reference
+from fastrnn.spec import WHOLE, LayerSpec, Segments, pair_of, reference
 
 __all__ = ["layer", "needs_gradient", "step"]
 
@@ -21,11 +22,17 @@ def layer(
     state: Sequence[Tensor],
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None = None,
+    segments: Segments = WHOLE,
+    every_state: bool = False,
+    recompute: bool = False,
 ) -> tuple[Tensor, State]:
-    """One layer, all its directions. Contract of ``reference.layer``, and ``state`` may be empty where it is packed."""
+    """One layer, all its directions. Contract of ``reference.layer``, and ``state`` may be empty where it is packed.
+
+    With ``recompute`` backward forms again what it needs besides inputs and outputs.
+    """
     if not runs_fused(spec.cell, x):
-        return reference.layer(spec, x, state, weights, batch_sizes)
-    return _fused(spec, x, state, weights, batch_sizes)
+        return reference.layer(spec, x, state, weights, batch_sizes, segments, every_state)
+    return _fused(spec, x, state, weights, batch_sizes, segments, every_state, recompute)
 
 
 def step(spec: LayerSpec, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor]) -> State:
@@ -36,10 +43,21 @@ def step(spec: LayerSpec, x: Tensor, state: Sequence[Tensor], weights: Sequence[
 
 
 def _fused(
-    spec: LayerSpec, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], batch_sizes: Tensor | None
+    spec: LayerSpec,
+    x: Tensor,
+    state: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    segments: Segments = WHOLE,
+    every_state: bool = False,
+    recompute: bool = False,
 ) -> tuple[Tensor, State]:
     flops.announce()
-    y, final, _ = layer_forward(x, *pair_of(state), list(weights), batch_sizes, *spec.arguments)
+    arguments: Any = (x, *pair_of(state), list(weights), batch_sizes, *spec.arguments)
+    if segments or every_state or recompute:
+        lengths, reset, reset_state = segments
+        arguments = (*arguments, False, lengths, reset, *pair_of(reset_state), every_state, recompute)
+    y, final, _ = layer_forward(*arguments)
     return y, tuple(final)
 
 

@@ -13,13 +13,18 @@ in ``torch.nn``.
 ``saved`` is [D, N, S*H], its rows those of y in memory, with N = 0 if ``save`` is false; on the CPU it is of the type
 of computation, on a GPU of the type of ``x``. A gradient that is recorded saves what it needs unasked.
 
-``layer_backward`` returns gradients for those of (x, *state, *weights) that ``needed`` flags, in order, the state being
-``h_0`` and ``c_0`` as far as given. With ``samples`` > 1 those of the weights come for each sample, [samples, ...]:
-row b of a batch belongs to sample ``b % samples``. ``layer_double_backward`` is its derivative: from the gradients of
-its results to those of (dy, *dstate, x, *state, *weights) that ``wanted`` flags.
+``lengths``, ``reset`` and, of its ``reset_state``, ``h_reset`` and ``c_reset`` are those of ``fastrnn.spec.Segments``.
+With ``every_state`` the final states are followed by the cell's own states after every step, [D, T, B, H], [D, N, H] of
+a packed batch, so that ``dstate`` has one more. With ``recompute`` a gradient that is recorded saves only y, and runs
+forward once more.
 
-Where weights have one dimension more than said here, the first of size E, every tensor but ``batch_sizes`` has it:
-these are E layers, the members of an ensemble.
+``layer_backward`` returns gradients for those of (x, *state, *weights, *reset_state) that ``needed`` flags, in order,
+the state being ``h_0`` and ``c_0`` as far as given. With ``samples`` > 1 those of the weights come for each sample,
+[samples, ...]: row b of a batch belongs to sample ``b % samples``. ``layer_double_backward`` is its derivative: from
+the gradients of its results to those of (dy, *dstate, x, *state, *weights, *reset_state) that ``wanted`` flags.
+
+Where weights have one dimension more than said here, the first of size E, every tensor has it but ``batch_sizes``,
+``lengths`` and ``reset``: these are E layers, the members of an ensemble.
 
 ``frozen_forward`` takes float32 ``x`` and ``state``, and ``weights`` without projection whose w_ih and w_hh are
 bfloat16, or int8 with two more at the end of each direction: scale_ih and scale_hh, float32 [G*H].
@@ -87,7 +92,11 @@ class _Results:
         else:
             batch = torch.library.get_ctx().new_dynamic_size()
         widths = self.spec.state_widths(self.hidden, self.outputs).values()
-        return [call.x.new_empty((*self.members, *directions, batch, width)) for width in widths]
+        states = [call.x.new_empty((*self.members, *directions, batch, width)) for width in widths]
+        if call.every_state:
+            by_step = (*self.members, *directions, *self.leading)
+            states += [call.x.new_empty((*by_step, width)) for width in [*widths][1:]]
+        return states
 
     def saved(self) -> Tensor:
         call = self.call
@@ -105,7 +114,8 @@ def _layer_forward_fake(*args: Any) -> tuple[Tensor, list[Tensor], Tensor]:
 
 @torch.library.register_fake("fastrnn::frozen_forward", lib=library)
 def _frozen_forward_fake(*args: Any) -> tuple[Tensor, list[Tensor]]:
-    new = _Results(ForwardCall(*args))
+    plain = 9  # arguments before those of the segments, which layer_forward has behind save
+    new = _Results(ForwardCall(*args[:plain]))
     return new.y(), new.final_state()
 
 
@@ -117,4 +127,5 @@ def _layer_backward_fake(*args: Any) -> list[Tensor]:
     gradients = [new.sequence(call.x.shape[-1]), *[s.new_empty(s.shape) for s in call.forward.state]]
     for w in call.weights:
         gradients.append(w.new_empty((*new.members, *by_sample, *w.shape[len(new.members) :])))
+    gradients += [s.new_empty(s.shape) for s in call.forward.reset_state]
     return [t for t, wanted in zip(gradients, call.needed, strict=True) if wanted]

@@ -3,5 +3,16 @@
 from fastrnn.spec.call import BackwardCall, ForwardCall, pair_of
 from fastrnn.spec.cell import CELLS, CellSpec
 from fastrnn.spec.layer import LayerSpec, Sizes
+from fastrnn.spec.segments import WHOLE, Segments
 
-__all__ = ["CELLS", "BackwardCall", "CellSpec", "ForwardCall", "LayerSpec", "Sizes", "pair_of"]
+__all__ = [
+    "CELLS",
+    "WHOLE",
+    "BackwardCall",
+    "CellSpec",
+    "ForwardCall",
+    "LayerSpec",
+    "Segments",
+    "Sizes",
+    "pair_of",
+]

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fastrnn.spec.layer import LayerSpec
+from fastrnn.spec.segments import Segments
 
 __all__ = ["BackwardCall", "ForwardCall", "pair_of"]
 
@@ -16,8 +17,14 @@ def pair_of(state: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
     return h_0, c_0
 
 
+def _given(h: Tensor | None, c: Tensor | None) -> list[Tensor]:
+    if h is None and c is not None:
+        raise RuntimeError("fastrnn: expected c_0 with h_0, got c_0 alone")
+    return [s for s in (h, c) if s is not None]
+
+
 class ForwardCall(NamedTuple):
-    """Of ``layer_forward`` and, but for ``save``, of ``frozen_forward``: ``fastrnn.ops.operators`` explains them."""
+    """Of ``layer_forward``: ``fastrnn.ops.operators`` explains the arguments."""
 
     x: Tensor
     h_0: Tensor | None
@@ -29,16 +36,25 @@ class ForwardCall(NamedTuple):
     has_bias: bool
     batch_first: bool
     save: bool = False
+    lengths: Tensor | None = None
+    reset: Tensor | None = None
+    h_reset: Tensor | None = None
+    c_reset: Tensor | None = None
+    every_state: bool = False
+    recompute: bool = False
 
     @staticmethod
-    def of(inputs: Sequence[Tensor], states: int, batch_sizes: Tensor | None, *options: Any) -> "ForwardCall":
-        """From ``inputs`` as below, of which so many are states, and what follows ``batch_sizes``."""
-        x, *others = inputs
-        return ForwardCall(x, *pair_of(others[:states]), others[states:], batch_sizes, *options)
+    def of(plain: Sequence[Any], segments: Sequence[Any]) -> "ForwardCall":
+        """From the arguments up to ``batch_first``, and those from ``lengths`` to ``c_reset`` or the first of them."""
+        return ForwardCall(*plain)._replace(**dict(zip(ForwardCall._fields[10:], segments, strict=False)))
 
     @property
     def options(self) -> tuple[str, int, bool, bool]:
         return self.cell, self.directions, self.has_bias, self.batch_first
+
+    @property
+    def segments(self) -> Segments:
+        return Segments(self.lengths, self.reset, self.reset_state)
 
     @property
     def spec(self) -> LayerSpec:
@@ -48,17 +64,41 @@ class ForwardCall(NamedTuple):
     @property
     def state(self) -> list[Tensor]:
         """The initial states, none for zeros: ``pair_of`` undone."""
-        if self.h_0 is None and self.c_0 is not None:
-            raise RuntimeError("fastrnn: expected c_0 with h_0, got c_0 alone")
-        return [s for s in (self.h_0, self.c_0) if s is not None]
+        return _given(self.h_0, self.c_0)
+
+    @property
+    def reset_state(self) -> list[Tensor]:
+        return _given(self.h_reset, self.c_reset)
 
     @property
     def inputs(self) -> list[Tensor]:
         """What has a gradient, in the order of ``needed`` of ``layer_backward``."""
-        return [self.x, *self.state, *self.weights]
+        return [self.x, *self.state, *self.weights, *self.reset_state]
 
-    def with_inputs(self, inputs: Sequence[Tensor]) -> "ForwardCall":
-        return ForwardCall.of(inputs, len(self.state), self.batch_sizes, *self.options, self.save)
+    def with_inputs(self, inputs: Sequence[Any]) -> "ForwardCall":
+        """With others in their place."""
+        remaining = iter(inputs)
+        return self._replace(
+            x=next(remaining),
+            h_0=None if self.h_0 is None else next(remaining),
+            c_0=None if self.c_0 is None else next(remaining),
+            weights=[next(remaining) for _ in self.weights],
+            h_reset=None if self.h_reset is None else next(remaining),
+            c_reset=None if self.c_reset is None else next(remaining),
+        )
+
+    @property
+    def places(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Tensors that say where things are, which have no gradient."""
+        return self.batch_sizes, self.lengths, self.reset
+
+    def with_places(self, batch_sizes: Any, lengths: Any, reset: Any) -> "ForwardCall":
+        return self._replace(batch_sizes=batch_sizes, lengths=lengths, reset=reset)
+
+    @property
+    def form(self) -> "ForwardCall":
+        """With a number in the place of every tensor, to be filled in by ``with_inputs`` and ``with_places``."""
+        return self.with_inputs(range(len(self.inputs))).with_places(None, None, None)
 
     @property
     def members(self) -> int:
@@ -93,8 +133,18 @@ class BackwardCall(NamedTuple):
     batch_first: bool
     needed: Sequence[bool]
     samples: int = 1
+    lengths: Tensor | None = None
+    reset: Tensor | None = None
+    h_reset: Tensor | None = None
+    c_reset: Tensor | None = None
 
     @property
     def forward(self) -> ForwardCall:
         """The call of ``layer_forward`` that gave ``y`` and ``saved``."""
-        return ForwardCall(*[getattr(self, name) for name in ForwardCall._fields[:-1]])
+        shared = {name: getattr(self, name) for name in ForwardCall._fields if name in BackwardCall._fields}
+        return ForwardCall(**shared)
+
+    @staticmethod
+    def after(forward: ForwardCall, **others: Any) -> "BackwardCall":
+        shared = {name: getattr(forward, name) for name in ForwardCall._fields if name in BackwardCall._fields}
+        return BackwardCall(**shared, **others)

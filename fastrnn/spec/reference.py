@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 
 from fastrnn.spec.cell import CELLS
 from fastrnn.spec.layer import LayerSpec
+from fastrnn.spec.segments import WHOLE, Segments
 
 __all__ = ["hidden", "layer", "step"]
 
@@ -83,16 +84,59 @@ def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor]) ->
     return linear(h, w["weight_hr"]) if spec.projected else h, *others
 
 
-def _direction(
-    spec: LayerSpec, steps: Sequence[Tensor], state: State, weights: Sequence[Tensor], reverse: bool
-) -> tuple[list[Tensor], State]:
-    outputs: list[Tensor] = [torch.empty(0)] * len(steps)
-    for t in reversed(range(len(steps))) if reverse else range(len(steps)):
-        active = len(steps[t])
-        new = step(spec, steps[t], tuple(s[:active] for s in state), weights)
-        outputs[t] = new[0]
-        state = tuple(torch.cat([n, s[active:]]) for n, s in zip(new, state, strict=True))
-    return outputs, state
+class _Batch:
+    """The steps of a batch, each with the rows that have it, in whichever way it is given."""
+
+    def __init__(
+        self, spec: LayerSpec, x: Tensor, weights: Sequence[Tensor], batch_sizes: Tensor | None, segments: Segments
+    ) -> None:
+        self.spec, self.segments, self.packed = spec, segments, batch_sizes is not None
+        self.steps = x.split(batch_sizes.tolist()) if batch_sizes is not None else x.unbind(int(spec.batch_first))
+        self.rows = len(self.steps[0])
+        self.widths = spec.state_widths(*spec.hidden_and_outputs(weights[1])).values()
+        self.x = x
+
+    def zeros(self) -> State:
+        return tuple([self.x.new_zeros(self.spec.directions, self.rows, width) for width in self.widths])
+
+    def active(self, t: int) -> Tensor | None:
+        """The rows [B, 1] that have step t; None for all of ``steps[t]``."""
+        lengths = self.segments.lengths
+        return None if lengths is None else (lengths > t).unsqueeze(1)
+
+    def anew(self, t: int, reverse: bool) -> Tensor | None:
+        """The rows [B, 1] that enter a segment at step t otherwise than with the initial state; None for none."""
+        reset, lengths = self.segments.reset, self.segments.lengths
+        if reset is None or (reverse and t + 1 == len(self.steps)):
+            return None
+        mark = t + 1 if reverse else t
+        marked = reset[:, mark] if self.spec.batch_first else reset[mark]
+        return (marked if lengths is None else marked & (lengths > mark)).unsqueeze(1)
+
+    def reset_state(self, d: int, t: int) -> State:
+        if not self.segments.reset_state:
+            return tuple([s[d] for s in self.zeros()])
+        return tuple([s[d, t] if s.dim() == 4 else s[d] for s in self.segments.reset_state])
+
+    def joined(self, by_step: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(by_step)) if self.packed else torch.stack(list(by_step))
+
+
+def _direction(batch: _Batch, state: State, weights: Sequence[Tensor], d: int) -> tuple[list[State], State]:
+    """The states after each step, as far as it has rows, and the final ones."""
+    after: list[State] = [()] * len(batch.steps)
+    for t in reversed(range(len(batch.steps))) if d == 1 else range(len(batch.steps)):
+        if (anew := batch.anew(t, reverse=d == 1)) is not None:
+            state = tuple([torch.where(anew, r, s) for r, s in zip(batch.reset_state(d, t), state, strict=True)])
+        rows = len(batch.steps[t])
+        new = step(batch.spec, batch.steps[t], tuple([s[:rows] for s in state]), weights)
+        if (active := batch.active(t)) is None:
+            after[t] = new
+            state = tuple([torch.cat([n, s[rows:]]) for n, s in zip(new, state, strict=True)])
+        else:
+            after[t] = tuple([torch.where(active, n, 0.0) for n in new])
+            state = tuple([torch.where(active, n, s) for n, s in zip(new, state, strict=True)])
+    return after, state
 
 
 def layer(
@@ -101,6 +145,8 @@ def layer(
     state: Sequence[Tensor],
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None = None,
+    segments: Segments = WHOLE,
+    every_state: bool = False,
 ) -> tuple[Tensor, State]:
     """One layer, the contract that every backend fulfils.
 
@@ -110,22 +156,28 @@ def layer(
         weights: for each direction ``weight_ih`` [G*H, I], ``weight_hh`` [G*H, P], with bias ``bias_ih`` and
             ``bias_hh`` [G*H], with a projection ``weight_hr`` [P, H]. P is H where there is no projection.
         batch_sizes: int64 [T] on the CPU, not increasing: rows active at each step, as in ``PackedSequence``.
+        segments: of a batch that is not packed.
+        every_state: the cell's own states after each step are asked for.
 
     Returns:
         ``y`` shaped as ``x`` with D*P in the last dimension, step by step in memory, and the final states shaped as
-        ``state``.
+        ``state``, with ``every_state`` followed by the cell's other states after every step [D, T, B, H], of a packed
+        batch [D, N, H].
     """
-    steps = x.unbind(1 if spec.batch_first else 0) if batch_sizes is None else x.split(batch_sizes.tolist())
-    if not state:
-        widths = spec.state_widths(*spec.hidden_and_outputs(weights[1])).values()
-        state = [x.new_zeros(spec.directions, len(steps[0]), width) for width in widths]
+    batch = _Batch(spec, x, weights, batch_sizes, segments)
+    state = state or batch.zeros()
     per_direction = len(spec.weight_names)
-    directions, finals = [], []
+    outputs, finals, others = [], [], []
     for d in range(spec.directions):
         mine = weights[d * per_direction : (d + 1) * per_direction]
-        outputs, final = _direction(spec, steps, tuple(s[d] for s in state), mine, reverse=d == 1)
-        directions.append(torch.cat(outputs) if batch_sizes is not None else torch.stack(outputs))
+        after, final = _direction(batch, tuple([s[d] for s in state]), mine, d)
+        h, *of_cell = [batch.joined(s) for s in zip(*after, strict=True)]
+        outputs.append(h)
         finals.append(final)
-    y = torch.cat(directions, -1)
-    swapped = spec.batch_first and batch_sizes is None
-    return y.transpose(0, 1) if swapped else y, tuple(torch.stack(s) for s in zip(*finals, strict=True))
+        others.append(of_cell)
+    y = torch.cat(outputs, -1)
+    y = y.transpose(0, 1) if spec.batch_first and not batch.packed else y
+    results = [torch.stack(s) for s in zip(*finals, strict=True)]
+    if every_state:
+        results += [torch.stack(s) for s in zip(*others, strict=True)]
+    return y, tuple(results)

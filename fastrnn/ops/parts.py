@@ -1,0 +1,80 @@
+"""A layer in parts of some steps each, so that backward holds what it needs of one part at a time."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from fastrnn.ops.function import layer
+from fastrnn.spec import LayerSpec, Segments
+
+__all__ = ["in_parts"]
+
+State = tuple[Tensor, ...]
+
+
+def in_parts(
+    spec: LayerSpec,
+    x: Tensor,
+    state: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    segments: Segments,
+    every_state: bool,
+    size: int,
+) -> tuple[Tensor, State]:
+    """``layer`` of a batch that is not packed, in parts of ``size`` steps, each with ``recompute``.
+
+    Between parts stand the states alone. The second direction is a layer of its own, on the steps turned round; it
+    takes no segments.
+    """
+    one = spec._replace(directions=1)
+    per_direction = len(weights) // spec.directions
+    axis = int(spec.batch_first)
+    outputs, others = [], []
+    for d in range(spec.directions):
+        steps = x if d == 0 else x.flip(axis)
+        mine = weights[d * per_direction : (d + 1) * per_direction]
+        y, *states = _direction(one, steps, [s[d : d + 1] for s in state], mine, segments, every_state, size)
+        if d == 1:
+            count = len(spec.facts.states)
+            y, states = y.flip(axis), [*states[:count], *[s.flip(1) for s in states[count:]]]
+        outputs.append(y)
+        others.append(states)
+    if spec.directions == 1:
+        return outputs[0], tuple(others[0])
+    return torch.cat(outputs, -1), tuple([torch.cat(s) for s in zip(*others, strict=True)])
+
+
+def _direction(
+    spec: LayerSpec,
+    x: Tensor,
+    state: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    segments: Segments,
+    every_state: bool,
+    size: int,
+) -> tuple[Tensor, ...]:
+    axis, count = int(spec.batch_first), len(spec.facts.states)
+    ys, every = [], []
+    for first, of_part in _parts(segments, x.size(axis), axis, size):
+        part = x.narrow(axis, first, min(size, x.size(axis) - first))
+        y, final = layer(spec, part, state, weights, None, of_part, every_state, True)
+        state = final[:count]
+        ys.append(y)
+        every.append(final[count:])
+    return torch.cat(ys, axis), *state, *[torch.cat(s, 1) for s in zip(*every, strict=True)]
+
+
+def _parts(segments: Segments, steps: int, axis: int, size: int) -> Iterator[tuple[int, Segments]]:
+    """The first step of each part, and its segments."""
+    lengths, reset, reset_state = segments
+    for first in range(0, steps, size):
+        last = min(first + size, steps)
+        yield (
+            first,
+            Segments(
+                None if lengths is None else (lengths - first).clamp(0, last - first),
+                None if reset is None else reset.narrow(axis, first, last - first),
+                [s[:, first:last] if s.dim() == 4 else s for s in reset_state],
+            ),
+        )
