@@ -230,7 +230,7 @@ def _read(task: Task, paths: dict[str, Path | None], fit: bool) -> _Data:
     if paths["valid"] is None:
         training, held_out, test = task.split(training)
     if fit:
-        task.fit(training)
+        task.learn(training)
     if paths["valid"] is not None:
         held_out = test = task.read(paths["valid"])
         digest += held_out.digest

@@ -154,7 +154,7 @@ class Forecast(Task[RelativeForecaster]):
         if not known:
             self._choose_sizes(found.facts["rows"])
         values = found.tensor("values", torch.float64).view(-1, len(self._columns))
-        series = Series(values, source.path, found.facts["step"] == HOUR, found.facts["digest"])
+        series = Series(values, source.path, found.facts["step"] == HOUR, found.digest)
         if known:  # what the columns are learned from is judged in parts, once it is split
             self._say_constant(series, "throughout")
         return series

@@ -51,9 +51,14 @@ class Writer:
 
 
 class Map:
-    """Arrays in a file; they stay when the file is deleted. Raises ValueError if the file is not whole."""
+    """Arrays in a file; they stay when the file is deleted. ``path`` says where it is kept, if it is.
 
-    def __init__(self, file: BinaryIO):
+    Raises:
+        ValueError: if the file is not whole.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path | None = None):
+        self.path = path
         # A private copy of what is written to, as tensors may be; nothing writes.
         self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         if self._bytes[-len(_FORMAT) :] != _FORMAT:
@@ -62,6 +67,7 @@ class Map:
         length = int.from_bytes(self._bytes[end : end + _NUMBER], "little")
         self.facts: Facts
         self.facts, self._arrays = json.loads(self._bytes[end - length : end])
+        self.digest: str = self.facts["digest"]  # of the source
 
     def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
         view = self.view(name)
@@ -70,6 +76,27 @@ class Map:
     def view(self, name: str) -> memoryview:
         first, end = self._arrays[name]
         return memoryview(self._bytes)[first:end]
+
+    def forget(self) -> None:
+        """Lets go of what was read, which counts as memory of this process until the system needs it."""
+        self._bytes.madvise(mmap.MADV_DONTNEED)
+
+    def remember(self, name: str, make: Callable[[], Facts]) -> Facts:
+        """What ``make`` finds out of the arrays; of a map that is kept it is kept, too, beside it."""
+        if self.path is None:
+            return make()
+        path = self.path.with_suffix(f".{name}.json")
+        try:
+            digest, found = json.loads(path.read_text())
+            if digest == self.digest:
+                return found
+        except (OSError, ValueError):
+            pass
+        found = make()
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            json.dump([self.digest, found], file)
+        os.replace(file.name, path)
+        return found
 
 
 def mapped(source: Source, key: Facts, make: Callable[[Writer], Facts]) -> Map:
@@ -121,14 +148,14 @@ def _kept(path: Path, source: Source, status: os.stat_result) -> Map | None:
     """What is there of the source as it is now. The file's time is that of the source when it was last compared."""
     try:
         with path.open("rb") as file:
-            found = Map(file)
+            found = Map(file, path)
             compared = os.fstat(file.fileno()).st_mtime_ns
     except (OSError, ValueError):
         return None
     if found.facts["size"] != status.st_size:
         return None
     if compared != status.st_mtime_ns:
-        if found.facts["digest"] != source.find_digest():
+        if found.digest != source.find_digest():
             return None
         os.utime(path, ns=(time.time_ns(), _time(status)))
     return found
@@ -145,7 +172,7 @@ def _keep(file: BinaryIO, path: Path, source: Source, status: os.stat_result, ma
         where = f"{path.parent}, which {CACHE} names" if os.environ.get(CACHE) else f"{path.parent} ({CACHE}=FOLDER)"
         raise Refused(f"{source.path}: expected {status.st_size / 1e9:.1f} GB free in {where}, got {free / 1e9:.1f}")
     known = _time(status)
-    found = _made(file, source, make)
+    found = _made(file, source, make, path)
     os.fsync(file.fileno())
     os.utime(file.fileno(), ns=(time.time_ns(), known))
     os.replace(file.name, path)
@@ -154,10 +181,10 @@ def _keep(file: BinaryIO, path: Path, source: Source, status: os.stat_result, ma
     return found
 
 
-def _made(file: BinaryIO, source: Source, make: Callable[[Writer], Facts]) -> Map:
+def _made(file: BinaryIO, source: Source, make: Callable[[Writer], Facts], path: Path | None = None) -> Map:
     writer = Writer(file)
     with hearing() as notes:
         facts = make(writer)
     size = os.fstat(source.file.fileno()).st_size
     writer.finish(facts | {"notes": notes, "size": size, "digest": source.digest})
-    return Map(file)
+    return Map(file, path)

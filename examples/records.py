@@ -2,13 +2,15 @@
 
 import copy
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .maps import Facts, Map, Writer
+
+FORGOTTEN = 1 << 12  # examples, after which memory is free of those before
 
 
 class Record(NamedTuple):
@@ -53,12 +55,13 @@ class Examples(Sequence[Any]):
     """
 
     def __init__(self, found: Map, make: Callable[[str], Any], longest: int = 0):
-        self.facts = found.facts
-        self.digest: str = found.facts["digest"]
+        self.map = found
+        self.facts, self.digest = found.facts, found.digest
         lengths = found.tensor("lengths", torch.int32)
         self.lengths = lengths.clamp(max=longest) if longest else lengths
         self._texts, self._ends = found.view("texts"), found.view("ends").cast("q")
         self._make = make
+        self._taken = 0
 
     def after(self, first: int) -> "Examples":
         """All but the first ones."""
@@ -70,8 +73,14 @@ class Examples(Sequence[Any]):
         return len(self.lengths)
 
     def __getitem__(self, place: Any) -> Any:
-        place = range(len(self))[place]
+        self._taken += 1
+        if self._taken % FORGOTTEN == 0:
+            self.map.forget()
+        place = range(len(self._ends) - 1)[place]
         return self._make(str(self._texts[self._ends[place] : self._ends[place + 1]], "utf-8"))
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.__getitem__, range(len(self)))
 
 
 class Part(Sequence[Any]):
@@ -79,6 +88,7 @@ class Part(Sequence[Any]):
 
     def __init__(self, examples: Sequence[Any], places: Tensor):
         self.examples, self.places = examples, places
+        self.map = getattr(examples, "map", None)
         self.lengths = lengths(examples)[places]
 
     def __len__(self) -> int:
@@ -86,6 +96,10 @@ class Part(Sequence[Any]):
 
     def __getitem__(self, place: Any) -> Any:
         return self.examples[int(self.places[place])]
+
+    def __iter__(self) -> Iterator[Any]:
+        for places in self.places.split(1024):
+            yield from map(self.examples.__getitem__, places.tolist())
 
 
 def lengths(examples: Sequence[Any]) -> Tensor:

@@ -76,6 +76,10 @@ class Task(ABC, Generic[Model]):
     def fit(self, examples: Any) -> None:
         """Learns the vocabularies of training examples."""
 
+    def learn(self, examples: Any) -> None:
+        """``fit``, or what came of it when the same file was learned from before."""
+        self.fit(examples)
+
     @abstractmethod
     def build(self, rnn: Callable[..., nn.Module]) -> Model:
         """The model, with random weights, on that class of recurrent layers."""
@@ -145,6 +149,17 @@ class TextTask(Task[Model]):
             expected = f"at most {LONGEST} symbols (--longest N cuts after N)"
             raise Malformed(source.path, line, expected, f"{length}, the longest in the file")
         return Examples(found, self.example, longest)
+
+    def learn(self, examples: Any) -> None:
+        def fitted() -> dict[str, list[str]]:
+            self.fit(examples)
+            return {name: vocabulary.symbols for name, vocabulary in self.vocabularies.items()}
+
+        if found := getattr(examples, "map", None):
+            symbols = found.remember(f"{len(examples)}-{self.options.longest}", fitted)
+            self.vocabularies = {name: Vocabulary(symbols) for name, symbols in symbols.items()}
+        else:
+            fitted()
 
     def sizes(self) -> dict[str, Any]:
         """Those of the options that every model takes."""

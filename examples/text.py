@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -48,10 +49,7 @@ class Vocabulary:
     @classmethod
     def of(cls, sequences: Iterable[Iterable[str]], minimum: int = 1) -> "Vocabulary":
         """Symbols that occur at least ``minimum`` times, the most frequent first."""
-        counts: Counter[str] = Counter()
-        for sequence in sequences:
-            counts.update(sequence)
-        return cls.frequent(counts, minimum)
+        return cls.frequent(Counter(chain.from_iterable(sequences)), minimum)
 
     @classmethod
     def frequent(cls, counts: "Counter[str]", minimum: int = 1, most: int = MOST) -> "Vocabulary":
