@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import Field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -169,7 +170,12 @@ def _train(args: argparse.Namespace, run: Run) -> None:
     group = run.workers
     task, folder, paths, state = group.of_first(lambda: _begin(args))
     with nullcontext() if group.first else redirect_stderr(io.StringIO()):  # what the files made the readers say
-        data = group.together(lambda: _read(task, paths, fit=state is None))
+        # One process of each machine reads first, and the others find what it has kept.
+        leads, read = not workers.place(), partial(_read, task, paths, fit=state is None)
+        early = group.together(lambda: read() if leads else None)
+        late = group.together(lambda: None if leads else read())
+    data = early or late
+    assert data
     if len(set(group.gather(data.digest))) > 1:
         raise Refused("expected the same data for all processes, got different files")
     if state is not None and state["digest"] != data.digest:

@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -72,12 +71,19 @@ class Source:
     """A text in a file, read from its start whenever its lines are asked for.
 
     ``digest`` tells whether the file has changed; it is known once the file has been read to its end.
+
+    Raises:
+        Refused: if the file cannot be read.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self.digest = ""
         self._said = False
+        try:
+            self.file = _opened(path)
+        except OSError as error:
+            raise self._unreadable(error) from error
 
     def __enter__(self) -> "Source":
         return self
@@ -85,25 +91,11 @@ class Source:
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
-    @cached_property
-    def file(self) -> BinaryIO:
-        """Open for reading. What is no regular file, a pipe for example, can be read once and is copied."""
-        try:
-            file = self.path.open("rb")
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return file
-            copy = tempfile.TemporaryFile()  # noqa: SIM115, closed with this object
-            with file:
-                shutil.copyfileobj(file, copy)
-            return copy
-        except OSError as error:
-            raise self._unreadable(error) from error
-
     def lines(self) -> Iterator[str]:
         """With their ends; a byte order mark is left out. The encoding, if it is not UTF-8, is said.
 
         Raises:
-            Refused: if the file cannot be read, is not text in UTF-8, UTF-16 or UTF-32, or is blank.
+            Refused: if the file is not text in UTF-8, UTF-16 or UTF-32, or is blank.
         """
         blank = True
         for line in decoded(self.path, self._chunks(), say=not self._said):
@@ -118,6 +110,7 @@ class Source:
         return ((number, line.rstrip("\r\n")) for number, line in enumerate(self.lines(), 1))
 
     def find_digest(self) -> str:
+        """Reads the file for its digest alone."""
         for _ in self._chunks():
             pass
         return self.digest
@@ -142,6 +135,18 @@ class Source:
 
     def _unreadable(self, error: OSError) -> Refused:
         return Refused(f"cannot read {self.path}: {error.strerror}")
+
+
+def _opened(path: Path) -> BinaryIO:
+    """What is no regular file, a pipe for example, can be read once, and is copied."""
+    file = path.open("rb")
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    copy = tempfile.TemporaryFile()  # noqa: SIM115, closed by the source
+    with file:
+        shutil.copyfileobj(file, copy)
+    copy.flush()
+    return copy
 
 
 def decoded(source: Path | str, chunks: Iterable[bytes], say: bool = True) -> Iterator[str]:
@@ -169,7 +174,8 @@ def decoded(source: Path | str, chunks: Iterable[bytes], say: bool = True) -> It
         begun.append(text)
         if not may_end:
             continue
-        lines = list(io.StringIO("".join(begun), newline=""))
+        text = "".join(begun)
+        lines = list(io.StringIO(text, newline=""))
         # What ends with a carriage return may go on with a line feed.
         begun = [lines.pop() if lines and chunk and not lines[-1].endswith("\n") else ""]
         number += len(lines)

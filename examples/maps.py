@@ -117,7 +117,7 @@ def mapped(source: Source, key: Facts, make: Callable[[Writer], Facts]) -> Map:
     while (found := _kept(path, source, status)) is None:
         unfinished = path.with_suffix(".unfinished")
         with unfinished.open("ab+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until another process has made it, or given up
+            _lock(file, source.path)
             if not _is_at(file, unfinished):
                 continue
             try:
@@ -135,6 +135,14 @@ def _place(path: Path, key: Facts) -> Path:
     folder = os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fastrnn"
     digest = hashlib.sha256(json.dumps([os.fspath(path.resolve()), key]).encode()).hexdigest()
     return Path(folder, f"{path.stem[:40]}-{digest[:16]}.map")
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        note(path, "is being read by another process, for which this one waits")
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
@@ -166,7 +174,8 @@ def _time(status: os.stat_result) -> int:
 
 
 def _keep(file: BinaryIO, path: Path, source: Source, status: os.stat_result, make: Callable[[Writer], Facts]) -> Map:
-    file.truncate(0)
+    file.seek(0)
+    file.truncate()  # what a process has left that was killed
     free = shutil.disk_usage(path.parent).free
     if free < status.st_size:
         where = f"{path.parent}, which {CACHE} names" if os.environ.get(CACHE) else f"{path.parent} ({CACHE}=FOLDER)"

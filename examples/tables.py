@@ -118,7 +118,7 @@ class Numbers:
             value = float(text) if _NUMBER.fullmatch(text) else math.nan
             if "," in text:
                 value = self._read_comma(row.line, name, text)
-            elif "." in text:
+            elif True not in self._wrong and "." in text:
                 self._refuse(True, row.line, name, text)
             if not abs(value) < LARGEST:
                 self._refuse(False, row.line, name, text)
