@@ -30,7 +30,7 @@ _ENCODINGS = {
 _MARK = "\ufeff"  # decoded; files that are joined have one inside, too
 _BREAK = re.compile("\r\n|\r|\n")  # str.splitlines would also break at characters that a sentence may hold
 _STRAY = re.compile("[\udc80-\udcff\0]")  # bytes that were no UTF-8, and those between the letters of UTF-16
-_heard: list[list[str]] = []
+_heard: list[list[tuple[str, str]]] = []
 
 
 class Refused(Exception):
@@ -47,19 +47,19 @@ def note(source: Path | str, text: str, line: int = 0) -> None:
     """Tells the user what was guessed, changed or left out, beside what the program answers."""
     said = f"{f', line {line}' if line else ''}: {text}"
     for notes in _heard:
-        notes.append(said)
+        notes.append((str(source), said))
     repeat(source, said)
 
 
 def repeat(source: Path | str, said: str) -> None:
-    """Says again what was heard."""
+    """Notes again what was heard."""
     print(f"{source}{said}", file=sys.stderr)
 
 
 @contextmanager
-def hearing() -> Iterator[list[str]]:
-    """What is noted meanwhile, without the names of the sources."""
-    notes: list[str] = []
+def hearing() -> Iterator[list[tuple[str, str]]]:
+    """What is noted meanwhile: sources, and what is said of them, for ``repeat``."""
+    notes: list[tuple[str, str]] = []
     _heard.append(notes)
     try:
         yield notes

@@ -66,7 +66,7 @@ class Series(NamedTuple):
 
 
 class Windows(Sequence[Any]):
-    """Pairs of what is seen, [size, F], and the target after it, [horizon]: of every row, or of those from ``firsts``.
+    """Pairs of what is seen, [size, F], and the target after it, [horizon], from any row on.
 
     Raises:
         Refused: if the series is too short for one.

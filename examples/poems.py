@@ -53,7 +53,7 @@ class Poems(TextTask[LanguageModel]):
 
     def read(self, path: Path | None) -> Sequence[Example]:
         with Source(path or DATA) as source:
-            return self.map(source)
+            return self.read_examples(source)
 
     def records(self, source: Source) -> Iterator[Record]:
         poems = others = 0

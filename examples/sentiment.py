@@ -48,7 +48,7 @@ class Sentiment(TextTask[SequenceClassifier]):
 
     def read(self, path: Path | None) -> Sequence[Example]:
         with Source(path or DATA) as source:
-            examples = self.map(source, self.options.longest)
+            examples = self.read_examples(source, self.options.longest)
             labels = examples.facts["classes"]
             if not _is_csv(source.path):
                 examples = _without_header(source, examples, labels)

@@ -49,7 +49,7 @@ class Tagging(TextTask[SequenceTagger]):
         if path is None:
             return write_sentences(600)
         with Source(path) as source:
-            examples = self.map(source, self.options.longest)
+            examples = self.read_examples(source, self.options.longest)
         known = self.vocabularies.get("tags")
         unknown = [(line, tag) for tag, (_, line) in examples.facts["classes"].items() if known and tag not in known]
         if known and unknown:

@@ -140,8 +140,8 @@ class TextTask(Task[Model]):
     def example(self, text: str) -> Any:
         """The example of a record's text."""
 
-    def map(self, source: Source, longest: int = 0) -> Examples:
-        """The examples in a file. Raises Malformed for a very long one that --longest does not cut."""
+    def read_examples(self, source: Source, longest: int = 0) -> Examples:
+        """Those in a file, cut if ``longest`` is not 0. Raises Malformed for a very long one with no --longest."""
         key = {"task": type(self).__name__} | {name: getattr(self.options, name) for name in self.reads_by}
         found = mapped(source, key, lambda writer: write(self.records(source), writer))
         line, length = found.facts["longest"]

@@ -64,11 +64,11 @@ class Trainer:
         batches = task.batches(training)
         if not task.options.epochs:
             task.options = replace(task.options, epochs=usual_epochs(task, len(batches)))
-        self._waiting_since: float | None = None
         if not task.options.patience:
             task.options = replace(task.options, patience=math.ceil(task.options.epochs / 2))
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
+        self._waiting_since: float | None = None  # until the first step of this process
         with checkpoint.fitting(folder) if state else nullcontext():
             steps = task.options.epochs * len(batches)
             self.stepper = Stepper(task, checkpoint.layer_class(task.options), steps, run, state)

@@ -55,7 +55,7 @@ class Translate(TextTask[Seq2Seq]):
             self.options = replace(self.options, level="char")
             return [Example(*map(self._symbols, pair)) for pair in write_dates(2000)]
         with Source(path) as source:
-            return self.map(source, self.options.longest)
+            return self.read_examples(source, self.options.longest)
 
     def records(self, source: Source) -> Iterator[Record]:
         for line, *pair in read_examples(source, "source", "target"):

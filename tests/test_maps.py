@@ -11,7 +11,7 @@ import processes
 import pytest
 import torch
 
-from fastrnn.examples import batches, checkpoint, forecast, maps, records, steps
+from fastrnn.examples import batches, checkpoint, forecast, maps, records, steps, translate
 from fastrnn.examples.batches import bucket, shuffled
 from fastrnn.examples.checkpoint import TASKS
 from fastrnn.examples.files import Refused, decoded
@@ -20,7 +20,7 @@ FILES = {
     "sentiment": "text\tlabel\ngood film\tpos\nbad film\tneg\ngood food\tpos\nbad food\tneg\n",
     "tagging": "a\tDET\ndog\tNOUN\n\nit\tPRON\nbarks\tVERB\n",
     "poems": "床前明月光\n疑是地上霜\ntitle\t\n" + "long " * 50 + "\n",
-    "translate": "a dog\tun chien\na cat\tun chat\n",
+    "translate": "a dog\tun chien\na red cat\tun chat roux\n",
     "forecast": "date;load\n" + "".join(f"2024-01-{day:02};{day % 5},5\n" for day in range(1, 29) if day != 7),
 }
 
@@ -237,14 +237,17 @@ def test_an_epoch_goes_on_in_the_middle_of_its_windows(run, small_windows, cache
 
 
 def test_what_was_fitted_is_kept_with_the_map(run, cache, monkeypatch):
-    Path("a.tsv").write_text(FILES["sentiment"])
+    Path("a.tsv").write_text(FILES["translate"] * 4)
+    monkeypatch.setattr(translate, "MOST", 3)
     options = ["--data", "a.tsv", "--hidden", "8", "--epochs", "1"]
-    assert run("train", "sentiment", *options, "--output", "one")[0] == 0
-    monkeypatch.setattr(TASKS["sentiment"], "fit", None)
-    assert run("train", "sentiment", *options, "--output", "two")[0] == 0
+    said = "vocabulary: the most frequent 3 of 4 symbols are known\n"
+    code, _, errors = run("train", "translate", *options, "--output", "one")
+    assert code == 0 and errors.count(said) == 2
+    monkeypatch.setattr(translate.Translate, "fit", None)
+    code, _, errors = run("train", "translate", *options, "--output", "two")
+    assert code == 0 and errors.count(said) == 2
     one, two = (torch.load(Path(folder, checkpoint.NAME)) for folder in ("one", "two"))
     assert one["vocabularies"] == two["vocabularies"]
-    monkeypatch.undo()
 
 
 # Streams
