@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 Line = tuple[int, str]  # with its number
 
@@ -67,6 +67,13 @@ def hearing() -> Iterator[list[tuple[str, str]]]:
         _heard.remove(notes)
 
 
+def progress(total: int, what: str, unit: str) -> Any:
+    """A bar of what takes longer than a second."""
+    from tqdm import tqdm  # training needs it, predicting does not
+
+    return tqdm(total=total, desc=what, unit=unit, unit_scale=True, leave=False, disable=None, delay=1)
+
+
 class Source:
     """A text in a file, read from its start whenever its lines are asked for.
 
@@ -116,13 +123,10 @@ class Source:
         return self.digest
 
     def _chunks(self) -> Iterator[bytes]:
-        from tqdm import tqdm  # training needs it, predicting does not
-
         digest = hashlib.sha256()
         size, place = os.fstat(self.file.fileno()).st_size, 0
-        shown = {"desc": f"reading {self.path.name}", "unit": "B", "unit_scale": True, "leave": False}
         try:
-            with tqdm(total=size, disable=None, delay=1, **shown) as bar:
+            with progress(size, f"reading {self.path.name}", "B") as bar:
                 # By its place in the file, as two may read at once.
                 while chunk := os.pread(self.file.fileno(), CHUNK, place):
                     place += len(chunk)

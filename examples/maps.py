@@ -22,7 +22,8 @@ KEPT = 16 << 20  # bytes of a source; a smaller one is read again in a second
 _FORMAT = b"fastrnn1"  # another one where anything else comes of the same source, other words of a text for example
 _NUMBER = 8  # bytes of the facts' length before it
 _ALIGNED = 64
-_RACY = 2 * 10**9  # ns; a file may change again without a new time
+_RACY = 2 * 10**9  # ns, within which a file may change again without a new time
+_NEVER = 1  # ns, a time that no file has
 
 Facts = dict[str, Any]  # for JSON
 
@@ -173,7 +174,7 @@ def _kept(path: Path, source: Source, status: os.stat_result) -> Map | None:
 
 
 def _time(status: os.stat_result) -> int:
-    return 0 if time.time_ns() - status.st_mtime_ns < _RACY else status.st_mtime_ns
+    return _NEVER if time.time_ns() - status.st_mtime_ns < _RACY else status.st_mtime_ns
 
 
 def _keep(file: BinaryIO, path: Path, source: Source, status: os.stat_result, make: Callable[[Writer], Facts]) -> Map:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .files import progress
 from .maps import Facts, Map, Writer
 
 FORGOTTEN = 1 << 12  # examples, after which memory is free of those before
@@ -98,8 +99,10 @@ class Part(Sequence[Any]):
         return self.examples[int(self.places[place])]
 
     def __iter__(self) -> Iterator[Any]:
-        for places in self.places.split(1024):
-            yield from map(self.examples.__getitem__, places.tolist())
+        with progress(len(self), "counting symbols", " examples") as bar:
+            for places in self.places.split(1024):
+                yield from map(self.examples.__getitem__, places.tolist())
+                bar.update(len(places))
 
 
 def lengths(examples: Sequence[Any]) -> Tensor:
