@@ -5,9 +5,11 @@ import io
 import math
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import Field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -15,7 +17,7 @@ import torch
 
 from . import checkpoint, devices, workers
 from .arguments import INTERRUPTED, add_machine, at_least_0, positive, reporting, seed, share
-from .files import Refused, check_text, digest, input_lines, number_lines, read_input
+from .files import Refused, check_text, input_lines, number_lines, read_input
 from .stepper import Run
 from .task import Options, Task
 
@@ -164,10 +166,16 @@ class _Data(NamedTuple):
 def _train(args: argparse.Namespace, run: Run) -> None:
     from .trainer import Trainer  # needs tqdm, which predicting does without
 
+    begun = time.monotonic()
     group = run.workers
     task, folder, paths, state = group.of_first(lambda: _begin(args))
     with nullcontext() if group.first else redirect_stderr(io.StringIO()):  # what the files made the readers say
-        data = group.together(lambda: _read(task, paths, fit=state is None))
+        # One process of each machine reads first, and the others find what it has kept.
+        leads, read = not workers.place(), partial(_read, task, paths, fit=state is None)
+        early = group.together(lambda: read() if leads else None)
+        late = group.together(lambda: None if leads else read())
+    data = early or late
+    assert data
     if len(set(group.gather(data.digest))) > 1:
         raise Refused("expected the same data for all processes, got different files")
     if state is not None and state["digest"] != data.digest:
@@ -180,10 +188,10 @@ def _train(args: argparse.Namespace, run: Run) -> None:
     if group.first:
         folder.mkdir(parents=True, exist_ok=True)
     say = print if group.first else _say_nothing
-    numbers = [sum(map(len, task.batches(examples))) for examples in (data.training, data.held_out)]
+    numbers = [len(task.batches(examples).examples) for examples in (data.training, data.held_out)]
     parameters = sum(parameter.numel() for parameter in trainer.stepper.model.parameters())
     say(f"{numbers[0]} examples to learn from, {numbers[1]} held out; {parameters} parameters; folder {folder}")
-    reason = trainer.run(getattr(args, "minutes", math.inf))
+    reason = trainer.run(getattr(args, "minutes", math.inf), begun)
     if reason:
         start = "torchrun ..." if group.several else "python"
         again = f"{start} -m fastrnn train {args.task} --resume {shlex.quote(str(folder))}"
@@ -224,13 +232,15 @@ def _begin(args: argparse.Namespace) -> _Begun:
 def _read(task: Task, paths: dict[str, Path | None], fit: bool) -> _Data:
     """The data of a task, which learns its vocabularies from them if asked to."""
     training = task.read(paths["data"])
+    digest = training.digest if paths["data"] else ""
     if paths["valid"] is None:
         training, held_out, test = task.split(training)
     if fit:
-        task.fit(training)
+        task.learn(training)
     if paths["valid"] is not None:
         held_out = test = task.read(paths["valid"])
-    return _Data(training, held_out, test, digest(paths["data"]) + digest(paths["valid"]))
+        digest += held_out.digest
+    return _Data(training, held_out, test, digest)
 
 
 def _say_nothing(_: str) -> None:

@@ -98,7 +98,7 @@ def main() -> None:
     task = Poems(
         PoemsOptions(hidden=args.hidden, embedding=args.hidden, layers=2, dropout=0.0, tied=False, seed=args.seed)
     )
-    examples = task.read(args.data)
+    examples = list(task.read(args.data))
     task.fit(examples)
     layers = {"torch.nn.LSTM": torch.nn.LSTM, "fastrnn.LSTM": fastrnn.LSTM}
     racers = {name: Racer(task, rnn, args.epochs * STEPS) for name, rnn in layers.items()}

@@ -7,11 +7,16 @@ last part, in units of the training part's standard deviation, beside those of t
 least squares on the same window.
 """
 
+import ctypes
+import io
 import math
 import operator
 from argparse import BooleanOptionalAction
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,15 +25,21 @@ from torch import Tensor, nn
 
 from fastrnn.models import Forecaster
 
-from .files import INPUT, Refused, note
+from .batches import Batches, alike
+from .dates import Clock
+from .files import INPUT, Line, Refused, Source, note
+from .maps import Facts, Writer, mapped
 from .steps import arrange
-from .tables import Table, numbers, parse_table, read_table
+from .tables import Numbers, Row, Table
 from .task import Options, Task
 from .text import Vocabulary
 
 DATA = Path(__file__).parent / "data" / "sunspots.csv"
 MONTH = 30 * 24  # hours
 HOUR = 3600.0  # seconds
+FITTED = 1 << 16  # windows from which least squares learns, at most
+JUDGED = 10_000  # windows of which a figure is, at most; more of them take time in every epoch and tell little more
+READ = 4096  # rows at once
 
 
 @dataclass(frozen=True)
@@ -48,9 +59,40 @@ class Series(NamedTuple):
     values: Tensor  # float64 [N, F], the target first
     source: Path | str
     hourly: bool = False
+    digest: str = ""
 
     def part(self, first: int, last: int) -> "Series":
         return self._replace(values=self.values[max(first, 0) : last])
+
+
+class Windows(Sequence[Any]):
+    """Pairs of what is seen, [size, F], and the target after it, [horizon], from any row on.
+
+    Raises:
+        Refused: if the series is too short for one.
+    """
+
+    def __init__(self, series: Series, size: int, horizon: int):
+        self._values, self._size, self._horizon = series.values, size, horizon
+        number = len(series.values) - size - horizon + 1
+        if number < 1:
+            expected = f"expected at least {size + horizon} rows in each part (--window and --horizon)"
+            raise Refused(f"{expected}, got {len(series.values)}")
+        self._firsts: Sequence[Any] | Tensor = range(number)
+
+    def some(self, number: int) -> "Windows":
+        """So many of them, drawn at random, the same every time; all if there are no more."""
+        if len(self) > number:
+            drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:number]
+            self._firsts = drawn.sort().values
+        return self
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def __getitem__(self, place: Any) -> tuple[Tensor, Tensor]:
+        end = int(self._firsts[place]) + self._size
+        return self._values[end - self._size : end], self._values[end : end + self._horizon, 0]
 
 
 class RelativeForecaster(nn.Module):
@@ -103,18 +145,43 @@ class Forecast(Task[RelativeForecaster]):
 
     def read(self, path: Path | None) -> Series:
         known = bool(self._columns)
-        series = self._series(read_table(path or DATA))
+        with Source(path or DATA) as source:
+            table = Table(source.path, source.lines)
+            if not known:
+                self._choose_columns(table)
+            key = {"task": "Forecast", "columns": self._columns, "sort": self.options.sort, "fill": self.options.fill}
+            found = mapped(source, key, partial(self._write, table))
+        if not known:
+            self._choose_sizes(found.facts["rows"])
+        values = found.tensor("values", torch.float64).view(-1, len(self._columns))
+        series = Series(values, source.path, found.facts["step"] == HOUR, found.digest)
         if known:  # what the columns are learned from is judged in parts, once it is split
             self._say_constant(series, "throughout")
         return series
 
-    def _series(self, table: Table) -> Series:
-        if not self._columns:
-            self._choose(table)
-        values = torch.tensor(numbers(table, self._columns), dtype=torch.float64)
-        dates = [(row.line, row.fields[0]) for row in table.rows]
-        values, step = arrange(table.source, dates, values, self.options.sort, self.options.fill)
-        return Series(values, table.source, hourly=step == HOUR)
+    def _write(self, table: Table, writer: Writer) -> Facts:
+        rows, pieces, step = self._pieces(table)
+        for piece in pieces:
+            writer.add(ctypes.string_at(piece.contiguous().data_ptr(), piece.nbytes))
+        writer.end("values")
+        return {"rows": rows, "step": step}
+
+    def _pieces(self, table: Table) -> tuple[int, Iterator[Tensor], float]:
+        """How many rows a table has, its values [n, F] at even steps, piece by piece, and the step in seconds."""
+        numbers, clock = Numbers(table, self._columns), Clock()
+        found = array("d")
+        rows = iter(table)
+        while read := list(islice(rows, READ)):
+            for row in read:
+                found.extend(numbers.read(row))
+            if self.options.sort is not False:
+                clock.read([row.fields[0] for row in read])
+        numbers.end()
+        values = torch.frombuffer(found, dtype=torch.float64).view(-1, len(self._columns))
+        pieces, step = arrange(
+            table.source, _Dates(table, len(values)), clock, values, self.options.sort, self.options.fill
+        )
+        return len(values), pieces, step
 
     def _say_constant(self, series: Series, part: str) -> None:
         for name, column in zip(self._columns, series.values.T, strict=True):
@@ -126,17 +193,19 @@ class Forecast(Task[RelativeForecaster]):
         """The columns that the model sees, the target first."""
         return self.vocabularies["columns"].symbols if self.vocabularies else []
 
-    def _choose(self, table: Table) -> None:
-        """Columns, and a window and a horizon that suit the file's length where none are asked for."""
-        header, rows = table.header.fields, len(table.rows)
+    def _choose_columns(self, table: Table) -> None:
+        header = table.header.fields
         target = self.options.target or header[-1]
         if target not in header[1:]:
             raise table.misses(f"a column {target!r} after the first")
         others = [name for name in header[1:] if name != target] if self.options.columns == "all" else []
         self.vocabularies["columns"] = Vocabulary([target, *others])
+        self.options = replace(self.options, target=target)
+
+    def _choose_sizes(self, rows: int) -> None:
+        """A window and a horizon that suit the file's length, where none are asked for."""
         self.options = replace(
             self.options,
-            target=target,
             window=self.options.window or max(min(96, rows // 10), 1),
             horizon=self.options.horizon or max(min(24, rows // 60), 1),
         )
@@ -179,24 +248,15 @@ class Forecast(Task[RelativeForecaster]):
         )
         model = RelativeForecaster(forecaster, self.options.window, self.options.horizon)
         if self._training:
-            x, y = _stack(self._windows(self._training))
+            x, y = _stack(self._windows(self._training).some(FITTED))
             model.fit(x, y, self._training.values[:, 0])
         return model
 
-    def batches(self, examples: Series, generator: torch.Generator | None = None) -> list[Any]:
-        windows = self._windows(examples)
-        order = torch.randperm(len(windows), generator=generator).tolist() if generator else range(len(windows))
-        size = self.options.batch
-        return [[windows[i] for i in order[first : first + size]] for first in range(0, len(order), size)]
+    def batches(self, examples: Series, generator: torch.Generator | None = None) -> Batches:
+        return alike(self._windows(examples), self.options.batch, generator)
 
-    def _windows(self, series: Series) -> list[tuple[Tensor, Tensor]]:
-        """Pairs of what is seen [T, F] and the target after it [horizon]."""
-        size = self.options.window
-        ends = range(size, len(series.values) - self.options.horizon + 1)
-        if not ends:
-            expected = f"expected at least {size + self.options.horizon} rows in each part (--window and --horizon)"
-            raise Refused(f"{expected}, got {len(series.values)}")
-        return [(series.values[e - size : e], series.values[e : e + self.options.horizon, 0]) for e in ends]
+    def _windows(self, series: Series) -> Windows:
+        return Windows(series, self.options.window, self.options.horizon)
 
     def loss(self, model: RelativeForecaster, batch: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         x, y = _stack(batch)
@@ -206,6 +266,9 @@ class Forecast(Task[RelativeForecaster]):
         return {"error": self._errors(model, examples)["error"]}
 
     def report(self, model: RelativeForecaster, examples: Series) -> dict[str, float]:
+        number = len(self._windows(examples))
+        if number > JUDGED:
+            note(examples.source, f"figures are of {JUDGED} windows, drawn at random among {number}")
         return self._errors(model, examples)
 
     def _errors(self, model: RelativeForecaster, series: Series) -> dict[str, float]:
@@ -215,20 +278,36 @@ class Forecast(Task[RelativeForecaster]):
             "persistence": lambda x: x[:, -1:, 0],
             "least squares": model.by_least_squares,
         }
-        batches = [_stack(batch) for batch in self.batches(series)]
-        number = sum(y.numel() for _, y in batches)
-        return {
-            name: sum(float(((way(x) - y) / model.scale).square().sum()) for x, y in batches) / number
-            for name, way in ways.items()
-        }
+        sums, number = dict.fromkeys(ways, 0.0), 0
+        for batch in alike(self._windows(series).some(JUDGED), self.options.batch, None):
+            x, y = _stack(batch)
+            number += y.numel()
+            for name, way in ways.items():
+                sums[name] += float(((way(x) - y) / model.scale).square().sum())
+        return {name: total / number for name, total in sums.items()}
 
     def predict(self, model: RelativeForecaster, text: str) -> str:
         """From a table as in a file, with its header, the values that follow, one a line."""
-        values = self._series(parse_table(INPUT, text)).values
+        _, pieces, _ = self._pieces(Table(INPUT, lambda: io.StringIO(text, newline="")))
+        values = torch.cat(list(pieces))
         if len(values) < self.options.window:
             raise Refused(f"expected a header and at least {self.options.window} rows, got {len(values)} rows")
         x = values[-self.options.window :]
         return "\n".join(_format(value, float(model.scale)) for value in model(x[None])[0].tolist())
+
+
+class _Dates(Sequence[Any]):
+    """The first column of a table, which is read again for a few that are to be shown."""
+
+    def __init__(self, table: Table, number: int):
+        self._table, self._number = table, number
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __getitem__(self, place: Any) -> Line:
+        row: Row = next(islice(self._table, place, None))
+        return row.line, row.fields[0]
 
 
 def _format(value: float, scale: float) -> str:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from fastrnn.models import LanguageModel
 
-from .files import Refused, note, read_lines
+from .files import Refused, Source, note
+from .records import Record, lengths
 from .task import TextOptions, TextTask
 from .text import PADDING, START, STOP, UNKNOWN, Vocabulary, pad
 
@@ -48,28 +49,46 @@ class Poems(TextTask[LanguageModel]):
     metric = "perplexity"
     epochs = 20
     is_better = staticmethod(operator.lt)
+    reads_by = ("longest",)
 
-    def read(self, path: Path | None) -> list[Example]:
-        path = path or DATA
-        lines = read_lines(path)
-        poems = [(n, poem) for n, line in lines if (poem := line.split("\t")[-1].strip())]
+    def read(self, path: Path | None) -> Sequence[Example]:
+        with Source(path or DATA) as source:
+            return self.read_examples(source)
+
+    def records(self, source: Source) -> Iterator[Record]:
+        poems = others = 0
+        for number, line in source.numbered():
+            poem = line.split("\t")[-1].strip()
+            if poem:
+                poems += 1
+                for piece in self._pieces(poem):
+                    yield Record(number, piece, len(piece), len(poem))
+            elif line.strip():
+                others += 1
         if not poems:
-            raise Refused(f"{path}: expected title TAB author TAB poem, or plain lines; nothing follows the tabs")
-        if len(poems) < len(lines):
-            note(path, f"lines left out in which nothing follows the last tab: {len(lines) - len(poems)}")
-        self.check_lengths(path, [(n, len(poem)) for n, poem in poems])
-        return [piece for _, poem in poems for piece in self._pieces(poem)]
+            expected = "title TAB author TAB poem, or plain lines"
+            raise Refused(f"{source.path}: expected {expected}; nothing follows the tabs")
+        if others:
+            note(source.path, f"lines left out in which nothing follows the last tab: {others}")
 
-    def _pieces(self, poem: str) -> Iterator[Example]:
-        symbols = ["<start>", *poem, "<stop>"]
+    def _pieces(self, poem: str) -> Iterator[str]:
+        """With a zero, which no text has, for START and STOP."""
+        symbols = f"\0{poem}\0"
         # The last symbol of a piece, which is only predicted there, is the first of the next one.
         cuts = [*range(0, len(symbols) - 1, self.options.longest or len(symbols)), len(symbols) - 1]
         for first, last in pairwise(cuts):
-            yield Example(symbols[first : last + 1])
+            yield symbols[first : last + 1]
+
+    def example(self, text: str) -> Example:
+        symbols = list(text)
+        if text[0] == "\0":
+            symbols[0] = "<start>"
+        if text[-1] == "\0":
+            symbols[-1] = "<stop>"
+        return Example(symbols)
 
     def fit(self, examples: Sequence[Example]) -> None:
-        characters = ([s for s in example.symbols if len(s) == 1] for example in examples)
-        self.vocabularies["characters"] = Vocabulary.of(characters)
+        self.vocabularies["characters"] = Vocabulary.of(example.symbols for example in examples)
 
     def build(self, rnn: Callable[..., nn.Module]) -> LanguageModel:
         return LanguageModel(
@@ -104,7 +123,7 @@ class Poems(TextTask[LanguageModel]):
         known = sum(number for _, number in sums)
         mean = sum(total.item() for total, _ in sums) / known
         perplexity = math.exp(mean) if mean < LARGEST_EXPONENT else math.inf
-        return {"perplexity": perplexity, "unknown": 1 - known / sum(len(e.symbols) - 1 for e in examples)}
+        return {"perplexity": perplexity, "unknown": 1 - known / (int(lengths(examples).sum()) - len(examples))}
 
     def report(self, model: LanguageModel, examples: Sequence[Example]) -> dict[str, float]:
         """With the share of sampled poems that keep the classical form: all verses of 5 or all of 7 characters."""
@@ -115,7 +134,7 @@ class Poems(TextTask[LanguageModel]):
     def predict(self, model: LanguageModel, text: str) -> str:
         """The perplexity per character, and the text."""
         self._check_known(text)
-        return f"{self.evaluate(model, list(self._pieces(text)))['perplexity']:.1f}\t{text}"
+        return f"{self.evaluate(model, list(map(self.example, self._pieces(text))))['perplexity']:.1f}\t{text}"
 
     def generate(self, model: LanguageModel, prefix: str, length: int, **sampling: Any) -> Iterator[str]:
         self._check_known(prefix)

@@ -1,13 +1,13 @@
 """Sentences whose words have tags: a sentence a line, or a word a line in columns, as in CoNLL and CoNLL-U files."""
 
 import re
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator
+from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from .files import Line, Malformed, Refused, note, number_lines, read_text
-from .pairs import names_columns, read_pairs, say_header
+from .files import Line, Malformed, Refused, Source, note
+from .pairs import names_columns, read_examples, say_header
 from .text import split_words
 
 CONLL_U = 10  # columns
@@ -22,7 +22,7 @@ class Sentence(NamedTuple):
     tags: list[str]
 
 
-def read_sentences(path: Path, column: int = 0) -> list[Sentence]:
+def read_sentences(source: Source, column: int = 0) -> Iterator[Sentence]:
     """The sentences of a file: ``words TAB tags`` a line, or columns, which is said.
 
     ``column`` is that of the tags, counted from 1; 0 stands for the parts of speech of CoNLL-U, else for the last one.
@@ -30,29 +30,40 @@ def read_sentences(path: Path, column: int = 0) -> list[Sentence]:
     Raises:
         Refused: if the file cannot be read, a line is not what those before it promise, or there is no such column.
     """
-    lines = list(number_lines(read_text(path)))
-    separator = _separator(lines)
+    separator = _separator(source)
     if column or separator:
-        return _read_columns(path, lines, _layout(path, lines, separator or "\t", column))
-    sentences = []
-    for line, first, second in read_pairs(path, "words", "tags"):
+        yield from _read_columns(source, _layout(source, separator or "\t", column))
+        return
+    for line, first, second in read_examples(source, "words", "tags"):
         words, tags = split_words(first), split_words(second)
         if len(words) != len(tags):
-            raise Malformed(path, line, f"a tag for each of {len(words)} words", f"{len(tags)} tags")
-        sentences.append(Sentence([line] * len(words), words, tags))
-    return sentences
+            raise Malformed(source.path, line, f"a tag for each of {len(words)} words", f"{len(tags)} tags")
+        yield Sentence([line] * len(words), words, tags)
 
 
-def _separator(lines: Sequence[Line]) -> str:
-    """Of the columns; empty where a line is a sentence."""
-    rows = [(number, line.split("\t")) for number, line in lines if line.strip() and not _is_comment(line)]
-    if all(len(fields) == 1 for _, fields in rows):
-        widths = {len(split_words(fields[0])) for _, fields in rows}
-        has_blanks = bool(rows) and rows[-1][0] - rows[0][0] >= len(rows)
-        return " " if has_blanks and len(widths) == 1 and max(widths) > 1 else ""
-    width = len(rows[0][1])
-    several_tags = any(" " in fields[1].strip() for _, fields in rows if len(fields) == 2)
-    return "\t" if width > 2 or width == 2 and not several_tags else ""
+def _rows(source: Source) -> Iterator[Line]:
+    return ((number, line) for number, line in source.numbered() if line.strip() and not _is_comment(line))
+
+
+def _separator(source: Source) -> str:
+    """Of the columns; empty where a line is a sentence. Reads as far as it takes to know."""
+    rows = _rows(source)
+    begin = next(rows, None)
+    if begin is None:
+        return ""
+    width = begin[1].count("\t") + 1
+    if width == 2:
+        pairs = (line.split("\t") for _, line in chain([begin], rows) if line.count("\t") == 1)
+        return "" if any(" " in tags.strip() for _, tags in pairs) else "\t"
+    if width > 2:
+        return "\t"
+    words, number, last = len(split_words(begin[1])), 1, begin[0]
+    for place, line in rows:
+        if "\t" in line or len(split_words(line)) != words:
+            return ""
+        number, last = number + 1, place
+    has_blanks = last - begin[0] >= number
+    return " " if has_blanks and words > 1 else ""
 
 
 def _is_comment(line: str) -> bool:
@@ -73,35 +84,49 @@ def _fields(line: str, separator: str) -> list[str]:
     return split_words(line) if separator == " " else [field.strip(" ") for field in line.split(separator)]
 
 
-def _layout(path: Path, lines: Sequence[Line], separator: str, column: int) -> Layout:
-    first = next((line for _, line in lines if line.strip() and not _is_comment(line)), "")
+def _layout(source: Source, separator: str, column: int) -> Layout:
+    _, first = next(_rows(source), (0, ""))
     fields = _fields(first, separator)
     width = len(fields)
     numbered = width > 2 and bool(_FIRST.fullmatch(fields[0]))
     word = FORM if numbered else 1
     tag = column or (UPOS if numbered and width == CONLL_U else width)
     if tag > width or tag == word:
-        raise Refused(f"--column: expected one of the {width} of {path} beside {word}, that of the words, got {tag}")
-    note(path, f"read as columns, words in column {word}, tags in column {tag}")
+        expected = f"one of the {width} of {source.path} beside {word}, that of the words"
+        raise Refused(f"--column: expected {expected}, got {tag}")
+    note(source.path, f"read as columns, words in column {word}, tags in column {tag}")
     return Layout(separator, width, numbered, word - 1, tag - 1)
 
 
-def _read_columns(path: Path, lines: Sequence[Line], layout: Layout) -> list[Sentence]:
-    blocks = [list(block) for blank, block in groupby(lines, lambda line: not line[1].strip()) if not blank]
-    sentences = [sentence for block in blocks if (sentence := _sentence(path, block, layout)).words]
-    if not sentences:
-        raise Refused(f"{path}: expected words in columns, got comments alone")
-    first = sentences[0]
-    if names_columns(first.words[0], first.tags[0]):
-        say_header(path, first.lines.pop(0), first.words.pop(0), first.tags.pop(0))
-    if layout.numbered and (others := sum(bool(_NO_WORD.match(line)) for _, line in lines)):
-        note(path, f"lines left out, of words written as one or words that are not in the text: {others}")
-    return [sentence for sentence in sentences if sentence.words]
+def _read_columns(source: Source, layout: Layout) -> Iterator[Sentence]:
+    header: tuple[int, str, str] | None = None
+    found = others = 0
+    for blank, lines in groupby(source.numbered(), lambda line: not line[1].strip()):
+        if blank:
+            continue
+        sentence, left_out = _sentence(source.path, lines, layout)
+        others += left_out
+        if not sentence.words:
+            continue
+        found += 1
+        if found == 1 and names_columns(sentence.words[0], sentence.tags[0], {}):
+            header = sentence.lines.pop(0), sentence.words.pop(0), sentence.tags.pop(0)
+        if sentence.words:
+            yield sentence
+    if not found:
+        raise Refused(f"{source.path}: expected words in columns, got comments alone")
+    if header:
+        say_header(source.path, *header)
+    if others:
+        note(source.path, f"lines left out, of words written as one or words that are not in the text: {others}")
 
 
-def _sentence(path: Path, lines: Sequence[Line], layout: Layout) -> Sentence:
-    """From lines between blank ones: a word each, or a comment, which begins with # and has no columns."""
-    sentence = Sentence([], [], [])
+def _sentence(path: Path, lines: Iterable[Line], layout: Layout) -> tuple[Sentence, int]:
+    """From lines between blank ones: a word each, or a comment, which begins with # and has no columns.
+
+    And how many are no words of the text.
+    """
+    sentence, left_out = Sentence([], [], []), 0
     for number, line in lines:
         fields = _fields(line, layout.separator)
         if len(fields) != layout.width:
@@ -109,6 +134,7 @@ def _sentence(path: Path, lines: Sequence[Line], layout: Layout) -> Sentence:
                 continue
             raise Malformed(path, number, f"{layout.width} columns, as before", str(len(fields)))
         if layout.numbered and _NO_WORD.match(line):
+            left_out += 1
             continue
         if layout.numbered and fields[0] != str(len(sentence.words) + 1):
             expected = f"word {len(sentence.words) + 1} of a sentence or a blank line"
@@ -120,4 +146,4 @@ def _sentence(path: Path, lines: Sequence[Line], layout: Layout) -> Sentence:
         sentence.lines.append(number)
         sentence.words.append(word)
         sentence.tags.append(tag)
-    return sentence
+    return sentence, left_out

@@ -5,6 +5,7 @@ between commas, semicolons or TABs. Labels are any words. Chinese and Japanese a
 text word by word (--level char reads all by character).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,15 @@ from torch import Tensor, nn
 
 from fastrnn.models import SequenceClassifier
 
-from .files import Malformed, Refused
-from .pairs import Pair, read_pairs
-from .tables import read_table
+from .files import Malformed, Refused, Source
+from .pairs import Pair, misses, names_columns, read_pairs, say_header
+from .records import Examples, Record, pack, unpack
+from .tables import Table
 from .task import TextOptions, TextTask
 from .text import UNKNOWN, Vocabulary, drop_words, pad, words
 
 DATA = Path(__file__).parent / "data" / "sentiment.tsv"
+FIELDS = "text", "label"
 
 
 @dataclass(frozen=True)
@@ -41,26 +44,41 @@ class Example(NamedTuple):
 class Sentiment(TextTask[SequenceClassifier]):
     Settings = SentimentOptions
     metric = "accuracy"
+    reads_by = ("level",)
 
-    def read(self, path: Path | None) -> list[Example]:
-        path = path or DATA
-        is_csv = path.suffix.lower() == ".csv"
-        rows = list(_read_csv(path)) if is_csv else read_pairs(path, "text", "label", labels=True)
-        examples = [Example(self._symbols(text), label) for _, text, label in rows]
-        numbers = [number for number, _, _ in rows]
-        self.check_lengths(path, [(n, len(e.symbols)) for n, e in zip(numbers, examples, strict=True)])
-        if known := self.vocabularies.get("labels"):
-            for number, example in zip(numbers, examples, strict=True):
-                if example.label not in known:
-                    raise Malformed(path, number, f"a label among {', '.join(known.symbols)}", repr(example.label))
-        return [Example(self.cut(symbols), label) for symbols, label in examples]
+    def read(self, path: Path | None) -> Sequence[Example]:
+        with Source(path or DATA) as source:
+            examples = self.read_examples(source, self.options.longest)
+            labels = examples.facts["classes"]
+            if not _is_csv(source.path):
+                examples = _without_header(source, examples, labels)
+        known = self.vocabularies.get("labels")
+        unknown = [(line, label) for label, (_, line) in labels.items() if known and label not in known]
+        if known and unknown:
+            line, label = min(unknown)
+            raise Malformed(source.path, line, f"a label among {', '.join(known.symbols)}", repr(label))
+        return examples
+
+    def records(self, source: Source) -> Iterator[Record]:
+        for line, text, label in _read_csv(source) if _is_csv(source.path) else read_pairs(source, *FIELDS):
+            symbols = self._symbols(text)
+            yield Record(line, pack(symbols, [label]), len(symbols), len(symbols), [(label, line)])
+
+    def example(self, text: str) -> Example:
+        symbols, (label,) = unpack(text)
+        return Example(self.cut(symbols), label)
 
     def _symbols(self, text: str) -> list[str]:
         return words(text) if self.options.level == "word" else list(text.lower())
 
     def fit(self, examples: Sequence[Example]) -> None:
-        self.vocabularies["words"] = Vocabulary.of(example.symbols for example in examples)
-        self.vocabularies["labels"] = Vocabulary(sorted({example.label for example in examples}))
+        counts: Counter[str] = Counter()
+        labels = set()
+        for example in examples:
+            counts.update(example.symbols)
+            labels.add(example.label)
+        self.vocabularies["words"] = Vocabulary.frequent(counts)
+        self.vocabularies["labels"] = Vocabulary(sorted(labels))
         if len(self.vocabularies["labels"]) < 2:
             raise Refused(f"expected at least two labels to learn from, got only {examples[0].label!r}")
 
@@ -100,14 +118,32 @@ class Sentiment(TextTask[SequenceClassifier]):
         return torch.tensor([self.vocabularies["labels"].indices.get(example.label, -1) for example in batch])
 
 
-def _read_csv(path: Path) -> Iterator[Pair]:
-    table = read_table(path)
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
+
+
+def _without_header(source: Source, examples: Examples, labels: dict[str, list[int]]) -> Examples:
+    """The examples but for a first line that names the columns, as their labels tell; its own is left out of these."""
+    names = next(read_pairs(source, *FIELDS))
+    counts = Counter({label: count for label, (count, _) in labels.items()})
+    counts[names.second] -= 1
+    if not names_columns(names.first, names.second, +counts):
+        return examples
+    if len(examples) == 1:
+        raise misses(source.path, *FIELDS)
+    say_header(source.path, *names)
+    del labels[names.second]
+    return examples.after(1)
+
+
+def _read_csv(source: Source) -> Iterator[Pair]:
+    table = Table(source.path, source.lines)
     names = [name.lower() for name in table.header.fields]
     others = [name for name in names if name != "label"]
     if "text" not in others and len(others) != 1 or len(others) != len(names) - 1:
         raise table.misses("a header with the columns label and text")
     label, text = names.index("label"), names.index("text" if "text" in others else others[0])
-    for line, fields in table.rows:
+    for line, fields in table:
         if not fields[label] or not fields[text]:
-            raise Malformed(path, line, f"{table.header.fields[text]} and label", repr(",".join(fields)[:60]))
+            raise Malformed(source.path, line, f"{table.header.fields[text]} and label", repr(",".join(fields)[:60]))
         yield Pair(line, fields[text], " ".join(fields[label].split()))  # predict prints labels in lines

@@ -1,18 +1,19 @@
 """The rows of a series in the order of their dates, one for every step of time."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .dates import Times, count_steps, read_times, usual_step
+from .dates import Clock, count_steps, usual_step
 from .files import Line, Malformed, note
 
 DAY = 86400  # seconds
+PIECE = 1 << 18  # rows
 SORT = "train --sort sorts rows, --no-sort takes them as they stand"
 NO_FILL = "--no-fill takes rows as if they followed each other"
 FILL = f"train --fill interpolates, {NO_FILL}"
@@ -20,111 +21,124 @@ FILL = f"train --fill interpolates, {NO_FILL}"
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a series: where and when they are, and their values [N, F]."""
+    """Rows of a series: where they are in the file, when they are, and what the file has."""
 
     source: Path | str
-    dates: Sequence[Line]
-    times: Times
-    values: Tensor
+    dates: Sequence[Line]  # of the file
+    values: Tensor  # of the file, [N, F]
+    places: Tensor  # in the file, int64 [R]
+    times: Tensor  # float64 [R]
+    dated: bool
 
-    def take(self, order: Sequence[int]) -> "Rows":
-        times = self.times._replace(values=[self.times.values[i] for i in order])
-        return replace(self, dates=[self.dates[i] for i in order], times=times, values=self.values[list(order)])
+    def take(self, rows: Tensor) -> "Rows":
+        return replace(self, places=self.places[rows], times=self.times[rows])
 
-    def malformed(self, row: int, expected: str, remark: str) -> Malformed:
-        line, date = self.dates[row]
+    def line(self, row: Tensor | int) -> Line:
+        return self.dates[int(self.places[row])]
+
+    def malformed(self, row: Tensor | int, expected: str, remark: str) -> Malformed:
+        line, date = self.line(row)
         return Malformed(self.source, line, expected, f"{date!r}; {remark}")
 
 
 def arrange(
-    source: Path | str, dates: Sequence[Line], values: Tensor, sort: bool | None = None, fill: bool | None = None
-) -> tuple[Tensor, float]:
-    """Values at even steps of time, and the step in seconds, or 0 for one that is not known.
+    source: Path | str,
+    dates: Sequence[Line],
+    clock: Clock,
+    values: Tensor,
+    sort: bool | None = None,
+    fill: bool | None = None,
+) -> tuple[Iterator[Tensor], float]:
+    """Values at even steps of time, piece by piece, and the step in seconds, or 0 for one that is not known.
 
     ``sort`` brings rows [N, F] into order and leaves out those that repeat another, ``fill`` interpolates where some
     are missing; each is said. False takes rows as they stand, without a look at their dates or at the gaps.
+    ``clock`` has read the dates, of which ``dates`` has those that are to be shown.
 
     Raises:
         Malformed: for rows that are not in order, or not one for every step, where nothing says what to do.
     """
     if sort is False:
-        return values, 0.0
-    times = read_times(source, dates)
+        return iter(values.split(PIECE)), 0.0
+    times = clock.times(source, dates)
     if times is None:
         line, text = dates[0]
         note(source, f"{text!r} in the first column is no date: rows are taken in the order of the file", line)
-        return values, 0.0
-    rows = _in_order(Rows(source, dates, times, values), bool(sort))
-    step = usual_step(rows.times.values)
-    if fill is not False and step:
-        rows = _at_even_steps(rows, step, bool(fill))
-    return rows.values, step if times.dated else 0.0
+        return iter(values.split(PIECE)), 0.0
+    rows = Rows(source, dates, values, torch.arange(len(values)), times.values, times.dated)
+    rows = _in_order(rows, bool(sort))
+    step = usual_step(rows.times)
+    steps = _steps(rows, step, bool(fill)) if fill is not False and step else None
+    pieces = (values[places] for places in rows.places.split(PIECE)) if steps is None else _interpolated(rows, steps)
+    return pieces, step if rows.dated else 0.0
 
 
 def _in_order(rows: Rows, sort: bool) -> Rows:
-    times = rows.times.values
     if not sort:
-        for row in range(1, len(times)):
-            if times[row] <= times[row - 1]:
-                line, date = rows.dates[row - 1]
-                raise rows.malformed(row, f"a date after {date!r} of line {line}", SORT)
+        late = (rows.times.diff() <= 0).nonzero()
+        if len(late):
+            row = late[0, 0] + 1
+            line, date = rows.line(row - 1)
+            raise rows.malformed(row, f"a date after {date!r} of line {line}", SORT)
         return rows
-    order = sorted(range(len(times)), key=times.__getitem__)
-    if breaks := sum(after < before for before, after in pairwise(order)):
+    order = rows.times.argsort(stable=True)
+    if breaks := int((order.diff() < 0).sum()):
         note(rows.source, f"sorted by date; rows that came after a later one: {breaks}")
     rows = rows.take(order)
-    times = rows.times.values
-    kept = [0]
-    for row in range(1, len(times)):
-        if times[row] > times[kept[-1]]:
-            kept.append(row)
-        elif not torch.equal(rows.values[row], rows.values[kept[-1]]):
-            line, _ = rows.dates[kept[-1]]
-            raise rows.malformed(row, f"a date other than that of line {line}, or the same values", "they differ")
-    if len(kept) < len(times):
-        note(rows.source, f"rows left out that repeat the date and the values of another: {len(times) - len(kept)}")
+    is_new = rows.times.diff(prepend=rows.times.new_tensor([-math.inf])) > 0
+    if is_new.all():
+        return rows
+    kept, repeated = is_new.nonzero()[:, 0], (~is_new).nonzero()[:, 0]
+    firsts = kept[is_new.cumsum(0)[repeated] - 1]
+    differs = (rows.values[rows.places[repeated]] != rows.values[rows.places[firsts]]).any(1).nonzero()
+    if len(differs):
+        row, first = repeated[differs[0, 0]], firsts[differs[0, 0]]
+        line, _ = rows.line(first)
+        raise rows.malformed(row, f"a date other than that of line {line}, or the same values", "they differ")
+    note(rows.source, f"rows left out that repeat the date and the values of another: {len(repeated)}")
     return rows.take(kept)
 
 
-def _at_even_steps(rows: Rows, step: float, fill: bool) -> Rows:
-    times = rows.times.values
-    if rows.times.dated and step == DAY:
+def _steps(rows: Rows, step: float, fill: bool) -> Tensor | None:
+    """At which step each row is, int64 [R], from 0; None if no step is left out."""
+    times = rows.times
+    if rows.dated and step == DAY:
         times = _without_weekends(times)
-    shown = _show(step, rows.times.dated)
-    counts = []
-    for row, (before, after) in enumerate(pairwise(times), 1):
-        count = count_steps(after - before, step)
-        if count is None:
-            remark = f"{_show(after - before, rows.times.dated)} after the row before; train {NO_FILL}"
-            raise rows.malformed(row, f"a row every {shown}", remark)
-        counts.append(count)
-    gaps = [row for row, count in enumerate(counts, 1) if count > 1]
-    if not gaps:
-        return rows
-    missing = sum(counts) - len(counts)
+    shown = _show(step, rows.dated)
+    counts = count_steps(times.diff(), step)
+    uneven = (counts == 0).nonzero()
+    if len(uneven):
+        row = int(uneven[0, 0]) + 1
+        remark = f"{_show(float(times[row] - times[row - 1]), rows.dated)} after the row before; train {NO_FILL}"
+        raise rows.malformed(row, f"a row every {shown}", remark)
+    gaps = (counts > 1).nonzero()[:, 0] + 1
+    if not len(gaps):
+        return None
+    missing = int(counts.sum()) - len(counts)
     found = f"{missing} missing in {len(gaps)} place{'s' * (len(gaps) > 1)}"
     if not fill:
         raise rows.malformed(gaps[0], f"a row every {shown}", f"{found}; {FILL}")
     if missing > len(times):
         raise rows.malformed(gaps[0], f"a row every {shown}", f"{found}, more than there are; train {NO_FILL}")
-    note(rows.source, f"interpolated: {found}, with a row every {shown}", rows.dates[gaps[0]][0])
-    return replace(rows, values=_interpolate(rows.values, torch.tensor([0, *counts]).cumsum(0)))
+    note(rows.source, f"interpolated: {found}, with a row every {shown}", rows.line(gaps[0])[0])
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
 
 
-def _without_weekends(times: list[float]) -> list[float]:
+def _without_weekends(times: Tensor) -> Tensor:
     """Where no day is a Saturday or a Sunday, times as if there were no such days."""
-    days = [int(time // DAY) + 3 for time in times]  # since a Monday
-    if any(day % 7 > 4 for day in days):
+    days = times.div(DAY, rounding_mode="floor").long() + 3  # since a Monday
+    if (days % 7 > 4).any():
         return times
-    return [time - (day // 7 * 2) * DAY for time, day in zip(times, days, strict=True)]
+    return times - days.div(7, rounding_mode="floor") * 2 * DAY
 
 
-def _interpolate(values: Tensor, places: Tensor) -> Tensor:
-    """Rows for all places, on straight lines between the given ones: values [N, F] at places [N], which rise from 0."""
-    wanted = torch.arange(int(places[-1]) + 1)
-    before = (torch.searchsorted(places, wanted, right=True) - 1).clamp(max=len(places) - 2)
-    share = (wanted - places[before]) / (places[before + 1] - places[before])
-    return torch.lerp(values[before], values[before + 1], share[:, None].to(values.dtype))
+def _interpolated(rows: Rows, steps: Tensor) -> Iterator[Tensor]:
+    """Values [n, F] for all steps, on straight lines between those of the rows at the given ones."""
+    for wanted in torch.arange(int(steps[-1]) + 1).split(PIECE):
+        before = (torch.searchsorted(steps, wanted, right=True) - 1).clamp(max=len(steps) - 2)
+        share = (wanted - steps[before]) / (steps[before + 1] - steps[before])
+        first, second = (rows.values[rows.places[row]] for row in (before, before + 1))
+        yield torch.lerp(first, second, share[:, None].to(first.dtype))
 
 
 def _show(step: float, dated: bool) -> str:

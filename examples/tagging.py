@@ -6,7 +6,8 @@ word takes its part of speech from its place ("the saw", "they saw").
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 from fastrnn.models import SequenceTagger
 
-from .files import Malformed, Refused
+from .files import Malformed, Refused, Source
+from .records import Record, pack, unpack
 from .sentences import read_sentences
 from .task import TextOptions, TextTask
 from .text import PADDING, UNKNOWN, Vocabulary, drop_words, literal, pad, split_words
@@ -41,26 +43,39 @@ class Example(NamedTuple):
 class Tagging(TextTask[SequenceTagger]):
     Settings = TaggingOptions
     metric = "accuracy"
+    reads_by = ("column",)
 
-    def read(self, path: Path | None) -> list[Example]:
+    def read(self, path: Path | None) -> Sequence[Example]:
         if path is None:
             return write_sentences(600)
-        examples, lengths = [], []
+        with Source(path) as source:
+            examples = self.read_examples(source, self.options.longest)
         known = self.vocabularies.get("tags")
-        for lines, words, tags in read_sentences(path, self.options.column):
-            for line, tag in zip(lines, tags, strict=True):
-                if known and tag not in known:
-                    raise Malformed(path, line, f"tags among {', '.join(known.symbols[1:])}", repr(tag))
-            examples.append(Example(self.cut(words), self.cut(tags)))
-            lengths.append((lines[0], len(words)))
-        self.check_lengths(path, lengths)
+        unknown = [(line, tag) for tag, (_, line) in examples.facts["classes"].items() if known and tag not in known]
+        if known and unknown:
+            line, tag = min(unknown)
+            raise Malformed(path, line, f"tags among {', '.join(known.symbols[1:])}", repr(tag))
         return examples
 
+    def records(self, source: Source) -> Iterator[Record]:
+        for lines, words, tags in read_sentences(source, self.options.column):
+            found = zip(tags, lines, strict=True)
+            yield Record(lines[0], pack(words, tags), len(words), len(words), found)
+
+    def example(self, text: str) -> Example:
+        return Example(*map(self.cut, unpack(text)))
+
     def fit(self, examples: Sequence[Example]) -> None:
-        self.vocabularies["words"] = Vocabulary.of(map(str.lower, example.words) for example in examples)
-        self.vocabularies["characters"] = Vocabulary.of(word for example in examples for word in example.words)
-        # The first index is that of padding.
-        self.vocabularies["tags"] = Vocabulary(["-", *sorted({tag for example in examples for tag in example.tags})])
+        words: Counter[str] = Counter()
+        characters: Counter[str] = Counter()
+        tags: set[str] = set()
+        for example in examples:
+            words.update(map(str.lower, example.words))
+            characters.update("".join(example.words))
+            tags.update(example.tags)
+        self.vocabularies["words"] = Vocabulary.frequent(words)
+        self.vocabularies["characters"] = Vocabulary.frequent(characters)
+        self.vocabularies["tags"] = Vocabulary(["-", *sorted(tags)])  # the first index is that of padding
 
     def build(self, rnn: Callable[..., nn.Module]) -> SequenceTagger:
         return SequenceTagger(

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 import fastrnn
 
-from .files import Malformed, Refused
-from .text import Vocabulary, bucket
+from .batches import WINDOW, Batches, bucket
+from .files import Malformed, Refused, Source
+from .maps import mapped
+from .records import Examples, Part, Record, lengths, write
+from .text import Vocabulary
 
 Model = TypeVar("Model", bound=nn.Module)
 LONGEST = 2000  # symbols; whoever wants more knows why
@@ -51,8 +54,8 @@ class TextOptions(Options):
 class Task(ABC, Generic[Model]):
     """One kind of training: its files, its model, how to judge and how to use it.
 
-    An example is whatever ``read`` makes of a line. ``vocabularies`` and the options are all that a task knows, and go
-    into the checkpoint.
+    An example is whatever ``read`` makes of a line; those of a file are made when they are asked for. ``vocabularies``
+    and the options are all that a task knows, and go into the checkpoint.
     """
 
     Settings: ClassVar[type[Options]]
@@ -72,6 +75,10 @@ class Task(ABC, Generic[Model]):
     @abstractmethod
     def fit(self, examples: Any) -> None:
         """Learns the vocabularies of training examples."""
+
+    def learn(self, examples: Any) -> None:
+        """``fit``, or what came of it when the same file was learned from before."""
+        self.fit(examples)
 
     @abstractmethod
     def build(self, rnn: Callable[..., nn.Module]) -> Model:
@@ -108,26 +115,51 @@ class Task(ABC, Generic[Model]):
         """
         if len(examples) < 2:
             raise Refused(f"expected at least 2 examples, of which one is held out, got {len(examples)}")
-        order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0)).tolist()
+        order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))
         cut = min(max(len(order) // 10, 1), HELD_OUT)
-        held_out = [examples[i] for i in order[:cut]]
-        return [examples[i] for i in order[cut:]], held_out, held_out
+        held_out, training = Part(examples, order[:cut]), order[cut:]
+        if len(order) > WINDOW:
+            training = training.sort().values  # neighbours in the file, of which windows are made
+        return Part(examples, training), held_out, held_out
 
-    def batches(self, examples: Any, generator: torch.Generator | None = None) -> list[Any]:
+    def batches(self, examples: Any, generator: torch.Generator | None = None) -> Batches:
         """Batches of examples of similar length, in random order if there is a generator."""
-        chosen = bucket([len(example[0]) for example in examples], self.options.batch, generator)
-        return [[examples[i] for i in batch] for batch in chosen]
+        return bucket(examples, lengths(examples), self.options.batch, generator)
 
 
 class TextTask(Task[Model]):
     """A task on sequences of words or characters."""
 
-    def check_lengths(self, path: Path, lengths: Sequence[tuple[int, int]]) -> None:
-        """Pairs of a line's number and its length. Raises Malformed for a very long one that --longest does not cut."""
-        line, length = max(lengths, key=lambda pair: pair[1])
+    reads_by: ClassVar[tuple[str, ...]]  # the options on which records depend
+
+    @abstractmethod
+    def records(self, source: Source) -> Iterator[Record]:
+        """What is to be kept of the examples in a file. Raises Refused for one that cannot be used."""
+
+    @abstractmethod
+    def example(self, text: str) -> Any:
+        """The example of a record's text."""
+
+    def read_examples(self, source: Source, longest: int = 0) -> Examples:
+        """Those in a file, cut if ``longest`` is not 0. Raises Malformed for a very long one with no --longest."""
+        key = {"task": type(self).__name__} | {name: getattr(self.options, name) for name in self.reads_by}
+        found = mapped(source, key, lambda writer: write(self.records(source), writer))
+        line, length = found.facts["longest"]
         if length > LONGEST and not self.options.longest:
             expected = f"at most {LONGEST} symbols (--longest N cuts after N)"
-            raise Malformed(path, line, expected, f"{length}, the longest in the file")
+            raise Malformed(source.path, line, expected, f"{length}, the longest in the file")
+        return Examples(found, self.example, longest)
+
+    def learn(self, examples: Any) -> None:
+        def fitted() -> dict[str, list[str]]:
+            self.fit(examples)
+            return {name: vocabulary.symbols for name, vocabulary in self.vocabularies.items()}
+
+        if found := getattr(examples, "map", None):
+            symbols = found.remember(f"{len(examples)}-{self.options.longest}", fitted)
+            self.vocabularies = {name: Vocabulary(symbols) for name, symbols in symbols.items()}
+        else:
+            fitted()
 
     def sizes(self) -> dict[str, Any]:
         """Those of the options that every model takes."""

@@ -4,9 +4,14 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
+
+from .files import note
+
+MOST = 100_000  # symbols; the embeddings of more outgrow the memory that all else takes
 
 PADDING, START, STOP, UNKNOWN = range(4)
 SPECIALS = ["<padding>", "<start>", "<stop>", "<unknown>"]
@@ -44,9 +49,15 @@ class Vocabulary:
     @classmethod
     def of(cls, sequences: Iterable[Iterable[str]], minimum: int = 1) -> "Vocabulary":
         """Symbols that occur at least ``minimum`` times, the most frequent first."""
-        counts = Counter(symbol for sequence in sequences for symbol in sequence)
+        return cls.frequent(Counter(chain.from_iterable(sequences)), minimum)
+
+    @classmethod
+    def frequent(cls, counts: "Counter[str]", minimum: int = 1, most: int = MOST) -> "Vocabulary":
+        """As ``of``, but for counted symbols, and at most so many, which is said where there are more."""
         found = [symbol for symbol, count in counts.most_common() if count >= minimum and symbol not in SPECIALS]
-        return cls(SPECIALS + found)
+        if len(found) > most:
+            note("vocabulary", f"the most frequent {most} of {len(found)} symbols are known")
+        return cls(SPECIALS + found[:most])
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -72,19 +83,3 @@ def drop_words(tokens: Tensor, share: float) -> Tensor:
     """Tokens [B, T] of which a random share is ``UNKNOWN``, so that a model learns what to make of unknown words."""
     dropped = (torch.rand(tokens.shape) < share) & (tokens != PADDING)
     return tokens.masked_fill(dropped, UNKNOWN)
-
-
-def bucket(lengths: Sequence[int], size: int, generator: torch.Generator | None, pool: int = 50) -> list[list[int]]:
-    """Batches of indices of similar length: drawn at random with a generator, else sorted by length.
-
-    Random batches are sorted within pools of so many batches, which keeps padding and regularity low.
-    """
-    if generator is None:
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        return [order[i : i + size] for i in range(0, len(order), size)]
-    order = torch.randperm(len(lengths), generator=generator).tolist()
-    batches = []
-    for first in range(0, len(order), size * pool):
-        part = sorted(order[first : first + size * pool], key=lengths.__getitem__)
-        batches += [part[i : i + size] for i in range(0, len(part), size)]
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]

@@ -68,6 +68,7 @@ class Trainer:
             task.options = replace(task.options, patience=math.ceil(task.options.epochs / 2))
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
+        self._waiting_since: float | None = None  # until the first step of this process
         with checkpoint.fitting(folder) if state else nullcontext():
             steps = task.options.epochs * len(batches)
             self.stepper = Stepper(task, checkpoint.layer_class(task.options), steps, run, state)
@@ -76,22 +77,23 @@ class Trainer:
                 self.best = state["best"]
                 if self.workers.rank < len(state["generators"]):
                     _set_generators(state["generators"][self.workers.rank], self.device)
-        self.stepper.settle(batches[0])
+        self.stepper.settle([batches.examples[0]])
 
     @property
     def finished(self) -> bool:
         waited = self.progress.epoch - self.progress.best_epoch
         return self.progress.epoch == self.task.options.epochs or waited >= self.task.options.patience
 
-    def run(self, minutes: float = math.inf) -> str:
+    def run(self, minutes: float = math.inf, since: float | None = None) -> str:
         """Trains to the end, or says why it stopped: Ctrl-C, or the minutes are over. Saves after each epoch and then.
 
-        All processes stop where one has a reason.
+        All processes stop where one has a reason. How long the first step took since a ``time.monotonic()`` is said.
 
         Raises:
             Refused: if memory does not suffice, or the loss is not finite.
         """
         deadline = time.monotonic() + 60 * minutes
+        self._waiting_since = since
         reason = ""
         with _interrupts(self.workers.several) as interrupts:
 
@@ -124,10 +126,13 @@ class Trainer:
             disable=None if self.workers.first else True,
         )
         with bar:
-            for batch in batches[progress.position :]:
+            for place in range(progress.position, len(batches)):
                 if stopped():
                     break
-                loss = self._step(batch)
+                loss = self._step(batches[place])
+                if self._waiting_since is not None and self.workers.first:
+                    tqdm.write(f"first step after {time.monotonic() - self._waiting_since:.1f} s")
+                self._waiting_since = None
                 progress.loss += loss
                 progress.position += 1
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)

@@ -6,7 +6,8 @@ file, dates in words are to be translated into numbers, character by character: 
 
 import random
 from calendar import month_name
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 
 from fastrnn.models import Seq2Seq
 
-from .files import Refused
-from .pairs import read_pairs
+from .files import Refused, Source
+from .pairs import read_examples
+from .records import Record, pack, unpack
 from .task import TextOptions, TextTask
 from .text import PADDING, SPECIALS, Vocabulary, literal, pad, split_words
 
+MOST = 30_000  # words of either language that are known
 MINIMUM = 2  # how often a word must occur to be known; the scores of all words are most of the work
 BEAM = 4
 SMOOTHING = 0.1
@@ -45,25 +48,34 @@ class Translate(TextTask[Seq2Seq]):
     Settings = TranslateOptions
     metric = "BLEU"
     epochs = 4
+    reads_by = ("level",)
 
-    def read(self, path: Path | None) -> list[Example]:
+    def read(self, path: Path | None) -> Sequence[Example]:
         if path is None:
             self.options = replace(self.options, level="char")
-            return [self._example(*pair) for pair in write_dates(2000)]
-        pairs = [(number, self._example(*pair)) for number, *pair in read_pairs(path, "source", "target")]
-        self.check_lengths(path, [(number, max(map(len, example))) for number, example in pairs])
-        return [Example(*map(self.cut, example)) for _, example in pairs]
+            return [Example(*map(self._symbols, pair)) for pair in write_dates(2000)]
+        with Source(path) as source:
+            return self.read_examples(source, self.options.longest)
 
-    def _example(self, source: str, target: str) -> Example:
-        return Example(self._symbols(source), self._symbols(target))
+    def records(self, source: Source) -> Iterator[Record]:
+        for line, *pair in read_examples(source, "source", "target"):
+            sides = [self._symbols(text) for text in pair]
+            yield Record(line, pack(*sides), len(sides[0]), max(map(len, sides)))
+
+    def example(self, text: str) -> Example:
+        return Example(*map(self.cut, unpack(text)))
 
     def _symbols(self, text: str) -> list[str]:
         return literal(split_words(text)) if self.options.level == "word" else list(text)
 
     def fit(self, examples: Sequence[Example]) -> None:
         minimum = MINIMUM if self.options.level == "word" else 1
-        for side in ("source", "target"):
-            vocabulary = Vocabulary.of((getattr(example, side) for example in examples), minimum)
+        counts: dict[str, Counter[str]] = {"source": Counter(), "target": Counter()}
+        for example in examples:
+            counts["source"].update(example.source)
+            counts["target"].update(example.target)
+        for side in counts:
+            vocabulary = Vocabulary.frequent(counts[side], minimum, MOST)
             if len(vocabulary) == len(SPECIALS):
                 raise Refused(f"expected words that occur at least {minimum} times in the {side}, found none")
             self.vocabularies[side] = vocabulary

@@ -14,9 +14,10 @@ import torch
 
 import fastrnn
 from fastrnn.examples import checkpoint, poems
+from fastrnn.examples.batches import bucket
 from fastrnn.examples.poems import has_form
 from fastrnn.examples.sentiment import Sentiment
-from fastrnn.examples.text import SPECIALS, UNKNOWN, Vocabulary, bucket, literal, words
+from fastrnn.examples.text import SPECIALS, UNKNOWN, Vocabulary, literal, words
 
 SMALL = ["--hidden", "8", "--epochs", "1"]
 METRICS = {"sentiment": "accuracy", "tagging": "accuracy", "poems": "form", "forecast": "least squares"}
@@ -374,8 +375,8 @@ def test_vocabulary_leaves_out_the_rare():
 
 @pytest.mark.parametrize("seed", [None, 0])
 def test_batches_hold_every_example_once_and_neighbours_in_length(seed):
-    lengths = torch.randint(1, 100, (1000,), generator=torch.Generator().manual_seed(1)).tolist()
-    batches = bucket(lengths, 16, None if seed is None else torch.Generator().manual_seed(seed))
+    lengths = torch.randint(1, 100, (1000,), generator=torch.Generator().manual_seed(1))
+    batches = bucket(range(1000), lengths, 16, None if seed is None else torch.Generator().manual_seed(seed))
     assert sorted(index for batch in batches for index in batch) == list(range(1000))
     padding = sum(max(lengths[i] for i in batch) - lengths[i] for batch in batches for i in batch)
     assert padding < 0.05 * sum(lengths)

@@ -27,7 +27,7 @@ def read(capsys):
         Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
         kind = TASKS[task]
         found = kind(kind.Settings(**options), {}).read(Path(name))
-        return found, capsys.readouterr().err
+        return found if task == "forecast" else list(found), capsys.readouterr().err
 
     return read
 
@@ -325,7 +325,7 @@ def test_how_dates_are_taken_is_said_where_there_is_a_choice(capsys):
     for number, taken in (7, "07 January 2000"), (14, "01 February 2001"):
         months = [(n + 1, f"{1 + n % 12:02}/01/{2000 + n // 12}") for n in range(number)]
         times = read_times("a.csv", months)
-        assert f"{datetime.fromtimestamp(times.values[-1], timezone.utc):%d %B %Y}" == taken
+        assert f"{datetime.fromtimestamp(float(times.values[-1]), timezone.utc):%d %B %Y}" == taken
         line, text = months[-1]
         assert capsys.readouterr().err == f"a.csv, line {line}: {text!r} in the first column is taken as {taken}\n"
     assert read_times("a.csv", [(1, "a"), (2, "b")]) is None

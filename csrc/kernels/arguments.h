@@ -50,10 +50,14 @@ struct Sizes {
 
 // Row (t, b) of a sequence tensor is at row number first[t] + b * stride. Rows 0 .. active[t] - 1 take part in step t,
 // and active does not increase with t. So one description covers [T, B], [B, T] and packed batches.
+//
+// With `place` that number is only the one under which the row's place is found: the rows of a batch whose order is
+// none of memory, such as pieces of sequences. What the kernels save lies in the order of the numbers.
 struct Rows {
   const int64_t* first;
   const int64_t* active;
   int64_t stride;
+  const int64_t* place = nullptr;
 };
 
 template <class T>

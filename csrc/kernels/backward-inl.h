@@ -233,11 +233,11 @@ class LayerBackward {
         CellGradientRows<T, Q> at{};
         add_outside(at, steps, s, row, followed);
         for (int r = 0; r < count; ++r) {
+          const T *const dy = at.dy.row(r), *const dh_T = at.dh_T.row(r);
           for (int c = 0; c < cols; ++c) {
             const int64_t column = q * Groups::kWidth + c * kLanes<T>;
             const int n = valid_lanes<T>(column, n_.P);
-            const Vec<T> outside =
-                load_or_zero(at.dy, r * at.dy_ld + column, n) + load_or_zero(at.dh_T, r * at.dh_T_ld + column, n);
+            const Vec<T> outside = load_or_zero(dy, column, n) + load_or_zero(dh_T, column, n);
             store(dh + (row + r) * dh_ld() + column, load(sums + (r * cols + c) * kLanes<T>) + outside, n);
           }
         }
@@ -275,32 +275,27 @@ class LayerBackward {
 
   // Gradients of the outputs of rows from `row` on: of y, and of the final state where no step follows.
   void add_outside(CellGradientRows<T, Q>& at, const Steps& steps, int64_t s, int64_t row, bool followed) const {
-    if (a_.dy) {
-      at.dy = a_.dy + steps.row(s, row) * n_.D * n_.P + d_ * n_.P;
-      at.dy_ld = steps.stride() * n_.D * n_.P;
-    }
-    if (a_.dh_T && !followed) {
-      at.dh_T = a_.dh_T + of_batch(steps, row) * n_.P;
-      at.dh_T_ld = steps.parts * n_.P;
-    }
+    if (a_.dy) at.dy = steps.of_y(a_.dy + d_ * n_.P, n_.D * n_.P, s, row);
+    if (a_.dh_T && !followed) at.dh_T = {a_.dh_T + of_batch(steps, row) * n_.P, steps.parts * n_.P};
   }
 
   int64_t of_batch(const Steps& steps, int64_t row) const { return d_ * n_.B + steps.part + row * steps.parts; }
 
   CellGradientRows<T, Q> cell_rows(const Steps& steps, int64_t s, int64_t row, Q* now, bool begun) const {
     CellGradientRows<T, Q> at{};
-    const int64_t number = steps.row(s, row), before = begun ? steps.row(s - 1, row) : 0;
+    const int64_t number = steps.number(s, row);
     const int64_t saved_width = Cell::kSaved * n_.H, y_width = n_.D * n_.P;
+    const T* y = a_.y + d_ * n_.P;
     const Real<T>* saved = a_.saved + d_ * n_.N * saved_width;
     at.saved = saved + number * saved_width, at.saved_ld = steps.stride() * saved_width;
     at.dcell_states = a_.dcell_states ? a_.dcell_states + (d_ * n_.N + number) * n_.H : nullptr;
     at.dcell_states_ld = steps.stride() * n_.H;
-    at.h = a_.y + number * y_width + d_ * n_.P, at.h_ld = steps.stride() * y_width;
+    at.h = steps.of_y(y, y_width, s, row);
     if (begun) {
-      at.h_prev = a_.y + before * y_width + d_ * n_.P, at.h_prev_ld = at.h_ld;
-      at.saved_prev = saved + before * saved_width;
+      at.h_prev = steps.of_y(y, y_width, s - 1, row);
+      at.saved_prev = saved + steps.number(s - 1, row) * saved_width;
     } else {
-      at.h_prev = a_.h_0 ? a_.h_0 + of_batch(steps, row) * n_.P : nullptr, at.h_prev_ld = steps.parts * n_.P;
+      at.h_prev = {a_.h_0 ? a_.h_0 + of_batch(steps, row) * n_.P : nullptr, steps.parts * n_.P};
       at.cell_state_prev = a_.cell_state_0 ? a_.cell_state_0 + of_batch(steps, row) * n_.H : nullptr;
       at.cell_state_prev_ld = steps.parts * n_.H;
     }
@@ -337,10 +332,10 @@ class LayerBackward {
     for (int64_t s = end - 1; s >= begin; --s) {
       const int64_t begun = steps.begun(s);
       for (int64_t j = 0; j < steps.active(s); ++j, ++k) {
-        thread_.numbers[k] = steps.row(s, j);
+        thread_.numbers[k] = d_ == 0 ? steps.y_row(s, j) : steps.number(s, j);  // in dx, and in other_dx_
         thread_.inputs[k] = a_.x + steps.x_row(s, j) * n_.I;
         if (j < begun)
-          thread_.previous[k] = y + steps.row(s - 1, j) * n_.D * n_.P;
+          thread_.previous[k] = y + steps.y_row(s - 1, j) * n_.D * n_.P;
         else
           thread_.previous[k] = a_.h_0 ? a_.h_0 + of_batch(steps, j) * n_.P : nullptr;
       }
@@ -356,7 +351,7 @@ class LayerBackward {
     for (int64_t s = end - 1; s >= begin; --s) {
       for (int64_t j = 0; j < steps.active(s); ++j, ++k) {
         if (k % plan_.unit_parts != share_.unit_part) continue;
-        const int64_t number = steps.row(s, j);
+        const int64_t number = steps.number(s, j);
         copy(a_.by_row.dsums, number, chunk_dsums_, dsums_ld(), Gates::kSums * n_.H);
         copy(a_.by_row.dh, number, rows_.dh, dh_ld(), n_.P);
         copy(a_.by_row.h, number, rows_.h, n_.H, n_.H);
@@ -378,15 +373,21 @@ class LayerBackward {
         add(to.w_hr, from.w_hr, offset, n_.P * n_.H);
       }
     }
-    add(a_.dx, other_dx_, 0, n_.N * n_.I);
+    if (!a_.rows.place) return add(a_.dx, other_dx_, 0, n_.N * n_.I);
+    const Range mine = share({0, a_.dx && other_dx_ ? n_.N : 0}, team_.rank, team_.size);
+    for (int64_t k = mine.begin; k < mine.end; ++k)
+      add_row(a_.dx + a_.rows.place[k] * n_.I, other_dx_ + k * n_.I, {0, n_.I});
   }
 
   void add(Real<T>* to, const Real<T>* from, int64_t offset, int64_t elements) const {
     if (!to || !from) return;
-    const Range mine = share({0, elements}, team_.rank, team_.size);
-    for (int64_t i = mine.begin; i < mine.end; i += kLanes<T>) {
-      const int n = valid_lanes<T>(i, mine.end);
-      store(to + i, load(to + i, n) + load(from + offset + i, n), n);
+    add_row(to, from + offset, share({0, elements}, team_.rank, team_.size));
+  }
+
+  static void add_row(Real<T>* to, const Real<T>* from, Range elements) {
+    for (int64_t i = elements.begin; i < elements.end; i += kLanes<T>) {
+      const int n = valid_lanes<T>(i, elements.end);
+      store(to + i, load(to + i, n) + load(from + i, n), n);
     }
   }
 

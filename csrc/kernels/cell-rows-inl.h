@@ -16,14 +16,12 @@ constexpr bool kUnroundedHidden = Cell::kReadsHidden && !std::is_same_v<Q, Real<
 // Rows of one step that go through the cell together, from the first of a block on.
 template <class T>
 struct CellRows {
-  const Real<T>* h_prev;  // null: zeros
-  int64_t h_prev_ld;
+  StepRows<const Real<T>> h_prev;
   Real<T>* cell_state;
   int64_t cell_state_ld;
   Real<T>* saved;  // null: nothing is saved
   int64_t saved_ld;
-  T* h;
-  int64_t h_ld;
+  StepRows<T> h;
   Real<T>* unrounded_h;  // where kUnroundedHidden
   int64_t unrounded_h_ld;
   Real<T>* cell_states;  // the cell state once more, where all are asked for; null if not
@@ -37,13 +35,15 @@ FASTRNN_NOINLINE void apply_cell(const Real<T>* sums, int begin, int end, int ve
                                  const CellRows<T>& at) {
   constexpr int kSums = Cell::Gates::kSums;
   for (int r = begin; r < end; ++r) {
+    const Real<T>* const h_before = Cell::kReadsHidden ? at.h_prev.row(r) : nullptr;
+    T* const h_after = at.h.row(r);
     for (int u = 0; u < vectors; ++u) {
       const int64_t column = unit + u * kLanes<T>;
       const int n = valid_lanes<T>(column, H);
       Vec<T> sum[kSums], saved[kRoomForSaved<Cell>], h_prev{}, cell_state{};
       FASTRNN_UNROLL
       for (int a = 0; a < kSums; ++a) sum[a] = load(sums + ((r * kSums + a) * vectors + u) * kLanes<T>);
-      if (Cell::kReadsHidden && at.h_prev) h_prev = load(at.h_prev + r * at.h_prev_ld + column, n);
+      if (h_before) h_prev = load(h_before + column, n);
       if (Cell::kCellState >= 0) cell_state = load(at.cell_state + r * at.cell_state_ld + column, n);
       const Vec<T> h = Cell::template forward<T>(sum, h_prev, cell_state, saved);
       if (Cell::kCellState >= 0) {
@@ -55,7 +55,7 @@ FASTRNN_NOINLINE void apply_cell(const Real<T>* sums, int begin, int end, int ve
         for (int i = 0; i < Cell::kSaved; ++i)
           store(at.saved + r * at.saved_ld + saved_at(Cell::kSaved, column, i, n), saved[i], n);
       }
-      store(at.h + r * at.h_ld + column, h, n);
+      store(h_after + column, h, n);
       if constexpr (kUnroundedHidden<Q, Cell>) store(at.unrounded_h + r * at.unrounded_h_ld + column, h, n);
     }
   }
@@ -75,10 +75,9 @@ struct CellWork {
 template <class T, class Q>
 struct CellGradientRows {
   const Real<T>*saved, *saved_prev, *cell_state_prev;  // the cell state before: saved, or an initial one
-  const T *h_prev, *h;
-  int64_t saved_ld, h_prev_ld, cell_state_prev_ld, h_ld;
-  const T *dy, *dh_T;  // what comes from outside; from the next step come the products in `sums`
-  int64_t dy_ld, dh_T_ld;
+  StepRows<const T> h_prev, h;
+  int64_t saved_ld, cell_state_prev_ld;
+  StepRows<const T> dy, dh_T;   // what comes from outside; from the next step come the products in `sums`
   const Real<T>* dcell_states;  // what comes from outside for the cell state of this step
   int64_t dcell_states_ld;
   Real<T>* carry;
@@ -102,17 +101,20 @@ FASTRNN_NOINLINE void apply_cell_backward(const Real<T>* sums, int begin, int en
   [[maybe_unused]] Vec<T> bias[kTileCols][kSums];
   if constexpr (kRounds<T, Q>) __builtin_memset(bias, 0, sizeof bias);
   for (int r = begin; r < end; ++r) {
+    const T *const dy = at.dy.row(r), *const dh_T = at.dh_T.row(r);
+    const T* const h_prev = Cell::kReadsHidden ? at.h_prev.row(r) : nullptr;
+    const T* const h = Cell::kReadsOutput ? at.h.row(r) : nullptr;
     for (int u = 0; u < vectors; ++u) {
       const int64_t column = unit + u * kLanes<T>;
       const int n = valid_lanes<T>(column, H);
       StepValues<T, Cell> in{};
-      in.dh = load_or_zero(at.dy, r * at.dy_ld + column, n) + load_or_zero(at.dh_T, r * at.dh_T_ld + column, n);
+      in.dh = load_or_zero(dy, column, n) + load_or_zero(dh_T, column, n);
       if (sums) in.dh += load(sums + (r * vectors + u) * kLanes<T>);
       FASTRNN_UNROLL
       for (int i = 0; i < Cell::kSaved; ++i)
         in.saved[i] = load(at.saved + r * at.saved_ld + saved_at(Cell::kSaved, column, i, n), n);
-      if (Cell::kReadsHidden) in.h_prev = load_or_zero(at.h_prev, r * at.h_prev_ld + column, n);
-      if (Cell::kReadsOutput) in.h = load(at.h + r * at.h_ld + column, n);
+      if (Cell::kReadsHidden) in.h_prev = load_or_zero(h_prev, column, n);
+      if (Cell::kReadsOutput) in.h = load(h + column, n);
       if (Cell::kCellState >= 0)
         in.cell_state_prev =
             at.saved_prev

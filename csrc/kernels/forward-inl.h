@@ -73,12 +73,12 @@ class LayerForward {
     Q* x = nullptr;
   };
 
-  // A step's left operands where products do not take them as they lie: for the matrix unit, or rounded. Every thread
-  // copies all of them for itself: that takes less than a second barrier.
+  // A step's left operands where products do not take them as they lie: for the matrix unit, rounded, or from places of
+  // their own. Every thread copies all of them for itself: that takes less than a second barrier.
   struct Staged {
     Q *x = nullptr, *h = nullptr, *unprojected = nullptr;
   };
-  bool stages() const { return kRounds<T, Q> || plan_.matrix_steps; }
+  bool stages() const { return kRounds<T, Q> || plan_.matrix_steps || a_.rows.place; }
 
   template <class U>
   U* take(int64_t elements) {
@@ -202,9 +202,9 @@ class LayerForward {
     const int64_t active = steps.active(s), begun = steps.begun(s);
     const int64_t y_ld = n_.D * n_.P;
     T* const y = a_.y + d * n_.P;
-    const Left<T> x{a_.x + steps.x_first(s) * n_.I, steps.x_stride() * n_.I};
-    const Left<T> h{begun > 0 ? y + steps.first(s - 1) * y_ld : nullptr, steps.stride() * y_ld};
-    const Left<T> h_0{a_.h_0 ? a_.h_0 + (d * n_.B + steps.part) * n_.P : nullptr, steps.parts * n_.P};
+    const StepRows<const T> x = steps.of_x(a_.x, n_.I, s, 0);
+    const StepRows<const T> h = begun > 0 ? steps.of_y<const T>(y, y_ld, s - 1, 0) : StepRows<const T>{};
+    const StepRows<const T> h_0{a_.h_0 ? a_.h_0 + (d * n_.B + steps.part) * n_.P : nullptr, steps.parts * n_.P};
     if (stages()) {
       if (staged_.x) copy_rows(staged_.x, x, {0, active}, n_.I);
       copy_rows(staged_.h, h, {0, begun}, n_.P);
@@ -212,15 +212,16 @@ class LayerForward {
       advance(d, steps, groups, s, {0, active}, {staged_.x, row_ld<Q>(n_.I)}, {staged_.h, row_ld<Q>(n_.P)},
               hoisted_row);
     } else if constexpr (!kRounds<T, Q>) {
-      if (begun > 0) advance(d, steps, groups, s, {0, begun}, x, h, hoisted_row);
-      if (begun < active) advance(d, steps, groups, s, {begun, active}, x, h_0, hoisted_row);
+      if (begun > 0) advance(d, steps, groups, s, {0, begun}, {x.data, x.ld}, {h.data, h.ld}, hoisted_row);
+      if (begun < active)
+        advance(d, steps, groups, s, {begun, active}, {x.data, x.ld}, {h_0.data, h_0.ld}, hoisted_row);
     }
     if (a_.weights[d].w_hr) project(d, steps, s);
     wait(share_.group, plan_.unit_parts, share_.place);
     // Rows that end here leave their last output as the final state.
     if (share_.unit_part != 0 || !a_.h_T) return;
     for (int64_t j = steps.followed(s); j < active; ++j)
-      __builtin_memcpy(a_.h_T + (d * n_.B + steps.part + j * steps.parts) * n_.P, y + steps.row(s, j) * y_ld,
+      __builtin_memcpy(a_.h_T + (d * n_.B + steps.part + j * steps.parts) * n_.P, y + steps.y_row(s, j) * y_ld,
                        n_.P * sizeof(T));
   }
 
@@ -233,7 +234,7 @@ class LayerForward {
     const E* row(int64_t number) const { return data ? data + number * ld : nullptr; }
   };
 
-  static void copy_rows(Q* to, Left<T> from, Range rows, int64_t width) {
+  static void copy_rows(Q* to, StepRows<const T> from, Range rows, int64_t width) {
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       Q* const at = to + row * row_ld<Q>(width);
       if (from.data)
@@ -296,13 +297,13 @@ class LayerForward {
   }
 
   CellRows<T> cell_rows(int64_t d, const Steps& steps, int64_t s, int64_t row, const Q* h_prev, int64_t h_ld) const {
-    const int64_t number = steps.row(s, row), of_batch = d * n_.B + steps.part + row * steps.parts;
+    const int64_t number = steps.number(s, row), of_batch = d * n_.B + steps.part + row * steps.parts;
     CellRows<T> at{};
     if constexpr (kUnroundedHidden<Q, Cell>) {
       at.unrounded_h = unrounded_h_ + of_batch * n_.H, at.unrounded_h_ld = steps.parts * n_.H;
-      at.h_prev = at.unrounded_h, at.h_prev_ld = at.unrounded_h_ld;
+      at.h_prev = {at.unrounded_h, at.unrounded_h_ld};
     } else if constexpr (Cell::kReadsHidden) {
-      at.h_prev = h_prev, at.h_prev_ld = h_ld;
+      at.h_prev = {h_prev, h_ld};
     }
     at.cell_state = a_.cell_state ? a_.cell_state + of_batch * n_.H : nullptr, at.cell_state_ld = steps.parts * n_.H;
     at.saved = a_.saved ? a_.saved + (d * n_.N + number) * Cell::kSaved * n_.H : nullptr;
@@ -310,9 +311,9 @@ class LayerForward {
     at.cell_states = a_.cell_states ? a_.cell_states + (d * n_.N + number) * n_.H : nullptr;
     at.cell_states_ld = steps.stride() * n_.H;
     if (unprojected_) {
-      at.h = unprojected_ + row * row_ld<T>(n_.H), at.h_ld = row_ld<T>(n_.H);
+      at.h = {unprojected_ + row * row_ld<T>(n_.H), row_ld<T>(n_.H)};
     } else {
-      at.h = a_.y + number * n_.D * n_.P + d * n_.P, at.h_ld = steps.stride() * n_.D * n_.P;
+      at.h = steps.of_y(a_.y + d * n_.P, n_.D * n_.P, s, row);
     }
     return at;
   }
@@ -335,7 +336,7 @@ class LayerForward {
                          {panels_[d].projection + q * Outputs::kWidth * whole_depth<Q>(n_.H), cols * kLanes<T>}, n_.H,
                          Nothing());
         for (int r = 0; r < count; ++r) {
-          T* y = a_.y + steps.row(s, row + r) * n_.D * n_.P + d * n_.P;
+          T* y = a_.y + steps.y_row(s, row + r) * n_.D * n_.P + d * n_.P;
           for (int c = 0; c < cols; ++c) {
             const int64_t column = q * Outputs::kWidth + c * kLanes<T>;
             store(y + column, load(out + (r * cols + c) * kLanes<T>), valid_lanes<T>(column, n_.P));

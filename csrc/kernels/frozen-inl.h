@@ -229,25 +229,24 @@ class FrozenForward {
   void step(int64_t d, const Steps& steps, Range groups, int64_t s, int64_t hoisted_row) {
     const int64_t active = steps.active(s), begun = steps.begun(s), y_ld = n_.D * n_.H;
     const float* y = a_.y + d * n_.H;
-    const float* h_0 = a_.h_0 ? a_.h_0 + (d * n_.B + steps.part) * n_.H : nullptr;
-    if (begun > 0)
-      advance(d, steps, groups, s, {0, begun}, y + steps.first(s - 1) * y_ld, steps.stride() * y_ld, hoisted_row);
-    if (begun < active) advance(d, steps, groups, s, {begun, active}, h_0, steps.parts * n_.H, hoisted_row);
+    const StepRows<const float> h_0{a_.h_0 ? a_.h_0 + (d * n_.B + steps.part) * n_.H : nullptr, steps.parts * n_.H};
+    if (begun > 0) advance(d, steps, groups, s, {0, begun}, steps.of_y(y, y_ld, s - 1, 0), hoisted_row);
+    if (begun < active) advance(d, steps, groups, s, {begun, active}, h_0, hoisted_row);
     wait(share_.group, plan_.unit_parts, share_.place);
     // Rows that end here leave their last output as the final state.
     if (share_.unit_part != 0) return;
     for (int64_t j = steps.followed(s); j < active; ++j)
-      __builtin_memcpy(a_.h_T + (d * n_.B + steps.part + j * steps.parts) * n_.H, y + steps.row(s, j) * y_ld,
+      __builtin_memcpy(a_.h_T + (d * n_.B + steps.part + j * steps.parts) * n_.H, y + steps.y_row(s, j) * y_ld,
                        n_.H * sizeof(float));
   }
 
-  // Rows whose previous hidden state is h[row * h_ld], null for zeros. Every thread encodes all of it for itself: that
-  // takes less than a second barrier.
-  void advance(int64_t d, const Steps& steps, Range groups, int64_t s, Range rows, const float* h, int64_t h_ld,
+  // Rows and their previous hidden states. Every thread encodes all of these for itself: that takes less than a second
+  // barrier.
+  void advance(int64_t d, const Steps& steps, Range groups, int64_t s, Range rows, StepRows<const float> h,
                int64_t hoisted_row) {
     const int64_t ld = Format::row_bytes(n_.H);
-    for (int64_t row = rows.begin; h && row < rows.end; ++row)
-      Format::encode(thread_.encoded + row * ld, h + row * h_ld, n_.H);
+    for (int64_t row = rows.begin; h.data && row < rows.end; ++row)
+      Format::encode(thread_.encoded + row * ld, h.row(row), n_.H);
     alignas(64) float sums[kBuffers][Format::kBlockRows * Gates::kSums * kUnits];
     alignas(64) int32_t integers[kBuffers][kIntegers];
     BesideProducts<FinishStep<Cell, Format>> step_before;
@@ -258,15 +257,15 @@ class FrozenForward {
                         count,
                         vectors,
                         {gx_of(q, hoisted_row + row), Gates::kSums * vectors * kLanes<float>},
-                        {h ? thread_.encoded + row * ld : nullptr, ld},
+                        {h.data ? thread_.encoded + row * ld : nullptr, ld},
                         panels_.h(d, q),
                         n_.H};
       Format::template begin<Gates, Cell::kUnitVectors, Side::kHidden>(block, step_before);
-      const int64_t number = steps.row(s, row), of_batch = d * n_.B + steps.part + row * steps.parts;
+      const int64_t of_batch = d * n_.B + steps.part + row * steps.parts;
       CellRows<float> at{};
-      if (Cell::kReadsHidden && h) at.h_prev = h + row * h_ld, at.h_prev_ld = h_ld;
+      if (Cell::kReadsHidden) at.h_prev = h.from(row);
       if (a_.cell_state) at.cell_state = a_.cell_state + of_batch * n_.H, at.cell_state_ld = steps.parts * n_.H;
-      at.h = a_.y + (number * n_.D + d) * n_.H, at.h_ld = steps.stride() * n_.D * n_.H;
+      at.h = steps.of_y(a_.y + d * n_.H, n_.D * n_.H, s, row);
       step_before.turn_to(count, {{block}, {sums[buffer], vectors, q * Groups::kWidth, n_.H, at}});
       if (!Format::kOnTiles) step_before.finish();
     });

@@ -29,6 +29,22 @@ struct Share {
   }
 };
 
+// Rows of a tensor that go through a step together: `ld` apart, or, of those in places of their own, ld apart by place.
+// Null for zeros.
+template <class E>
+struct StepRows {
+  E* data = nullptr;
+  int64_t ld = 0;
+  const int64_t* place = nullptr;
+  int64_t place_ld = 0;
+
+  E* row(int64_t r) const { return data ? data + (place ? place[r * place_ld] : r) * ld : nullptr; }
+  StepRows from(int64_t r) const {
+    if (place) return {data, ld, place + r * place_ld, place_ld};
+    return {row(r), ld};
+  }
+};
+
 // The rows part, part + parts, part + 2 parts ... of a batch, seen by one direction: step s is the s-th one in its own
 // forward order. Taking every parts-th row balances ragged batches, which come sorted by length.
 struct Steps {
@@ -42,14 +58,35 @@ struct Steps {
   }
   int64_t first(int64_t s) const { return rows.first[time(s)] + part * rows.stride; }
   int64_t stride() const { return parts * rows.stride; }
-  int64_t row(int64_t s, int64_t j) const { return first(s) + j * stride(); }
-  // The same in x.
-  int64_t x_first(int64_t s) const { return x_rows.first[time(s)] + part * x_rows.stride; }
-  int64_t x_stride() const { return parts * x_rows.stride; }
-  int64_t x_row(int64_t s, int64_t j) const { return x_first(s) + j * x_stride(); }
+  // A row's number, and its place in y and x.
+  int64_t number(int64_t s, int64_t j) const { return first(s) + j * stride(); }
+  int64_t y_row(int64_t s, int64_t j) const { return placed(rows, number(s, j)); }
+  int64_t x_row(int64_t s, int64_t j) const {
+    return placed(x_rows, x_rows.first[time(s)] + (part + j * parts) * x_rows.stride);
+  }
+  // The rows of step s from j on, of a tensor whose rows are `width` apart and lie as those of y or of x.
+  template <class E>
+  StepRows<E> of_y(E* tensor, int64_t width, int64_t s, int64_t j) const {
+    return rows_at(rows, tensor, width, s, j);
+  }
+  template <class E>
+  StepRows<E> of_x(E* tensor, int64_t width, int64_t s, int64_t j) const {
+    return rows_at(x_rows, tensor, width, s, j);
+  }
   // Rows 0 .. begun(s) - 1 of step s also took part in step s - 1, rows 0 .. followed(s) - 1 do in step s + 1.
   int64_t begun(int64_t s) const { return smaller(active(s), active(s - 1)); }
   int64_t followed(int64_t s) const { return smaller(active(s), active(s + 1)); }
+
+ private:
+  static int64_t placed(const Rows& rows, int64_t number) { return rows.place ? rows.place[number] : number; }
+
+  template <class E>
+  StepRows<E> rows_at(const Rows& in, E* tensor, int64_t width, int64_t s, int64_t j) const {
+    if (!tensor) return {};
+    const int64_t at = in.first[time(s)] + (part + j * parts) * in.stride, apart = parts * in.stride;
+    if (in.place) return {tensor, width, in.place + at, apart};
+    return {tensor + at * width, apart * width};
+  }
 };
 
 // Where the i-th of a cell's `values` saved values lies in a row, for a vector of n units from `unit` on. Those of a

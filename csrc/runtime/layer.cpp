@@ -1,5 +1,7 @@
 #include "runtime/layer.h"
 
+#include <utility>
+
 #include "runtime/isa.h"
 
 namespace fastrnn {
@@ -74,6 +76,10 @@ std::string BatchRows::set_packed(const int64_t* batch_sizes, int64_t T, int64_t
     return "fastrnn: batch_sizes begin with " + to_string(active[0]) + " and add up to " + to_string(rows) +
            ", expected " + to_string(B) + " and " + to_string(N);
   return {};
+}
+
+void BatchRows::set_places(std::vector<int64_t> of_x, std::vector<int64_t> of_y) {
+  x_places_ = std::move(of_x), y_places_ = std::move(of_y);
 }
 
 }  // namespace fastrnn

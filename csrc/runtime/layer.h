@@ -62,13 +62,20 @@ class BatchRows {
   void set_dense(int64_t T, int64_t B, bool x_by_sequence);
   // N rows in steps of batch_sizes[T], of a batch of B. Gives what is wrong with them, or nothing.
   std::string set_packed(const int64_t* batch_sizes, int64_t T, int64_t B, int64_t N);
+  // Of a packed batch: its rows are at these places of x and of y, [N] each.
+  void set_places(std::vector<int64_t> of_x, std::vector<int64_t> of_y);
 
-  Rows rows() const { return {first(), first() + T_, 1}; }
-  Rows x_rows() const { return {first() + (x_by_sequence_ ? 2 * T_ : 0), first() + T_, x_by_sequence_ ? T_ : 1}; }
+  Rows rows() const { return {first(), first() + T_, 1, place_of(y_places_)}; }
+  Rows x_rows() const {
+    return {first() + (x_by_sequence_ ? 2 * T_ : 0), first() + T_, x_by_sequence_ ? T_ : 1, place_of(x_places_)};
+  }
 
  private:
   static constexpr int64_t kShort = 16;
 
+  static const int64_t* place_of(const std::vector<int64_t>& places) {
+    return places.empty() ? nullptr : places.data();
+  }
   int64_t* first() { return long_ ? long_.get() : short_; }
   const int64_t* first() const { return long_ ? long_.get() : short_; }
   void resize(int64_t T);
@@ -77,6 +84,7 @@ class BatchRows {
   bool x_by_sequence_ = false;
   int64_t short_[3 * kShort];  // first [T], active [T], then first [T] of x where that differs
   std::unique_ptr<int64_t[]> long_;
+  std::vector<int64_t> x_places_, y_places_;
 };
 
 }  // namespace fastrnn

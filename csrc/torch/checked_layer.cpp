@@ -73,6 +73,25 @@ Layer::Layer(const Tensor& x, at::TensorList state, at::TensorList weights, cons
   check(x, state, weights, stored.value_or(x.scalar_type()));
 }
 
+Layer::Layer(const Layer& whole, const std::vector<int64_t>& batch_sizes, std::vector<int64_t> of_x,
+             std::vector<int64_t> of_y)
+    : options(whole.options),
+      facts(whole.facts),
+      n(whole.n),
+      members(whole.members),
+      has_members(whole.has_members),
+      x_by_sequence(whole.x_by_sequence),
+      pieces_(true),
+      steps_(whole.n.T),
+      batch_(whole.n.B) {
+  n.T = int64_t(batch_sizes.size()), n.N = int64_t(of_y.size()), n.B = n.T > 0 ? batch_sizes[0] : 0;
+  state_shapes_ = state_shapes(options, n);
+  if (empty()) return;
+  const std::string wrong = batch.set_packed(batch_sizes.data(), n.T, n.B, n.N);
+  TORCH_CHECK(wrong.empty(), wrong);
+  batch.set_places(std::move(of_x), std::move(of_y));
+}
+
 Extent Layer::extent(at::IntArrayRef of_member) const {
   Extent out;
   if (has_members) out.push_back(members);
@@ -82,11 +101,12 @@ Extent Layer::extent(at::IntArrayRef of_member) const {
 
 Extent Layer::step_extent(int64_t width) const {
   if (options.form == Form::kPacked) return extent({n.N, width});
+  if (pieces_) return extent({steps_, batch_, width});
   return options.one_step() ? extent({n.B, width}) : extent({n.T, n.B, width});
 }
 
 Extent Layer::every_state_extent() const {
-  if (options.form == Form::kPacked) return extent({n.D, n.N, n.H});
+  if (options.form == Form::kPacked || pieces_) return extent({n.D, n.N, n.H});
   return options.one_step() ? extent({n.B, n.H}) : extent({n.D, n.T, n.B, n.H});
 }
 

@@ -34,7 +34,14 @@ struct Layer {
   Layer(const at::Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options,
         const at::Tensor& batch_sizes = {}, std::optional<at::ScalarType> stored = std::nullopt);
 
+  // A batch of pieces of the rows of another, the longest first: [batch_sizes] of them at each step, in these places of
+  // its x and y, step by step or as x lies in memory. Sequence tensors are those of the other.
+  Layer(const Layer& whole, const std::vector<int64_t>& batch_sizes, std::vector<int64_t> of_x,
+        std::vector<int64_t> of_y);
+
   bool empty() const { return n.N == 0; }
+  // Of a sequence tensor.
+  int64_t sequence_rows() const { return pieces_ ? steps_ * batch_ : n.N; }
 
   // Shapes with the members in front.
   Extent extent(at::IntArrayRef of_member) const;
@@ -53,6 +60,8 @@ struct Layer {
 
  private:
   Shapes<2> state_shapes_{};
+  bool pieces_ = false;
+  int64_t steps_ = 0, batch_ = 0;  // of the whole rows, of which these are pieces
 
   void set_rows(const at::Tensor& x);
   void set_packed_rows(const at::Tensor& x, at::TensorList state, const at::Tensor& batch_sizes);

@@ -63,20 +63,15 @@ struct FrozenCall {
   at::ScalarType stored;
 };
 
-Layer layer_of(const FrozenCall& f, const Call& call) {
-  return {call.x, call.state(), call.weights, call.options(), call.batch_sizes, f.stored};
-}
-
-Output run(const FrozenCall& f, const Call& call) {
-  const Layer layer = layer_of(f, call);
-  const ReadyList initial = prepare(call.state(), at::kFloat);
+Output run(const FrozenCall& f, const Layer& layer, at::TensorList state) {
+  const ReadyList initial = prepare(state, at::kFloat);
   Output out = allocate_output(layer, initial, at::kFloat, at::kFloat, FinalHidden::kOwn);
   if (layer.empty()) return out;
-  const Ready input = prepare_input(layer, call.x, at::kFloat);
+  const Ready input = prepare_input(layer, f.call.x, at::kFloat);
   if (f.stored == at::kChar)
-    run_as<int8_t>(layer, *input, initial, f.given, call.weights, f.scales, out);
+    run_as<int8_t>(layer, *input, initial, f.given, f.call.weights, f.scales, out);
   else
-    run_as<BFloat16>(layer, *input, initial, f.given, call.weights, f.scales, out);
+    run_as<BFloat16>(layer, *input, initial, f.given, f.call.weights, f.scales, out);
   return out;
 }
 
@@ -100,7 +95,8 @@ std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, const OptionalTensor
   const FrozenCall f{call_of(x, h_0, c_0, matrices, batch_sizes, cell, directions, has_bias, batch_first, lengths,
                              reset, h_reset, c_reset),
                      weights, scales, stored};
-  const Layer layer = layer_of(f, f.call);
+  const States state = f.call.state();
+  const Layer layer(x, state, matrices, f.call.options(), f.call.batch_sizes, stored);
   TORCH_CHECK(!layer.has_members, "fastrnn: expected frozen weights of 2 dimensions, got ", weights[1].sizes());
   const int64_t rows = layer.facts.gates * layer.n.H;
   for (const Tensor& t : scales)
@@ -111,10 +107,8 @@ std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, const OptionalTensor
   TORCH_CHECK(stored == at::kBFloat16 || std::max(layer.n.I, layer.n.H) <= most, "fastrnn: expected at most ", most,
               " inputs and units with int8 weights, got ", layer.n.I, " and ", layer.n.H);
 
-  Tensor nothing_saved;
-  const auto on_packed = [&](const Call& packed, Tensor&) { return run(f, packed); };
-  Output out = f.call.segmented() ? segmented_forward(layer, f.call, nothing_saved, /*every_state=*/false, on_packed)
-                                  : run(f, f.call);
+  const auto run_on = [&](const Layer& of, at::TensorList initial) { return run(f, of, initial); };
+  Output out = f.call.segmented() ? segmented_forward(layer, f.call, run_on) : run_on(layer, state);
   return {std::move(out.y), Tensors(out.final_state.begin(), out.final_state.end())};
 }
 

@@ -133,10 +133,10 @@ void backward_as(const Layer& layer, const BackwardInputs& in, Gradients& out) {
   run_backward<T, Q>(layer.options.cell, layers, at::get_num_threads());
 }
 
-// New, step by step in memory, and [B, T, width] for a batch-first layer.
+// New, step by step in memory, and [B, T, width] for a batch-first layer; zeros where not all of it will be written.
 Tensor allocate_rows(const Layer& layer, int64_t width, at::ScalarType type) {
   Extent extent = layer.step_extent(width);
-  Tensor t = allocate(extent, type);
+  Tensor t = layer.n.N < layer.sequence_rows() ? zeros(extent, type) : allocate(extent, type);
   if (layer.options.form != Form::kBatchFirst) return t;
   Extent strides(t.strides().begin(), t.strides().end());
   const int first = layer.has_members;
@@ -193,8 +193,7 @@ Call call_of(const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c
 void check_state_gradients(const Tensors& dstate, const CellFacts& facts) {
   const size_t states = facts.states;
   TORCH_CHECK(dstate.size() == states || (states > 1 && dstate.size() == states + 1), "fastrnn: expected ", states,
-              " final-state gradients", states > 1 ? ", and perhaps that of the cell states of all steps" : "",
-              ", got ", dstate.size());
+              " final-state gradients", states > 1 ? ", or one more" : "", ", got ", dstate.size());
 }
 
 Ready prepare_input(const Layer& layer, const Tensor& x, at::ScalarType type) {
@@ -225,12 +224,6 @@ Output infer_layer(const Tensor& x, at::TensorList state, at::TensorList weights
                    FinalHidden::kOfOneStepShared);
 }
 
-Output forward(const Call& c, Tensor& saved, bool every_state) {
-  const States state = c.state();
-  const Layer layer(c.x, state, c.weights, c.options(), c.batch_sizes);
-  return run_layer(layer, c.x, state, c.weights, saved, every_state, FinalHidden::kOwn);
-}
-
 std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0,
                                                   at::TensorList weights, const OptionalTensor& batch_sizes,
                                                   std::string_view cell, int64_t directions, bool has_bias,
@@ -245,10 +238,10 @@ std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, const Optiona
   const Sizes& n = layer.n;
   Tensor nothing_saved;
   Tensor saved = allocate(layer.extent({n.D, save ? n.N : 0, layer.facts.saved * n.H}), real_type(x));
-  Tensor& written = save ? saved : nothing_saved;
-  const auto run = [&](const Call& packed, Tensor& of_packed) { return forward(packed, of_packed, every_state); };
-  Output out = c.segmented() ? segmented_forward(layer, c, written, every_state, run)
-                             : run_layer(layer, x, state, weights, written, every_state, FinalHidden::kOwn);
+  const auto run = [&](const Layer& of, at::TensorList initial) {
+    return run_layer(of, x, initial, weights, save ? saved : nothing_saved, every_state, FinalHidden::kOwn);
+  };
+  Output out = c.segmented() ? segmented_forward(layer, c, run) : run(layer, state);
   return {std::move(out.y), Tensors(out.final_state.begin(), out.final_state.end()), std::move(saved)};
 }
 
@@ -262,17 +255,17 @@ Tensors layer_backward(const OptionalTensor& dy, const OptionalTensors& dstate, 
                          h_reset, c_reset);
   Backward given{or_undefined(dy), {}, y, saved, {needed.begin(), needed.end()}, samples};
   for (size_t i = 0; i < dstate.size(); ++i) given.dstate.push_back(or_undefined(dstate.get(i)));
-  return c.segmented() ? segmented_backward(c, given) : backward(c, given);
+  const States state = c.state();
+  const Layer layer(x, state, weights, c.options(), c.batch_sizes);
+  return c.segmented() ? segmented_backward(layer, c, given) : backward(layer, x, state, weights, given);
 }
 
-Tensors backward(const Call& c, const Backward& given) {
-  const Tensor &x = c.x, &y = given.y, &saved = given.saved;
-  const Tensors& weights = c.weights;
-  const LayerOptions options = c.options();
-  const States state = c.state();
+Tensors backward(const Layer& layer, const Tensor& x, at::TensorList state, at::TensorList weights,
+                 const Backward& given) {
+  const Tensor &y = given.y, &saved = given.saved;
+  const LayerOptions& options = layer.options;
   const std::vector<bool>& needed = given.needed;
   const int64_t samples = given.samples;
-  const Layer layer(x, state, weights, options, c.batch_sizes);
   const Sizes& n = layer.n;
   const at::ScalarType type = kernel_type(x), real = real_type(x);
   const size_t states = layer.facts.states;
@@ -282,7 +275,7 @@ Tensors backward(const Call& c, const Backward& given) {
   const Rows rows = layer.batch.rows();
   TORCH_CHECK(samples > 0 && std::all_of(rows.active, rows.active + n.T, [&](int64_t b) { return b % samples == 0; }),
               "fastrnn: expected rows of each of ", samples, " samples at every step, got a batch of ", n.B);
-  const Extent saved_extent = layer.extent({n.D, n.N, layer.facts.saved * n.H});
+  const Extent saved_extent = layer.extent({n.D, layer.sequence_rows(), layer.facts.saved * n.H});
   const Tensor y_by_step = layer.swapped(y);
   TORCH_CHECK(y_by_step.sizes() == at::IntArrayRef(layer.step_extent(n.D * n.P)) &&
                   saved.sizes() == at::IntArrayRef(saved_extent) && saved.scalar_type() == real &&

@@ -51,10 +51,9 @@ Call call_of(const at::Tensor& x, const OptionalTensor& h_0, const OptionalTenso
 // One for each state, and perhaps one for the cell states of all steps.
 void check_state_gradients(const Tensors& dstate, const CellFacts& facts);
 
-// A layer's forward, which writes `saved` where it is defined, and its backward, for rows that are all of one length or
-// packed.
-Output forward(const Call& call, at::Tensor& saved, bool every_state);
-Tensors backward(const Call& call, const Backward& given);
+// A layer's backward.
+Tensors backward(const Layer& layer, const at::Tensor& x, at::TensorList state, at::TensorList weights,
+                 const Backward& given);
 
 // layer_forward where nothing is saved for backward.
 Output infer_layer(const at::Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options);

@@ -61,8 +61,8 @@ Tensor take_rows(std::initializer_list<Source> sources, const Index& index, int6
   return out;
 }
 
-// Where the segments of a batch are, and what of the packed batch belongs to what of the call's. A direction enters a
-// segment at its first step or, the second, at its last.
+// Where the segments of a batch are, and what of them belongs to what of the call. A direction enters a segment at its
+// first step or, the second, at its last.
 class Segments {
  public:
   Segments(const Layer& layer, const Call& call) : T_(layer.n.T), B_(layer.n.B), D_(layer.n.D) {
@@ -94,27 +94,27 @@ class Segments {
   }
 
   int64_t count() const { return int64_t(segments_.size()); }
-  int64_t rows() const { return int64_t(place_.size()); }  // over all steps of the packed batch
-  const Tensor& batch_sizes() const { return batch_sizes_; }
+  int64_t rows() const { return int64_t(places_.size()); }  // over all steps
 
-  // For each row of the packed batch its number in a sequence of the call, step by step or sequence by sequence.
-  Index to_packed(bool by_sequence) const {
-    if (!by_sequence) return place_;
-    Index out;
-    for (const int64_t place : place_) out.push_back(place % B_ * T_ + place / B_);
+  // The segments as the rows of a layer.
+  Layer as_rows(const Layer& layer) const {
+    Index of_x = places_;
+    if (layer.x_by_sequence)
+      for (int64_t& place : of_x) place = place % B_ * T_ + place / B_;
+    return {layer, active_, std::move(of_x), places_};
+  }
+
+  // States after every step [D, T, B], from those of the segments [D, rows()], zero where there are none, and back.
+  Index every_state() const {
+    Index out(D_ * T_ * B_, -1);
+    for (int64_t d = 0; d < D_; ++d)
+      for (int64_t k = 0; k < rows(); ++k) out[d * T_ * B_ + places_[k]] = d * rows() + k;
     return out;
   }
-  // For each row of a sequence, step by step, its number in the packed batch, or -1.
-  Index from_packed() const {
-    Index out(T_ * B_, -1);
-    for (int64_t k = 0; k < rows(); ++k) out[place_[k]] = k;
-    return out;
-  }
-  // The same for tensors with directions in front.
-  Index in_directions(const Index& of_one, int64_t rows_of_one) const {
+  Index every_state_gradient() const {
     Index out;
     for (int64_t d = 0; d < D_; ++d)
-      for (const int64_t row : of_one) out.push_back(row < 0 ? -1 : d * rows_of_one + row);
+      for (const int64_t place : places_) out.push_back(d * T_ * B_ + place);
     return out;
   }
 
@@ -223,10 +223,9 @@ class Segments {
     for (int64_t length = 1; length < longest; ++length) next[length] = active[length];
     segments_.resize(found.size());
     for (const Segment& s : found) segments_[next[s.length()]++] = s;
-    batch_sizes_ = at::empty({longest}, at::kLong);
-    std::copy(active.begin(), active.end(), batch_sizes_.mutable_data_ptr<int64_t>());
     for (int64_t t = 0; t < longest; ++t)
-      for (int64_t s = 0; s < active[t]; ++s) place_.push_back((segments_[s].begin + t) * B_ + segments_[s].row);
+      for (int64_t s = 0; s < active[t]; ++s) places_.push_back((segments_[s].begin + t) * B_ + segments_[s].row);
+    active_ = std::move(active);
   }
 
   // A direction begins a segment with the state of a reset, not with the call's initial one.
@@ -262,188 +261,123 @@ class Segments {
   std::vector<Segment> segments_;
   Index first_, last_;  // of each row, or -1
   std::vector<bool> begun_anew_;
-  Index place_;
-  Tensor batch_sizes_;
+  Index active_;  // segments by step
+  Index places_;  // t * B + b of their steps, in the order of these
 };
 
-// A call, its segments, and the call on the packed batch of these.
-class Packing {
+// The states of a call as those of its segments, and back. Undefined tensors are zeros throughout.
+class SegmentStates {
  public:
-  Packing(const Layer& layer, const Call& call)
-      : call_(call),
-        n_(layer.n),
-        facts_(layer.facts),
-        layer_(layer),
-        type_(call.x.scalar_type()),
-        segments_(layer, call) {
-    packed_ = call;
-    packed_.lengths = packed_.reset = Tensor(), packed_.reset_state.clear();
-    packed_.batch_first = false, packed_.batch_sizes = segments_.batch_sizes();
-    const Tensor by_step = layer.swapped(call.x);
-    const bool by_sequence = !by_step.is_contiguous() && by_step.transpose(-3, -2).is_contiguous();
-    packed_.x = take_rows({{by_sequence ? by_step.transpose(-3, -2) : by_step, n_.T * n_.B}},
-                          segments_.to_packed(by_sequence), layer.members, extent({segments_.rows(), n_.I}), type_);
-    packed_.h_0 = initial(0);
-    if (facts_.states > 1) packed_.c_0 = initial(1);
-  }
+  SegmentStates(const Layer& layer, const Call& call)
+      : call_(call), layer_(layer), n_(layer.n), segments_(layer, call) {}
 
-  bool empty() const { return segments_.rows() == 0; }
-  const Call& packed() const { return packed_; }
-  const Call& call() const { return call_; }
-  const Segments& segments() const { return segments_; }
-  bool has_state() const { return packed_.h_0.defined(); }
+  Layer as_rows() const { return segments_.as_rows(layer_); }
 
-  // A row per segment and step, in place of one per row and step of the call.
-  Tensor sequence_to_packed(const Tensor& t) const {
-    return take({{layer_.swapped(t), n_.T * n_.B}}, segments_.to_packed(false), {segments_.rows(), t.size(-1)});
-  }
-  Tensor sequence_from_packed(const Tensor& t) const {
-    const Tensor out = take({{t, segments_.rows()}}, segments_.from_packed(), {n_.T, n_.B, t.size(-1)});
-    return layer_.swapped(out);
-  }
-  Tensor every_state_to_packed(const Tensor& t) const {
-    return take({{t, n_.D * n_.T * n_.B}}, segments_.in_directions(segments_.to_packed(false), n_.T * n_.B),
-                {n_.D, segments_.rows(), t.size(-1)});
-  }
-  Tensor every_state_from_packed(const Tensor& t) const {
-    return take({{t, n_.D * segments_.rows()}}, segments_.in_directions(segments_.from_packed(), segments_.rows()),
-                {n_.D, n_.T, n_.B, t.size(-1)});
-  }
-  Tensor final_state(const Tensor& of_segments, int state) const {
+  // None where all begin with zeros.
+  States initial() const {
     const States given = call_.state();
-    const Tensor initial = given.empty() ? Tensor() : given[state];
-    return take({{of_segments, n_.D * segments_.count()}, {initial, n_.D * n_.B}}, segments_.final(),
-                {n_.D, n_.B, layer_.state_extent(state).back()});
+    const bool resets = !call_.reset_state.empty();
+    States out;
+    if (given.empty() && !resets) return out;
+    for (int i = 0; i < layer_.facts.states; ++i) {
+      const Source of_call{given.empty() ? Tensor() : given[i], n_.D * n_.B};
+      const Source of_reset{resets ? call_.reset_state[i] : Tensor(), n_.D * n_.B * (resets_by_step() ? n_.T : 1)};
+      out.push_back(
+          take({of_call, of_reset}, segments_.initial(resets_by_step()), {n_.D, segments_.count(), width(i)}));
+    }
+    return out;
   }
+  Tensor final(const Tensor& of_segments, int state) const {
+    const States given = call_.state();
+    const Source initial{given.empty() ? Tensor() : given[state], n_.D * n_.B};
+    return take({of(of_segments), initial}, segments_.final(), {n_.D, n_.B, width(state)});
+  }
+  Tensor every(const Tensor& of_segments) const {
+    return take({{of_segments, n_.D * segments_.rows()}}, segments_.every_state(), {n_.D, n_.T, n_.B, n_.H});
+  }
+
   Tensor final_gradient(const Tensor& of_call) const {
     if (!of_call.defined()) return {};
     return take({{of_call, n_.D * n_.B}}, segments_.final_gradient(), {n_.D, segments_.count(), of_call.size(-1)});
   }
-  Tensor initial_gradient(const Tensor& of_segments, const Tensor& of_final, int state) const {
-    return take({{of_segments, n_.D * segments_.count()}, {of_final, n_.D * n_.B}}, segments_.initial_gradient(),
-                {n_.D, n_.B, layer_.state_extent(state).back()});
+  Tensor every_gradient(const Tensor& of_call) const {
+    if (!of_call.defined()) return {};
+    return take({{of_call, n_.D * n_.T * n_.B}}, segments_.every_state_gradient(), {n_.D, segments_.rows(), n_.H});
   }
-  Tensor reset_gradient(const Tensor& of_segments, const Tensor& reset_state) const {
-    if (resets_by_step())
-      return take({{of_segments, n_.D * segments_.count()}}, segments_.reset_gradient(),
-                  at::IntArrayRef(reset_state.sizes()).slice(layer_.has_members));
+  // Rows without steps pass on what came for their final state.
+  Tensor initial_gradient(const Tensor& of_segments, const Tensor& of_final, int state) const {
+    return take({of(of_segments), {of_final, n_.D * n_.B}}, segments_.initial_gradient(), {n_.D, n_.B, width(state)});
+  }
+  Tensor reset_gradient(const Tensor& of_segments, int state) const {
+    const Tensor& given = call_.reset_state[state];
+    if (resets_by_step()) return take({of(of_segments)}, segments_.reset_gradient(), {n_.D, n_.T, n_.B, width(state)});
     // Several segments of a row begin with the same state.
     const auto [from, to] = segments_.begun_anew();
-    const Tensor terms =
-        take({{of_segments, n_.D * segments_.count()}}, from, {int64_t(from.size()), reset_state.size(-1)});
-    Tensor sum = at::zeros(extent({n_.D * n_.B, reset_state.size(-1)}), terms.options());
-    sum.index_add_(layer_.has_members, at::tensor(to, at::kLong), terms);
-    return sum.view(reset_state.sizes());
-  }
-  // The first elements of a buffer for all steps, which has room for all that there may be.
-  Tensor saved_of_packed(const Tensor& saved) const {
-    const Extent shape = extent({n_.D, segments_.rows(), saved.size(-1)});
-    return saved.contiguous().view(-1).narrow(0, 0, c10::multiply_integers(shape)).view(shape);
+    const Tensor terms = take({of(of_segments)}, from, {int64_t(from.size()), width(state)});
+    Tensor sum = at::zeros(layer_.extent({n_.D * n_.B, width(state)}), terms.options());
+    return sum.index_add_(layer_.has_members, at::tensor(to, at::kLong), terms).view(given.sizes());
   }
 
  private:
   bool resets_by_step() const {
     return !call_.reset_state.empty() && call_.reset_state[0].dim() == 4 + layer_.has_members;
   }
-  Extent extent(at::IntArrayRef of_member) const { return layer_.extent(of_member); }
+  int64_t width(int state) const { return layer_.state_extent(state).back(); }
+  Source of(const Tensor& of_segments) const { return {of_segments, n_.D * segments_.count()}; }
   Tensor take(std::initializer_list<Source> sources, const Index& index, at::IntArrayRef of_member) const {
-    return take_rows(sources, index, layer_.members, extent(of_member), type_);
-  }
-
-  // Undefined for zeros throughout.
-  Tensor initial(int state) const {
-    const States given = call_.state();
-    if (given.empty() && call_.reset_state.empty()) return {};
-    const Tensor of_call = given.empty() ? Tensor() : given[state];
-    const bool resets = !call_.reset_state.empty();
-    return take({{of_call, n_.D * n_.B},
-                 {resets ? call_.reset_state[state] : Tensor(), n_.D * n_.B * (resets_by_step() ? n_.T : 1)}},
-                segments_.initial(resets_by_step()), {n_.D, segments_.count(), layer_.state_extent(state).back()});
+    return take_rows(sources, index, layer_.members, layer_.extent(of_member), call_.x.scalar_type());
   }
 
   const Call& call_;
-  const Sizes& n_;
-  const CellFacts& facts_;
   const Layer& layer_;
-  at::ScalarType type_;
-  Segments segments_;
-  Call packed_;
+  const Sizes& n_;
+  const Segments segments_;
 };
 
 }  // namespace
 
-Output segmented_forward(const Layer& layer, const Call& call, Tensor& saved, bool every_state,
-                         const PackedForward& run) {
-  const Packing p(layer, call);
-  const int states = layer.facts.states;
-  Output of_segments;
-  if (!p.empty()) {
-    Tensor of_packed = saved.defined() ? p.saved_of_packed(saved) : Tensor();
-    of_segments = run(p.packed(), of_packed);
-  } else {
-    of_segments.y = zeros(layer.extent(at::IntArrayRef{0, layer.n.D * layer.n.P}), call.x.scalar_type());
-    of_segments.final_state.resize(states + (every_state && states > 1));
-  }
-  Output out;
-  out.y = p.sequence_from_packed(of_segments.y);
-  for (int i = 0; i < states; ++i) out.final_state.push_back(p.final_state(of_segments.final_state[i], i));
-  if (every_state && states > 1) {
-    const Tensor& every = of_segments.final_state[states];
-    out.final_state.push_back(every.defined() ? p.every_state_from_packed(every)
-                                              : zeros(layer.every_state_extent(), call.x.scalar_type()));
+Output segmented_forward(const Layer& layer, const Call& call, const SegmentsForward& run) {
+  const SegmentStates states(layer, call);
+  Output out = run(states.as_rows(), states.initial());
+  for (size_t i = 0; i < out.final_state.size(); ++i) {
+    Tensor& s = out.final_state[i];
+    s = int(i) < layer.facts.states ? states.final(s, int(i)) : states.every(s);
   }
   return out;
 }
 
-Tensors segmented_backward(const Call& call, const Backward& given) {
-  const States state = call.state();
-  const Layer layer(call.x, state, call.weights, call.options());
-  const Packing p(layer, call);
-  const size_t states = layer.facts.states, first_weight = 1 + state.size(), weights = call.weights.size();
-  const size_t first_reset = first_weight + weights;
-  TORCH_CHECK(given.needed.size() == first_reset + call.reset_state.size(), "fastrnn: expected ",
-              first_reset + call.reset_state.size(), " flags in needed, got ", given.needed.size());
+Tensors segmented_backward(const Layer& layer, const Call& call, const Backward& given) {
   TORCH_CHECK_NOT_IMPLEMENTED(given.samples == 1,
                               "fastrnn: expected neither lengths nor reset beside gradients by sample");
   check_state_gradients(given.dstate, layer.facts);
-  const auto needs = [&](size_t first, size_t i, size_t size) { return i < size && given.needed[first + i]; };
+  const size_t states = layer.facts.states, given_states = call.state().size(), weights = call.weights.size();
+  const size_t first_weight = 1 + given_states, first_reset = first_weight + weights;
+  TORCH_CHECK(given.needed.size() == first_reset + call.reset_state.size(), "fastrnn: expected ",
+              first_reset + call.reset_state.size(), " flags in needed, got ", given.needed.size());
+  const SegmentStates mapped(layer, call);
+  const States initial = mapped.initial();
 
-  // Of the packed call: x, its states where it has any, weights.
-  Backward packed;
-  packed.needed.push_back(given.needed[0]);
-  for (size_t i = 0; i < states && p.has_state(); ++i)
-    packed.needed.push_back(needs(1, i, state.size()) || needs(first_reset, i, call.reset_state.size()));
-  packed.needed.insert(packed.needed.end(), given.needed.begin() + first_weight, given.needed.begin() + first_reset);
-  Tensors found;
-  if (!p.empty()) {
-    if (given.dy.defined()) packed.dy = p.sequence_to_packed(given.dy);
-    for (size_t i = 0; i < states; ++i) packed.dstate.push_back(p.final_gradient(given.dstate[i]));
-    if (given.dstate.size() > states)
-      packed.dstate.push_back(given.dstate[states].defined() ? p.every_state_to_packed(given.dstate[states])
-                                                             : Tensor());
-    packed.y = p.sequence_to_packed(given.y);
-    packed.saved = p.saved_of_packed(given.saved);
-    found = backward(p.packed(), packed);
-  }
-  // Of what was not asked for, and of a batch without steps, nothing has been found.
+  Backward of_segments{given.dy, {}, given.y, given.saved, {given.needed[0]}};
+  for (size_t i = 0; i < given.dstate.size(); ++i)
+    of_segments.dstate.push_back(i < states ? mapped.final_gradient(given.dstate[i])
+                                            : mapped.every_gradient(given.dstate[i]));
+  const auto needs = [&](size_t first, size_t i, size_t size) { return i < size && given.needed[first + i]; };
+  for (size_t i = 0; i < initial.size(); ++i)
+    of_segments.needed.push_back(needs(1, i, given_states) || needs(first_reset, i, call.reset_state.size()));
+  for (size_t i = 0; i < weights; ++i) of_segments.needed.push_back(given.needed[first_weight + i]);
+
+  Tensors found = backward(mapped.as_rows(), call.x, initial, call.weights, of_segments);
   size_t next = 0;
-  const auto take = [&](size_t i) {
-    return packed.needed[i] && next < found.size() ? std::move(found[next++]) : Tensor();
-  };
-  const at::ScalarType type = call.x.scalar_type();
-  Tensors out;
+  const auto take = [&](size_t i) { return of_segments.needed[i] ? std::move(found[next++]) : Tensor(); };
   const Tensor dx = take(0);
-  if (given.needed[0]) out.push_back(dx.defined() ? p.sequence_from_packed(dx) : at::zeros_like(call.x));
-  Tensors dinitial(states);
-  for (size_t i = 0; i < states && p.has_state(); ++i) dinitial[i] = take(1 + i);
-  for (size_t i = 0; i < state.size(); ++i)
-    if (given.needed[1 + i]) out.push_back(p.initial_gradient(dinitial[i], given.dstate[i], int(i)));
-  for (size_t i = 0; i < weights; ++i) {
-    const Tensor dw = take(packed.needed.size() - weights + i);
-    if (given.needed[first_weight + i]) out.push_back(dw.defined() ? dw : zeros(call.weights[i].sizes(), type));
-  }
+  Tensors out, dinitial(states);
+  if (dx.defined()) out.push_back(dx);
+  for (size_t i = 0; i < initial.size(); ++i) dinitial[i] = take(1 + i);
+  for (size_t i = 0; i < given_states; ++i)
+    if (given.needed[1 + i]) out.push_back(mapped.initial_gradient(dinitial[i], given.dstate[i], int(i)));
+  while (next < found.size()) out.push_back(std::move(found[next++]));
   for (size_t i = 0; i < call.reset_state.size(); ++i)
-    if (given.needed[first_reset + i]) out.push_back(p.reset_gradient(dinitial[i], call.reset_state[i]));
+    if (given.needed[first_reset + i]) out.push_back(mapped.reset_gradient(dinitial[i], int(i)));
   return out;
 }
 

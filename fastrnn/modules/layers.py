@@ -225,17 +225,17 @@ class Layers(RNNBase, scripted.ScriptedLayers):
         self,
         input: Tensor | PackedSequence,
         hx: Any = None,
-        *,
+        # By name; not marked as such, because the older ONNX exporter passes every default by position.
         lengths: Tensor | None = None,
         reset: Tensor | None = None,
         reset_state: Any = None,
-        return_states: bool = False,
+        return_states: bool | None = None,
     ) -> Any:
         """As ``torch.nn``: ``input`` [T, B, I], [B, T, I], [T, I] or packed, to the output and the final ``hx``.
 
         What else can be asked for, ``fastrnn.LSTM`` explains.
         """
-        plain = lengths is None and reset is None and reset_state is None and not return_states
+        plain = lengths is None and reset is None and reset_state is None and return_states is None
         own = self.recompute or (self.weight_dropout and self.training)
         dropped = self.dropout and self.training
         if plain and not (own or dropped or torch.compiler.is_compiling() or "_flat_weights" in self.__dict__):
@@ -259,7 +259,7 @@ class Layers(RNNBase, scripted.ScriptedLayers):
         options = DEFAULTS
         if not plain or own:
             segments = Segments(lengths, reset, () if reset_state is None else self._state(reset_state))
-            options = Options(segments, return_states, self.recompute, self.weight_dropout * self.training)
+            options = Options(segments, bool(return_states), self.recompute, self.weight_dropout * self.training)
         run: Any = self._forward_packed if isinstance(input, PackedSequence) else self._forward_tensor
         y, hx, states = run(input, hx, options)
         return (y, hx, _STATES[self.cell_spec.states](*states)) if return_states else (y, hx)
