@@ -13,6 +13,7 @@
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <thread>
@@ -40,6 +41,13 @@ class Random {
   int64_t between(int64_t least, int64_t most) { return std::uniform_int_distribution<int64_t>(least, most)(engine_); }
   bool one_in(int64_t n) { return between(1, n) == 1; }
   float normal() { return normal_(engine_); }
+  // The numbers below n, shuffled.
+  std::vector<int64_t> order(int64_t n) {
+    std::vector<int64_t> out(n);
+    std::iota(out.begin(), out.end(), 0);
+    std::shuffle(out.begin(), out.end(), engine_);
+    return out;
+  }
   // Mostly small, and around the widths of vectors and tiles.
   int64_t size(int64_t most) {
     const int64_t kind = between(0, 3);
@@ -151,6 +159,7 @@ Layer random_layer(Random& random, int64_t most, bool may_be_projected) {
     for (const int64_t size : sizes) n.N += size;
     const std::string wrong = layer.rows.set_packed(sizes.data(), n.T, n.B, n.N);
     if (!wrong.empty()) fail(wrong);
+    if (random.one_in(2)) layer.rows.set_places(random.order(n.N), random.order(n.N));
   } else {
     layer.rows.set_dense(n.T, n.B, layer.options.form == Form::kBatchFirst);
   }
@@ -190,11 +199,13 @@ void run(const Layer& layer, Random& random, const char* type) {
     args.y = arrays.room<T>(n.N * n.D * n.P), args.h_T = arrays.room<T>(states * n.P);
     args.cell_state = cell_state ? initial() : nullptr;
     args.saved = save ? arrays.room<Real<T>>(n.D * n.N * facts.saved * n.H) : nullptr;
+    args.cell_states = cell_state && save ? arrays.room<Real<T>>(n.D * n.N * n.H) : nullptr;
     run_forward<T, Q>(layer.options.cell, args, threads);
     check_written(args.y, n.N * n.D * n.P, "y");
     check_written(args.h_T, states * n.P, "h_T");
     check_written(args.cell_state, states * n.H, "the cell state");
     check_written(args.saved, n.D * n.N * facts.saved * n.H, "saved");
+    check_written(args.cell_states, n.D * n.N * n.H, "the cell states");
     return args;
   };
   const ForwardArgs<T> made = forward(layer.threads, saves);
@@ -207,6 +218,7 @@ void run(const Layer& layer, Random& random, const char* type) {
   args.weights = weights.data(), args.y = made.y, args.saved = made.saved;
   args.dy = random.one_in(4) ? nullptr : arrays.values<T>(n.N * n.D * n.P);
   args.dh_T = random.one_in(2) ? nullptr : arrays.values<T>(states * n.P);
+  args.dcell_states = cell_state && random.one_in(2) ? arrays.values<Real<T>>(n.D * n.N * n.H) : nullptr;
   args.dx = random.one_in(3) ? nullptr : arrays.room<Real<T>>(n.N * n.I);
   args.dh_0 = given_h && !random.one_in(3) ? arrays.room<Real<T>>(states * n.P) : nullptr;
   args.carry = facts.has_carry ? arrays.zeros<Real<T>>(states * n.H) : nullptr;

@@ -11,6 +11,8 @@ Constructors, attributes, parameters and their initialisation, ``state_dict`` ke
 - A state whose dtype is not that of the input is refused with a message that says so. ``torch.nn`` raises the same
   RuntimeError from wherever the mismatch is first noticed.
 
+What the layers have and ``torch.nn``'s lack, forward and backward, alone or together, stands in ``LSTM``.
+
 The base classes are ``torch.nn.RNNBase`` and ``torch.nn.RNNCellBase``, not ``torch.nn.LSTM`` and its sisters: Dynamo
 refuses those by an isinstance check; ``fastrnn.accelerate`` derives from both. No module holds an attribute that its
 ``torch.nn`` counterpart lacks, so that it only has to change the class.
@@ -132,6 +134,27 @@ class LSTM(Layers):
     Call: ``output, (h_n, c_n) = lstm(input, hx=None)``. ``hx`` is a pair ``(h_0, c_0)``; ``h`` is
     [num_layers * D, B, P] with P = proj_size or H, ``c`` [num_layers * D, B, H]; the output's last dimension is D * P.
     Otherwise as ``RNN``.
+
+    Every layer, not only this one, also takes by name, in a call on an input that is not packed:
+        lengths: integers [B] from 0 to T, in any order, on the input's device: the steps of each row. The output is zero
+            beyond them, ``h_n`` and ``c_n`` are those of the last step, the initial ones of a row without any, and the
+            reverse direction begins at each row's own last step: what a ``PackedSequence`` gives, without packing.
+        reset: bool [T, B], or [B, T] if ``batch_first``: before a step that is marked, the row's state becomes zero, or
+            ``reset_state``. What is before a mark and what follows do not depend on each other, in neither direction:
+            the reverse one enters each piece at its end. The initial state is that of the first piece, for the reverse
+            direction that of the last one; the final state is that by which the direction leaves the row.
+        reset_state: shaped as ``hx``, or with a dimension of T behind the first: the states that enter at each step, of
+            which the reverse direction takes those at the last step of a piece. It gets its gradient.
+        return_states: the call returns a third value, a named tuple ``(h, c)``, or ``(h,)``, of the states after every
+            step, [num_layers * D, T, B, P or H] each, through which gradients flow. A packed input has them, too:
+            [num_layers * D, N, ...] in the order of its data.
+    and by name when it is made:
+        weight_dropout: probability of zeroing an element of ``weight_hh`` in training, the same for all steps of a call
+            (DropConnect: Merity et al., 2018). Masks come from torch's generator.
+        recompute: True: nothing is kept for backward but inputs and outputs; backward runs forward once more, with the
+            same results, bit for bit. A number: of so many steps at a time, so that backward of a long sequence, too,
+            holds no more than these need; results may differ in rounding where shorter parts are computed by another
+            plan. Not for packed inputs, nor for two directions with ``lengths`` or ``reset``.
     """
 
     mode = "LSTM"

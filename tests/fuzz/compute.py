@@ -41,6 +41,8 @@ def _module(layer: Layer) -> nn.Module:
         options |= {name: getattr(layer, name) for name in ("num_layers", "bidirectional", "batch_first")}
     if layer.P:
         options["proj_size"] = layer.P
+    if layer.recompute:
+        options["recompute"] = layer.recompute
     torch.manual_seed(layer.seed)
     return getattr(fastrnn, class_name)(layer.I, layer.H, **options)
 
@@ -81,6 +83,25 @@ def _arguments(layer: Layer) -> tuple[Tensor | PackedSequence, tuple[Tensor, ...
     return packed._replace(data=_laid_out(packed.data, layer.x_layout)), state
 
 
+def _asked(layer: Layer) -> dict[str, Any]:
+    """What else a call is given: lengths, resets and the states of these."""
+    generator = torch.Generator().manual_seed(layer.seed + 1)
+    asked: dict[str, Any] = {}
+    rows = [] if layer.form == "unbatched" else [layer.B]
+    if layer.lengths and layer.form != "packed":
+        asked["lengths"] = torch.tensor(layer.lengths).view(rows)
+    if layer.resets:
+        marks = torch.rand(layer.T, *rows, generator=generator) < layer.resets
+        asked["reset"] = marks.t().contiguous() if layer.batch_first and rows else marks
+    if layer.reset_state:
+        steps = [layer.T] if layer.reset_state == "by_step" else []
+        shape = (layer.num_layers * layer.spec.directions, *steps, *rows)
+        widths = layer.spec.state_widths(layer.H, layer.P or layer.H).values()
+        drawn = [torch.randn(*shape, width, generator=generator, dtype=torch.float64) for width in widths]
+        asked["reset_state"] = tuple(s.to(getattr(torch, layer.dtype)) for s in drawn)
+    return asked | ({"return_states": True} if layer.every_state else {})
+
+
 def _tensors(nested: Any) -> Iterator[Tensor]:
     if isinstance(nested, Tensor):
         yield nested
@@ -105,13 +126,16 @@ def _results(layer: Layer, module: nn.Module, dtype: torch.dtype) -> dict[str, T
 
     argument = x._replace(data=leaf("x", x.data)) if isinstance(x, PackedSequence) else leaf("x", x)
     state = tuple(leaf(f"hx[{i}]", s) for i, s in enumerate(state))
+    asked = _asked(layer)
+    if "reset_state" in asked:
+        asked["reset_state"] = hx_of(tuple(leaf(f"reset_state[{i}]", s) for i, s in enumerate(asked["reset_state"])))
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(not layer.inference and name not in layer.no_gradient)
         if parameter.requires_grad:
             wanted[name] = parameter
     context = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}.get(layer.mode, nullcontext)
     with context():
-        outputs = list(_tensors(module(argument, hx_of(state) if state else None)))
+        outputs = list(_tensors(module(argument, hx_of(state) if state else None, **asked)))
     found = {f"output[{i}]": y.detach() for i, y in enumerate(outputs)}
     assert any(y.requires_grad for y in outputs) == bool(wanted), "an output requires grad where nothing does, or none"
     if wanted:

@@ -20,7 +20,10 @@ class Layer:
 
     Attributes:
         single: a cell, for one step.
-        form: ``batched``, ``unbatched``, or ``packed`` with ``lengths``, sorted or not.
+        form: ``batched``, ``unbatched``, or ``packed`` with ``lengths``, sorted or not. Of a batch that is not packed
+            they are an argument of the call.
+        resets: probability of one at each step.
+        reset_state: given ``once``, ``by_step``, or not at all.
         x_layout, hx_layout: how the tensor lies in memory; an absent ``hx`` is zeros.
         mode: ``train``, ``eval``, ``no_grad`` or ``inference_mode``.
         frozen: the format of frozen weights, or empty.
@@ -50,6 +53,10 @@ class Layer:
     mode: str = "train"
     frozen: str = ""
     rounds: bool = False
+    resets: float = 0.0
+    reset_state: str = ""
+    every_state: bool = False
+    recompute: bool | int = False
     no_gradient: tuple[str, ...] = ()
     no_loss: tuple[int, ...] = ()
     threads: int = 1
@@ -72,6 +79,8 @@ class Layer:
             f"{self.isa}, {self.threads} threads, {self.mode}",
             f"{call}; x {self.x_layout}, hx {self.hx_layout}",
         ]
+        asked = ("resets", "reset_state", "every_state", "recompute")
+        parts += [", ".join(f"{name}={given[name]}" for name in asked if name in given)] * any(map(given.get, asked))
         parts += [f"no gradient of {', '.join(self.no_gradient)}"] * bool(self.no_gradient)
         parts += [f"not in the loss: outputs {', '.join(map(str, self.no_loss))}"] * bool(self.no_loss)
         return "; ".join(parts)
@@ -80,6 +89,11 @@ class Layer:
     def spec(self) -> LayerSpec:
         directions = 2 if self.bidirectional else 1
         return LayerSpec(self.cell, directions, self.bias, self.batch_first, self.P > 0)
+
+    @property
+    def outputs(self) -> int:
+        """Tensors that a call returns."""
+        return len(CELLS[self.cell].states) * (1 + self.every_state) + (not self.single)
 
     @property
     def inference(self) -> bool:
@@ -135,13 +149,30 @@ def draw(seed: int) -> Layer:
         lengths = [at.randint(1, layer.T) for _ in range(layer.B)]
         lengths[at.randrange(layer.B)] = layer.T
         layer = replace(layer, lengths=tuple(sorted(lengths, reverse=True) if chance(0.5) else lengths))
+    layer = _with_segments(layer, at)
     if not layer.inference and chance(0.5):
         names = differentiable(layer)
         kept = at.randint(1, len(names)) if chance(0.9) else 0
         layer = replace(layer, no_gradient=tuple(sorted(at.sample(names, len(names) - kept))))
-    outputs = len(CELLS[cell].states) + (not single)
     if not layer.inference and chance(0.4):
-        layer = replace(layer, no_loss=tuple(sorted(at.sample(range(outputs), at.randint(0, outputs - 1)))))
+        left_out = at.sample(range(layer.outputs), at.randint(0, layer.outputs - 1))
+        layer = replace(layer, no_loss=tuple(sorted(left_out)))
+    return layer
+
+
+def _with_segments(layer: Layer, at: random.Random) -> Layer:
+    """With lengths, resets and the like, where the layer takes them."""
+    if layer.single:
+        return layer
+    if layer.form != "packed" and at.random() < 0.2:
+        layer = replace(layer, lengths=tuple(at.randint(0, layer.T) for _ in range(layer.B)))
+    if layer.form != "packed" and at.random() < 0.25:
+        layer = replace(layer, resets=at.choice((0.05, 0.3, 1.0)), reset_state=at.choice(("", "once", "by_step")))
+    if not layer.frozen:
+        layer = replace(layer, every_state=at.random() < 0.15)
+    if not layer.inference and at.random() < 0.2:
+        apart = layer.form != "packed" and not (layer.bidirectional and (layer.lengths or layer.resets))
+        layer = replace(layer, recompute=at.randint(1, layer.T + 1) if apart and at.random() < 0.5 else True)
     return layer
 
 
@@ -160,4 +191,5 @@ def differentiable(layer: Layer) -> list[str]:
         parameters = [
             f"{name}_l{k}{end}" for k in range(layer.num_layers) for end in ends for name in layer.spec.weight_names
         ]
-    return ["x", *(f"hx[{i}]" for i in range(states)), *parameters]
+    resets = len(CELLS[layer.cell].states) if layer.reset_state else 0
+    return ["x", *(f"hx[{i}]" for i in range(states)), *(f"reset_state[{i}]" for i in range(resets)), *parameters]

@@ -4,15 +4,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 
-from fastrnn.spec import CELLS
-
 from .layer import Layer, differentiable
 
 
 def _valid(layer: Layer) -> Layer:
     """With what depends on the sizes made to fit them."""
-    lengths = tuple(min(n, layer.T) for n in layer.lengths[: layer.B]) if layer.form == "packed" else ()
-    if lengths and max(lengths) < layer.T:
+    lengths = tuple(min(n, layer.T) for n in layer.lengths[: layer.B])
+    if layer.form == "packed" and lengths and max(lengths) < layer.T:
         lengths = (layer.T, *lengths[1:])
     names = differentiable(layer)
     return replace(
@@ -23,7 +21,10 @@ def _valid(layer: Layer) -> Layer:
     )
 
 
-_OPTIONS = ("bidirectional", "bias", "batch_first", "x_layout", "hx_layout", "mode", "frozen", "rounds", "threads")
+_OPTIONS = (
+    *("bidirectional", "bias", "batch_first", "x_layout", "hx_layout", "mode", "frozen", "rounds", "threads"),
+    *("reset_state", "every_state", "recompute"),
+)
 
 
 def _smaller(layer: Layer) -> Iterator[Layer]:
@@ -38,14 +39,17 @@ def _smaller(layer: Layer) -> Iterator[Layer]:
         if field.name in _OPTIONS and getattr(layer, field.name) != field.default:
             yield replace(layer, **{field.name: field.default})
     if layer.form != "batched":
-        yield replace(layer, form="batched")
+        yield replace(layer, form="batched", lengths=())
+    elif layer.lengths:
+        yield replace(layer, lengths=())
+    if layer.resets:
+        yield replace(layer, resets=0.0, reset_state="")
     if layer.dtype != "float64" and not layer.frozen:
         yield replace(layer, dtype="float64")
     if layer.lengths and list(layer.lengths) != sorted(layer.lengths, reverse=True):
         yield replace(layer, lengths=tuple(sorted(layer.lengths, reverse=True)))
-    outputs = len(CELLS[layer.cell].states) + (not layer.single)
-    for i in set(range(outputs)) - set(layer.no_loss):
-        if len(layer.no_loss) + 1 < outputs:
+    for i in set(range(layer.outputs)) - set(layer.no_loss):
+        if len(layer.no_loss) + 1 < layer.outputs:
             yield replace(layer, no_loss=tuple(sorted((*layer.no_loss, i))))
     for name in differentiable(layer) if not layer.inference else ():
         if name not in layer.no_gradient:
