@@ -252,16 +252,14 @@ class Trajectories:
 
 
 def torchrl(cell: str, size: Size, mode: str, budget: Budget, compiled: bool = False) -> Iterator[Timed]:
-    training = mode == "training"
-    for chance in CHANCES:
-        work = Trajectories(cell, size, chance)
-        modules, calls = {}, {}
-        for backend in _backends(compiled):
-            module = modules[backend] = work.module(backend.partition(",")[0])
-            calls[backend] = work.of_module(torch.compile(module) if backend.endswith("compiled") else module)
-        ours = "one call"
-        modules[ours], calls[ours] = work.layer, work.of_layer()
-        given = {name: [work.x, *module.parameters()] for name, module in modules.items()}
+    training, ours = mode == "training", "one call"
+    every = {chance: Trajectories(cell, size, chance) for chance in CHANCES}
+    any_of_them = every[CHANCES[0]]  # their weights are the same
+    modules = {name: any_of_them.module(name.partition(",")[0]) for name in _backends(compiled)}
+    called = {name: torch.compile(m) if name.endswith("compiled") else m for name, m in modules.items()}
+    for chance, work in every.items():
+        calls = {name: work.of_module(module) for name, module in called.items()} | {ours: work.of_layer()}
+        given = {name: [work.x, *m.parameters()] for name, m in {**modules, ours: work.layer}.items()}
         runs = {name: run_of(call, given[name], training) for name, call in calls.items()}
         expected = runs["pad"]()
         differences = {name: checked(expected, run(), f"torchrl {cell} {size}, {name}") for name, run in runs.items()}
@@ -326,7 +324,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; by default all")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="few short rounds: a rough look")
-    parser.add_argument("--compile", action="store_true", help="torchrl's scan compiled, too: a minute for each case")
+    parser.add_argument("--compile", action="store_true", help="torchrl's scan compiled, too; takes minutes")
     parser.add_argument("--save", metavar="NAME", help="write benches/results/NAME.json")
     options = parser.parse_args()
     if unknown := set(options.parts) - PARTS.keys():

@@ -140,15 +140,15 @@ def parse_arguments() -> argparse.Namespace:
 @reporting("python -m fastrnn.examples.recurrent_ppo")
 def main() -> None:
     args = parse_arguments()
-    from sb3_contrib.ppo_recurrent import MlpLstmPolicy  # which --help does without
+    import sb3_contrib  # which --help does without
 
-    class Policy(OneCall, MlpLstmPolicy):
+    class Policy(OneCall, sb3_contrib.ppo_recurrent.MlpLstmPolicy):
         pass
 
     print(f"{TASK} without velocities, {args.environments} environments, {args.hidden} units")
     print("LSTM           collecting s  updating s  reward")
     runs = []
-    for name, policy in (("step by step", MlpLstmPolicy), ("in one call", Policy)):
+    for name, policy in (("step by step", "MlpLstmPolicy"), ("in one call", Policy)):
         run = train(policy, args)
         print(f"{name:12}  {run.collecting:13.2f}  {run.updating:10.2f}  {run.reward:6.1f}")
         runs.append(run)
