@@ -21,12 +21,12 @@ import fastrnn
 from fastrnn import explain, ops
 from fastrnn.backends import cpu
 from fastrnn.ops import dispatch
-from fastrnn.spec import CELLS, pair_of
+from fastrnn.spec import CELLS, Segments, pair_of
 
 pytest.importorskip("triton")
 
 from fastrnn.backends import triton  # noqa: E402
-from fastrnn.backends.triton import launch, operators  # noqa: E402
+from fastrnn.backends.triton import launch, operators, persistent, stepwise  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not launch.interpreted, reason="needs TRITON_INTERPRET=1")
 
@@ -134,6 +134,56 @@ def test_opcheck(cell, case, interpreted):
     for dy in (True, False):
         arguments = arguments_of_backward(p, y, saved, dy)
         torch.library.opcheck(interpreted.layer_backward.default, arguments, test_utils=checks)
+
+
+def segments_of(batch: int, steps: int, lengths: bool, p: Problem) -> Segments:
+    if lengths:
+        return Segments(torch.arange(batch) % (steps + 1))
+    return Segments(None, torch.arange(steps * batch).view(steps, batch) % 3 == 0, p.state)
+
+
+@pytest.mark.parametrize("lengths", [True, False], ids=["lengths", "reset"])
+def test_opcheck_with_segments(lengths, interpreted):
+    p = problem("lstm", replace(CASES["dense"], directions=2))
+    segments = segments_of(5, 3, lengths, p)
+    y, final, saved = operators.layer_forward(*arguments_of_forward(p), *segments.arguments, True)
+    # With a reset, what is saved has room for more than there is.
+    forward = (*arguments_of_forward(p, save=lengths), *segments.arguments, True)
+    backward = arguments_of_backward(replace(p, dstate=final), y, saved)
+    backward = (*backward[:-1], [True] * (len(backward[-1]) + len(segments.reset_state)), 1, *segments.arguments)
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(interpreted.layer_forward.default, forward, test_utils=checks)
+    torch.library.opcheck(interpreted.layer_backward.default, backward, test_utils=checks)
+
+
+REGIMES = {"resident": (17, 0, "tf32"), "cooperative": (70, 0, "tf32"), "stepwise": (17, 3, "ieee")}
+
+
+@pytest.mark.parametrize("hidden,projection,precision", REGIMES.values(), ids=REGIMES)
+def test_lengths_are_not_waited_for(hidden, projection, precision, monkeypatch):
+    """On tensors without values: to read one, or to make a size of one, is an error."""
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", precision)
+    launched = []
+    for regime in (persistent, stepwise):
+        monkeypatch.setattr(regime, "launch", lambda kernel, *_: launched.append(kernel.name))
+    p = problem("lstm", Case(3, 5, hidden, 4, directions=2, P=projection)).to(torch.float32)
+    x, h_0, c_0, weights, *options, save = on_meta(arguments_of_forward(p))
+    lengths = torch.empty(5, dtype=torch.int64, device="meta")
+    y, final, saved = operators.layer_forward(x, h_0, c_0, weights, *options, save, lengths, every_state=True)
+    arguments = (y, final, x, h_0, c_0, weights, y, saved, *options, [True] * len(names(p)))
+    operators.layer_backward(*arguments, lengths=lengths)
+    kind = "pointwise" if projection else "persistent"
+    assert set(launched) == {f"{kind}_forward", f"{kind}_backward"}
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        operators.layer_forward(
+            x, h_0, c_0, weights, *options, save, None, torch.empty(3, 5, dtype=torch.bool, device="meta")
+        )
+
+
+def on_meta(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.to("meta")
+    return [on_meta(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 # Modules

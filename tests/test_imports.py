@@ -20,6 +20,7 @@ ORDER = [
     ["fastrnn"],
     ["fastrnn.modules"],
     ["fastrnn.functional"],
+    ["fastrnn.checks"],
     ["fastrnn.ops"],
     ["fastrnn.backends"],
     ["fastrnn.spec"],

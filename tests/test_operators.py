@@ -84,10 +84,11 @@ every_sample = pytest.mark.parametrize("cell,batch", SAMPLES.values(), ids=SAMPL
 
 
 def test_calls_have_the_arguments_of_the_schemas():
+    of_frozen = tuple(name for name in ForwardCall._fields if name not in ("save", "every_state", "recompute"))
     for operator, fields in (
         (layer_forward, ForwardCall._fields),
         (layer_backward, BackwardCall._fields),
-        (frozen_forward, ForwardCall._fields[:-1]),
+        (frozen_forward, of_frozen),
     ):
         assert tuple(argument.name for argument in operator._schema.arguments) == fields
 
@@ -291,7 +292,7 @@ BACKWARD_ERRORS = {
     "dy-shape": (lambda a: {"dy": a["dy"][:2]}, r"dy of shape \[4, 3, 12\] on cpu, got \[2, 3, 12\]"),
     "dh_T-shape": (lambda a: {"dstate": [a["dy"], None]}, r"dh_T of shape \[2, 3, 6\] on cpu, got \[4, 3, 12\]"),
     "dc_T-shape": (lambda a: {"dstate": [None, a["dy"]]}, r"dc_T of shape \[2, 3, 6\] on cpu, got \[4, 3, 12\]"),
-    "one-dstate": (lambda a: {"dstate": [None]}, "expected 2 final-state gradients, got 1"),
+    "one-dstate": (lambda a: {"dstate": [None]}, "expected 2 final-state gradients, .*cell states of all steps, got 1"),
     "needed": (lambda a: {"needed": [True] * 3}, "expected 11 flags in needed, got 3"),
     "nothing-saved": (lambda a: {"saved": a["saved"][:, :0]}, r"expected y and saved of .*\[2, 0, 30\]"),
     "saved-dtype": (lambda a: {"saved": a["saved"].double()}, "expected y and saved of .*Double"),

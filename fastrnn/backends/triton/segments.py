@@ -78,7 +78,8 @@ class Packing:
 
     def pack_states(self, t: Tensor) -> Tensor:
         """[D, T, B, width] to [D, N, width]."""
-        return t[(slice(None), *self._places)]
+        step, row = self._places
+        return t[:, step, row]
 
     def unpack(self, t: Tensor) -> Tensor:
         """``pack`` undone, zeros elsewhere."""
@@ -87,8 +88,9 @@ class Packing:
         return out
 
     def unpack_states(self, t: Tensor) -> Tensor:
+        step, row = self._places
         out = t.new_zeros(self._directions, *self._extent, t.shape[-1])
-        out[(slice(None), *self._places)] = t
+        out[:, step, row] = t
         return out
 
     def final(self, of_segments: Tensor, state: int) -> Tensor:
