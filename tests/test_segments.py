@@ -19,8 +19,9 @@ from torch.func import grad, vmap
 import fastrnn
 from fastrnn import ops
 from fastrnn.diagnose import bytes_kept
+from fastrnn.modules.layers import hx_of
 from fastrnn.spec import CELLS, WHOLE, ForwardCall, Segments, pair_of, reference
-from fastrnn.testing import Case, Problem, assert_accurate, poisoned
+from fastrnn.testing import Case, Problem, assert_accurate, on_reference, poisoned
 from fastrnn.testing.problem import names
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -345,7 +346,53 @@ def test_opcheck(name):
     torch.library.opcheck(ops.layer_backward, arguments)
 
 
-# Derivatives and transforms
+# Modules, derivatives and transforms
+
+
+def layer(kind: str, **options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return build(fastrnn, LAYERS, kind, I, H, dtype=torch.float64, **options)
+
+
+class Bound(nn.Module):
+    """A layer that is always given the same besides its input."""
+
+    def __init__(self, module: nn.Module, given: dict[str, Any]) -> None:
+        super().__init__()
+        self.module, self.given = module, given
+
+    def forward(self, x: Tensor, hx: Any = None) -> Any:
+        return self.module(x, hx, **self.given)
+
+
+FORMS: dict[str, tuple[dict[str, Any], Any, dict[str, Any]]] = {
+    "stacked": (
+        {"num_layers": 2, "bidirectional": True, "batch_first": True},
+        inputs(B, T, I),
+        {"lengths": LENGTHS, "reset": MARKS.t(), "reset_state": 4},
+    ),
+    "unbatched": (
+        {"num_layers": 2},
+        inputs(T, I),
+        {"lengths": torch.tensor(3), "reset": MARKS[:, 1], "reset_state": 2},
+    ),
+    "packed": (
+        {"bidirectional": True},
+        nn.utils.rnn.pack_padded_sequence(inputs(T, 2, I), torch.tensor([2, 5]), enforce_sorted=False),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("options,x,given", FORMS.values(), ids=FORMS)
+def test_modules_agree_with_the_oracle(kind, options, x, given):
+    module = layer(kind, **options)
+    if given:
+        form = (given["reset_state"], *((B,) if x.dim() == 3 else ()), H)
+        given = given | {"reset_state": hx_of(tuple(inputs(*form) for _ in module.cell_spec.states))}
+    given = given | {"return_states": True}
+    assert_same(results(Bound(module, given), x), results(Bound(on_reference(module), given), x))
 
 
 @pytest.mark.parametrize("cell,name", [("lstm", "both-by-step"), ("gru", "lengths"), ("cifg", "projected-both")])
@@ -361,11 +408,6 @@ def test_derivatives_of_both_orders(cell, name):
     leaves = [t.clone().requires_grad_() for t in call.inputs]
     assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
     assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
-
-
-def layer(kind: str, **options: Any) -> nn.Module:
-    torch.manual_seed(0)
-    return build(fastrnn, LAYERS, kind, I, H, dtype=torch.float64, **options)
 
 
 @pytest.mark.parametrize("mapped", [False, True], ids=["shared", "mapped"])
@@ -445,7 +487,7 @@ def test_recomputation_keeps_less_and_changes_nothing(kind, recompute, segments)
         module.recompute = recompute
         owned = [x, *module.parameters(), *given.values()]
         kept = bytes_kept(lambda: module(x.requires_grad_(), **given), owned)
-        return results(_Bound(module, given), x), kept
+        return results(Bound(module, given), x), kept
 
     (plain, of_plain), (again, of_again) = of(False), of(recompute)
     if recompute is True:
@@ -455,17 +497,6 @@ def test_recomputation_keeps_less_and_changes_nothing(kind, recompute, segments)
         assert of_again <= outputs if CELLS[kind].saved else of_again == of_plain
     else:
         assert_same(again, plain)
-
-
-class _Bound(nn.Module):
-    """A layer that is always given the same besides its input."""
-
-    def __init__(self, module: nn.Module, given: dict[str, Any]) -> None:
-        super().__init__()
-        self.module, self.given = module, given
-
-    def forward(self, x: Tensor, hx: Any = None) -> Any:
-        return self.module(x, hx, **self.given)
 
 
 def test_weight_dropout_comes_from_the_seed_and_only_in_training():

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastrnn.modules import Cell, Layers
 from fastrnn.modules.counterparts import FAST, FASTRNN, cell_of
 from fastrnn.modules.layers import hx_of
-from fastrnn.spec import CELLS, LayerSpec, reference
+from fastrnn.spec import CELLS, LayerSpec, Segments, reference
 
 __all__ = ["CELL_MODULES", "IN_TORCH", "LAYERS", "TIED", "Counterpart", "Kind", "counterpart_of", "on_reference"]
 
@@ -123,9 +123,18 @@ def _on_reference(cls: type[Module]) -> type[Module]:
     return type(cls.__name__, (cls,), {"forward": forward})
 
 
-def _forward_of_layers(self: Any, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
+def _forward_of_layers(
+    self: Any,
+    input: Tensor | PackedSequence,
+    hx: Any = None,
+    *,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_state: Any = None,
+    return_states: bool = False,
+) -> tuple[Any, ...]:
     spec = LayerSpec(_cell(self), 2 if self.bidirectional else 1, self.bias, projected=self.proj_size > 0)
-    state = () if hx is None else tuple(hx) if isinstance(hx, (tuple, list)) else (hx,)
+    state, resets = _state_of(hx), _state_of(reset_state)
     packed, unbatched = isinstance(input, PackedSequence), False
     batch_sizes = None
     if isinstance(input, PackedSequence):
@@ -134,26 +143,40 @@ def _forward_of_layers(self: Any, input: Tensor | PackedSequence, hx: Any = None
     elif input.dim() == 2:
         unbatched = True
         x, state = input.unsqueeze(1), tuple(s.unsqueeze(1) for s in state)
+        resets = tuple(s.unsqueeze(-2) for s in resets)
+        lengths = None if lengths is None else lengths.unsqueeze(0)
+        reset = None if reset is None else reset.unsqueeze(1)
     else:
         x = input.transpose(0, 1) if self.batch_first else input
+        reset = reset.t() if reset is not None and self.batch_first else reset
 
-    finals = []
+    finals, every = [], []
     of_layer = spec.directions
     for i in range(self.num_layers):
         if i > 0 and self.dropout and self.training:
             x = torch.dropout(x, self.dropout, True)
         names: list[str] = sum(self._all_weights[i * of_layer : (i + 1) * of_layer], [])
         weights = [getattr(self, name) for name in names]
-        x, final = reference.layer(spec, x, [s[i * of_layer : (i + 1) * of_layer] for s in state], weights, batch_sizes)
-        finals.append(final)
-    state = tuple(torch.cat(s) for s in zip(*finals, strict=True))
+        initial, anew = ([s[i * of_layer : (i + 1) * of_layer] for s in states] for states in (state, resets))
+        segments = Segments(lengths, reset, anew)
+        x, results = reference.layer(spec, x, initial, weights, batch_sizes, segments, every_state=True)
+        count = len(spec.facts.states)
+        finals.append(results[:count])
+        every.append((torch.stack(x.chunk(of_layer, -1)), *results[count:]))
+    state, states = (tuple([torch.cat(s) for s in zip(*each, strict=True)]) for each in (finals, every))
 
+    y: Any = x.transpose(0, 1) if self.batch_first else x
     if packed:
         state = tuple(s if back is None else s[:, back] for s in state)
-        return PackedSequence(x, batch_sizes, order, back), hx_of(state)
-    if unbatched:
-        return x.squeeze(1), hx_of(tuple(s.squeeze(1) for s in state))
-    return x.transpose(0, 1) if self.batch_first else x, hx_of(state)
+        y = PackedSequence(x, batch_sizes, order, back)
+    elif unbatched:
+        y, state = x.squeeze(1), tuple(s.squeeze(1) for s in state)
+        states = tuple(s.squeeze(2) for s in states)
+    return (y, hx_of(state), states) if return_states else (y, hx_of(state))
+
+
+def _state_of(hx: Any) -> tuple[Tensor, ...]:
+    return () if hx is None else tuple(hx) if isinstance(hx, (tuple, list)) else (hx,)
 
 
 def _forward_of_cell(self: Any, input: Tensor, hx: Any = None) -> Any:
