@@ -108,31 +108,34 @@ def kernels(case: Case) -> Iterator[tuple[Kernel, Tile | None]]:
     """What is launched for dense and for ragged batches, in inference and in training, with and without gradients of
     the states of every step."""
     plan, dtype = case.plan, getattr(torch, case.dtype)
-    for ragged in (False, True):
-        for kernel in kernels_of(case.spec, plan, case.hidden, dtype, ragged=ragged, inference=True):
+    own_states = (False, True) if len(case.spec.facts.states) > 1 else (False,)
+    for ragged, every_state in product((False, True), own_states):
+        options = {"ragged": ragged, "every_state": every_state, "inference": True}
+        for kernel in kernels_of(case.spec, plan, case.hidden, dtype, **options):
             yield kernel, plan.forward if kernel.name.endswith("forward") else plan.backward
-        if len(case.spec.facts.states) > 1:
-            yield backward_kernel(case.spec, plan, case.hidden, dtype, ragged, every_state=True), plan.backward
 
 
 def kernels_of(
-    spec: LayerSpec, plan: Plan, hidden: int, dtype: torch.dtype, *, ragged: bool, inference: bool
+    spec: LayerSpec,
+    plan: Plan,
+    hidden: int,
+    dtype: torch.dtype,
+    *,
+    ragged: bool,
+    inference: bool,
+    every_state: bool = False,
 ) -> list[Kernel]:
     """What a layer launches in training; with ``inference`` also the kernel of a call without gradients."""
     saves = [True, False] if inference else [True]
     if plan.regime == "stepwise":
-        forward = [stepwise.forward_kernel(spec, hidden, dtype, ragged, save) for save in saves]
-    else:
-        forward = [persistent.forward_kernel(spec, plan, hidden, dtype, ragged, save) for save in saves]
-    return [*forward, backward_kernel(spec, plan, hidden, dtype, ragged)]
-
-
-def backward_kernel(
-    spec: LayerSpec, plan: Plan, hidden: int, dtype: torch.dtype, ragged: bool, every_state: bool = False
-) -> Kernel:
-    if plan.regime == "stepwise":
-        return stepwise.backward_kernel(spec, hidden, dtype, ragged, every_state)
-    return persistent.backward_kernel(spec, plan, hidden, dtype, ragged, every_state)
+        return [
+            *(stepwise.forward_kernel(spec, hidden, dtype, ragged, save) for save in saves),
+            stepwise.backward_kernel(spec, hidden, dtype, ragged, every_state),
+        ]
+    return [
+        *(persistent.forward_kernel(spec, plan, hidden, dtype, ragged, save) for save in saves),
+        persistent.backward_kernel(spec, plan, hidden, dtype, ragged, every_state),
+    ]
 
 
 def _distinct_plans(found: Iterable[Case]) -> list[dict[str, Any]]:
