@@ -1,7 +1,7 @@
 """What the regimes share: where rows lie in memory, and tuples of tiles to and from it.
 
 Every buffer of rows, [N, D*width], lies in memory step by step: the row of time ``t`` and batch entry ``b`` is
-``t * batch + b``, or ``offsets[t] + b`` in a packed batch. A ``line`` is one direction's part of a row. Offsets are
+``t * batch + b``, or ``offsets[t] + b`` in a ragged batch. A ``line`` is one direction's part of a row. Offsets are
 64-bit: 2^31 elements are few.
 """
 
@@ -15,8 +15,8 @@ class Geometry(NamedTuple):
     """A layer's sizes and the rows of its batch.
 
     Attributes:
-        offsets: [T] of a packed batch, the first row of each step.
-        lengths: [B] of a packed batch, the steps of each entry.
+        offsets: [T] of a ragged batch, the first row of each step.
+        lengths: [B] of a ragged batch, the steps of each entry, in any order.
         rows: of all steps.
     """
 

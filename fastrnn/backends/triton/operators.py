@@ -1,7 +1,8 @@
 """The operators of ``fastrnn.ops`` on CUDA tensors: the products over all steps around a regime's time loop.
 
-``lengths`` stay on the device: the time loops read them there. Of the products over all steps the rows beyond them are
-zeros, which cost what others do. ``reset`` is read by the CPU: ``segments.py``.
+``lengths`` stay on the device. The time loops read them there, and a group of rows takes as many steps as its longest;
+to the products over all steps the rows beyond are zeros, which cost what others do. For ``reset`` the CPU waits:
+``segments.py``.
 """
 
 import math
@@ -48,7 +49,8 @@ class _Order:
 
     def states(self, given: Sequence[Any], count: int) -> list[Any]:
         """``count`` states, and behind them those of every step."""
-        return [self.state(s) for s in given[:count]] + [self.state(self.state(s)) for s in given[count:]]
+        final, by_step = given[:count], given[count:]
+        return [self.state(s) for s in final] + [self.state(self.state(s)) for s in by_step]
 
     def inputs(self, call: ForwardCall) -> Inputs:
         segments = call.segments
@@ -64,9 +66,8 @@ class _Order:
         return s.squeeze(self.first) if self.one_step else s
 
     def states_back(self, given: Sequence[Tensor], count: int) -> list[Tensor]:
-        return [self.state_back(s) for s in given[:count]] + [
-            self.state_back(self.state_back(s)) for s in given[count:]
-        ]
+        final, by_step = given[:count], given[count:]
+        return [self.state_back(s) for s in final] + [self.state_back(self.state_back(s)) for s in by_step]
 
     def _swap(self, t: Tensor) -> Tensor:
         return t.transpose(self.first, self.first + 1) if self.swapped and t.dim() > self.first + 1 else t
@@ -89,18 +90,16 @@ def _forward(
         ys, finals, every_saved = zip(*each, strict=True)
         return torch.stack(ys), [torch.stack(s) for s in zip(*finals, strict=True)], torch.stack(every_saved)
     check_layer(spec, inputs)
-    x = inputs.x
-    hidden, outputs = spec.hidden_and_outputs(inputs.weights[1])
+    x, states = inputs.x, len(spec.facts.states)
+    hidden, _ = spec.hidden_and_outputs(inputs.weights[1])
     saved = x.new_empty(spec.directions, math.prod(x.shape[:-1]) if save else 0, len(spec.facts.saved) * hidden)
     if inputs.segments.reset is None:
         return *_run_forward(spec, inputs, saved, every_state), saved
-    packing = Packing(spec, inputs, [*spec.state_widths(hidden, outputs).values()])
-    y, of_segments = _run_forward(
-        spec, packing.inputs, _first_rows(saved, packing.rows) if save else saved, every_state
-    )
-    final = [packing.final(s, i) for i, s in enumerate(of_segments[: len(spec.facts.states)])]
-    final += [packing.unpack_states(s) for s in of_segments[len(spec.facts.states) :]]
-    return packing.unpack(y), final, saved
+    packing = Packing(spec, inputs)
+    of_packed = _first_rows(saved, packing.rows) if save else saved
+    y, results = _run_forward(spec, packing.inputs, of_packed, every_state)
+    final = [packing.final(s, i) for i, s in enumerate(results[:states])]
+    return packing.unpack(y), [*final, *[packing.unpack_states(s) for s in results[states:]]], saved
 
 
 def _run_forward(spec: LayerSpec, inputs: Inputs, saved: Tensor, every_state: bool) -> tuple[Tensor, list[Tensor]]:
@@ -110,15 +109,14 @@ def _run_forward(spec: LayerSpec, inputs: Inputs, saved: Tensor, every_state: bo
     layout = Layout.of(spec, x, inputs.batch_sizes, inputs.segments.lengths)
     initial = _initial(spec, inputs.state, w, layout)
     every_state = every_state and len(initial) > 1
-    if every_state and saved.shape[1] == 0:
+    if every_state and saved.shape[1] == 0:  # the states are among what is saved
         saved = saved.new_empty(spec.directions, layout.rows, saved.shape[2])
     y = x.new_empty(layout.rows, spec.directions * w.outputs)
     if layout.padded:
         y.zero_()
         saved.zero_()
-    final: Sequence[Tensor]
     if layout.rows == 0:
-        final = [s.clone() for s in initial]
+        final = tuple([s.clone() for s in initial])
     else:
         rows = x.flatten(0, -2)
         gx = rows @ w.w_ih.t() if w.b_ih is None else torch.addmm(w.b_ih, rows, w.w_ih.t())
@@ -128,8 +126,9 @@ def _run_forward(spec: LayerSpec, inputs: Inputs, saved: Tensor, every_state: bo
             final = stepwise.forward(spec, layout, w, tensors)
         else:
             final = persistent.forward(plan, spec, layout, w, tensors)
-    after = [saved[..., -w.hidden :].reshape(spec.directions, *x.shape[:-1], w.hidden)] if every_state else []
-    return y.view(*x.shape[:-1], y.shape[-1]), [*final, *[s.clone() for s in after]]
+    if every_state:
+        final += (saved[..., -w.hidden :].reshape(spec.directions, *x.shape[:-1], w.hidden).clone(),)
+    return y.view(*x.shape[:-1], y.shape[-1]), list(final)
 
 
 def _first_rows(saved: Tensor, rows: int) -> Tensor:
@@ -168,17 +167,15 @@ def _backward(
 
 
 def _backward_of_segments(spec: LayerSpec, inputs: Inputs, results: Results, needed: Sequence[bool]) -> list[Tensor]:
-    count, weights = len(spec.facts.states), inputs.weights
-    hidden, outputs = spec.hidden_and_outputs(weights[1])
-    packing = Packing(spec, inputs, [*spec.state_widths(hidden, outputs).values()])
-    dstate = [packing.dfinal(d) for d in results.dstate[:count]]
-    dstate += [None if d is None else packing.pack_states(d) for d in results.dstate[count:]]
+    states, packing = len(spec.facts.states), Packing(spec, inputs)
+    dstate = [packing.dfinal(d) for d in results.dstate[:states]]
+    dstate += [None if d is None else packing.pack_states(d) for d in results.dstate[states:]]
     dy = None if results.dy is None else packing.pack(results.dy)
     of_segments = Results(dy, dstate, packing.pack(results.y), _first_rows(results.saved, packing.rows))
 
     wanted = iter(needed)
     of_x, of_state = next(wanted), [next(wanted) for _ in inputs.state]
-    of_weights, of_resets = [next(wanted) for _ in weights], [*wanted]
+    of_weights, of_resets = [next(wanted) for _ in inputs.weights], [*wanted]
     of_initial = [any(flags) for flags in zip_longest(of_state, of_resets, fillvalue=False)]
     found = iter(_run_backward(spec, packing.inputs, of_segments, [of_x, *of_initial, *of_weights], 1))
     gradients = [packing.unpack(next(found))] if of_x else []

@@ -1,12 +1,10 @@
 """Batches whose rows begin anew at some steps, by way of packed batches: there every segment of a row is a row.
 
 Segments do not depend on one another, so they run side by side, in as many steps as the longest has, and the kernels
-of packed batches run them as they are. The CPU waits for the device once, to learn how many segments have each step:
-tensors have that many rows. Marks inside the time loops would need no wait, but a load and a choice for every state
-and step, and all steps one after another.
+of packed batches run them as they are. The CPU waits for the device, once in forward and once in backward, to learn how
+many segments have each step: so many rows tensors have. Marks inside the time loops would need no wait, but a load and
+a choice for every state and step, and all steps one after another.
 """
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,8 +25,7 @@ class Packing:
         inputs: of the packed batch, whose row S at step k is the k-th step of segment S.
     """
 
-    def __init__(self, spec: LayerSpec, inputs: Inputs, widths: Sequence[int]) -> None:
-        """``widths`` of the states."""
+    def __init__(self, spec: LayerSpec, inputs: Inputs) -> None:
         x, (lengths, reset, reset_state) = inputs.x, inputs.segments
         assert reset is not None
         self._extent = steps, batch = x.shape[:2]
@@ -62,10 +59,11 @@ class Packing:
         place = begin[segment] + step * batch
         self._places = (place // at_least_one, place % at_least_one)
 
+        widths = spec.state_widths(*spec.hidden_and_outputs(inputs.weights[1])).values()
         self._initial = list(inputs.state) or [x.new_zeros(spec.directions, batch, width) for width in widths]
         self._resets = list(reset_state)
-        self.has_state = bool(inputs.state or reset_state)
-        state = [self._initial_of_segments(i) for i in range(len(widths))] if self.has_state else []
+        given = inputs.state or reset_state  # zeros throughout otherwise
+        state = [self._initial_of_segments(i) for i in range(len(widths))] if given else []
         self.inputs = Inputs(self.pack(x), state, inputs.weights, sizes)
 
     @property
