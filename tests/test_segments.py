@@ -55,8 +55,10 @@ def test_the_oracle_is_met(cell, case, operators):
     assert_same(fused(problem(cell, case), operators), oracle(cell, case, torch.float64))
 
 
-@pytest.mark.parametrize("regime,hidden", [("resident", 17), ("cooperative", 70)])
-@pytest.mark.parametrize("name", ["lengths", "both-by-step"])
+@pytest.mark.parametrize(
+    "name,regime,hidden",
+    [("lengths", "resident", 17), ("both-by-step", "resident", 17), ("lengths", "cooperative", 70)],
+)
 def test_kernels_that_keep_the_weights_on_chip(name, regime, hidden, monkeypatch):
     pytest.importorskip("triton")
     operators = importlib.import_module("fastrnn.backends.triton.operators")

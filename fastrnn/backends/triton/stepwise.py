@@ -75,9 +75,11 @@ def forward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: ForwardT
         launch(kernel, grid, {**given, **position}, gx.device)
         if w_hr is not None:
             for d, active in enumerate(actives):
-                outputs, having = cell_h[d, :active] @ w_hr[d].t(), layout.having(d, position["step"])
-                _put(h[d, :active], outputs, having)
-                _put(_rows(tensors.y, layout, d, position["step"]), outputs, having)
+                before, having = h[d, :active], layout.having(d, position["step"])
+                after = torch.mm(cell_h[d, :active], w_hr[d].t(), out=before if having is None else None)
+                if having is not None:
+                    _put(before, after, having)
+                _put(_rows(tensors.y, layout, d, position["step"]), after, having)
 
     _run(one_step, layout, [layout.actives(step) for step in range(layout.steps)], w_hr is None, gx.device)
     return h, *(s.to(h.dtype) for s in others)
@@ -86,6 +88,7 @@ def forward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: ForwardT
 def backward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: BackwardTensors) -> tuple[Tensor, ...]:
     """The time loop backward; returns the gradients of the initial states."""
     w_hh, w_hr, dgh, dprojected = weights.w_hh, weights.w_hr, tensors.dgh, tensors.dprojected
+    dy = tensors.dy if w_hr is None else layout.without_padding(tensors.dy)
     kernel = backward_kernel(spec, weights.hidden, dgh.dtype, layout.ragged, tensors.every_state)
     dh, *others = (s.clone() for s in tensors.dfinal)
     others = [s.to(_wide(s.dtype)) for s in others]
@@ -100,10 +103,11 @@ def backward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: Backwar
         if w_hr is not None and dprojected is not None:
             step = layout.steps - 1 - position["step"]
             for d, active in enumerate(actives):
-                doutputs, having = dh[d, :active] + _rows(tensors.dy, layout, d, step), layout.having(d, step)
-                _put(_rows(dprojected, layout, d, step), doutputs, having)
-                torch.mm(doutputs, w_hr[d], out=cell_dh[d, :active])
-                _put(dh[d, :active], torch.zeros_like(doutputs), having)
+                dh_d, having = dh[d, :active], layout.having(d, step)
+                dh_d += _rows(dy, layout, d, step)
+                _put(_rows(dprojected, layout, d, step), dh_d, having)
+                torch.mm(dh_d, w_hr[d], out=cell_dh[d, :active])
+                dh_d.masked_fill_(having, 0) if having is not None else dh_d.zero_()
         launch(kernel, grid, {**given, **position}, dgh.device)
         dh[:, :n].baddbmm_(dgh_step[:, :n], w_hh)
 
