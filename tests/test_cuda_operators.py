@@ -21,7 +21,7 @@ import fastrnn
 from fastrnn import explain, ops
 from fastrnn.backends import cpu
 from fastrnn.ops import dispatch
-from fastrnn.spec import CELLS, Segments, pair_of
+from fastrnn.spec import CELLS, ForwardCall, pair_of
 
 pytest.importorskip("triton")
 
@@ -46,6 +46,8 @@ CASES = {
     "ragged": Case(3, 3, 17, 4, directions=2, lengths=(3, 2, 1)),
     "no-rows": Case(3, 0, 17, 4),
     "projected": Case(3, 5, 17, 4, directions=2, P=3),
+    "lengths": Case(3, 5, 17, 4, padded=True, every_state=True, state=False),
+    "resets": Case(3, 5, 17, 4, directions=2, batch_first=True, padded=True, reset="by-step", every_state=True),
 }
 every_case = pytest.mark.parametrize(
     "cell,case",
@@ -70,14 +72,18 @@ def arguments_of_forward(p: Problem, save: bool = True) -> tuple:
         case.bias,
         case.batch_first,
         save,
+        *(p.segments.arguments or [None] * 4),
+        case.every_state,
     )
 
 
 def arguments_of_backward(p: Problem, y: Tensor, saved: Tensor, dy: bool = True) -> tuple:
     """Without one of the weights' gradients, and without the last of dstate."""
     gradients = (p.dy if dy else None, [*p.dstate[:-1], None])
-    x, h_0, c_0, weights, *options, _ = arguments_of_forward(p)
-    return *gradients, x, h_0, c_0, weights, y, saved, *options, [name != "w_hh[0]" for name in names(p)]
+    call = ForwardCall(*arguments_of_forward(p))
+    needed = [name != "w_hh[0]" for name in names(p)]
+    plain = (call.x, call.h_0, call.c_0, call.weights, y, saved, call.batch_sizes, *call.options)
+    return *gradients, *plain, needed, 1, *call.segments.arguments
 
 
 def fake(mode: FakeTensorMode, value: Any) -> Any:
@@ -136,26 +142,6 @@ def test_opcheck(cell, case, interpreted):
         torch.library.opcheck(interpreted.layer_backward.default, arguments, test_utils=checks)
 
 
-def segments_of(batch: int, steps: int, lengths: bool, p: Problem) -> Segments:
-    if lengths:
-        return Segments(torch.arange(batch) % (steps + 1))
-    return Segments(None, torch.arange(steps * batch).view(steps, batch) % 3 == 0, p.state)
-
-
-@pytest.mark.parametrize("lengths", [True, False], ids=["lengths", "reset"])
-def test_opcheck_with_segments(lengths, interpreted):
-    p = problem("lstm", replace(CASES["dense"], directions=2))
-    segments = segments_of(5, 3, lengths, p)
-    y, final, saved = operators.layer_forward(*arguments_of_forward(p), *segments.arguments, True)
-    # With a reset, what is saved has room for more than there is.
-    forward = (*arguments_of_forward(p, save=lengths), *segments.arguments, True)
-    backward = arguments_of_backward(replace(p, dstate=final), y, saved)
-    backward = (*backward[:-1], [True] * (len(backward[-1]) + len(segments.reset_state)), 1, *segments.arguments)
-    checks = ("test_schema", "test_faketensor")
-    torch.library.opcheck(interpreted.layer_forward.default, forward, test_utils=checks)
-    torch.library.opcheck(interpreted.layer_backward.default, backward, test_utils=checks)
-
-
 REGIMES = {"resident": (17, 0, "tf32"), "cooperative": (70, 0, "tf32"), "stepwise": (17, 3, "ieee")}
 
 
@@ -166,18 +152,14 @@ def test_lengths_are_not_waited_for(hidden, projection, precision, monkeypatch):
     launched = []
     for regime in (persistent, stepwise):
         monkeypatch.setattr(regime, "launch", lambda kernel, *_: launched.append(kernel.name))
-    p = problem("lstm", Case(3, 5, hidden, 4, directions=2, P=projection)).to(torch.float32)
-    x, h_0, c_0, weights, *options, save = on_meta(arguments_of_forward(p))
-    lengths = torch.empty(5, dtype=torch.int64, device="meta")
-    y, final, saved = operators.layer_forward(x, h_0, c_0, weights, *options, save, lengths, every_state=True)
-    arguments = (y, final, x, h_0, c_0, weights, y, saved, *options, [True] * len(names(p)))
-    operators.layer_backward(*arguments, lengths=lengths)
+    case = Case(3, 5, hidden, 4, directions=2, P=projection, padded=True, every_state=True)
+    p = problem("lstm", case).to(torch.float32)
+    y, _, saved = operators.layer_forward(*on_meta(arguments_of_forward(p)))
+    operators.layer_backward(*on_meta(arguments_of_backward(p, y, saved)))
     kind = "pointwise" if projection else "persistent"
     assert set(launched) == {f"{kind}_forward", f"{kind}_backward"}
-    with pytest.raises(NotImplementedError, match="meta tensor"):
-        operators.layer_forward(
-            x, h_0, c_0, weights, *options, save, None, torch.empty(3, 5, dtype=torch.bool, device="meta")
-        )
+    with pytest.raises(NotImplementedError, match="meta tensor"):  # as of a reset
+        operators.layer_forward(*on_meta(arguments_of_forward(problem("lstm", CASES["resets"]))))
 
 
 def on_meta(value: Any) -> Any:
