@@ -32,22 +32,22 @@ MARKS = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1], [1, 1, 0, 0], [0
 CASE = Case(T, B, H, I, every_state=True)
 CASES = {
     "lengths": replace(CASE, padded=True, directions=2, batch_first=True),
-    "lengths-no-state": replace(CASE, padded=True, state=False, bias=False),
+    "lengths-no-state": replace(CASE, padded=True, state=False, bias=False, every_state=False),
     "reset": replace(CASE, reset="zeros", directions=2, state=False),
     "reset-once": replace(CASE, reset="once", directions=2, batch_first=True),
     "reset-by-step": replace(CASE, reset="by-step", state=False),
     "both": replace(CASE, padded=True, reset="zeros", bias=False),
     "both-once-no-state": replace(CASE, padded=True, reset="once", state=False),
     "both-by-step": replace(CASE, padded=True, reset="by-step", directions=2, batch_first=True),
-    "projected-lengths": replace(CASE, padded=True, directions=2, P=2),
+    "projected-lengths": replace(CASE, padded=True, directions=2, P=2, every_state=False),
     "projected-both": replace(CASE, padded=True, reset="once", directions=2, P=2, batch_first=True),
 }
 BOTH = CASES["both-by-step"]
 
 
-def call_of(p: Problem, **others: Any) -> ForwardCall:
+def call_of(p: Problem) -> ForwardCall:
     plain = (p.x, *pair_of(p.state), p.weights, p.case.batch_sizes, *p.spec.arguments)
-    return ForwardCall.of(plain, p.segments.arguments)._replace(every_state=p.case.every_state, **others)
+    return ForwardCall.of(plain, p.segments.arguments)._replace(every_state=p.case.every_state)
 
 
 @pytest.mark.parametrize("cell,case", of_each_cell(CASES))
