@@ -30,15 +30,8 @@ class Packing:
         assert reset is not None
         self._extent = steps, batch = x.shape[:2]
         self._directions, self._device = spec.directions, x.device
-        t = torch.arange(steps, device=x.device).unsqueeze(1)
-        whole = torch.full((batch,), steps, device=x.device)
-        ends = whole if lengths is None else lengths.long().clamp(0, steps)
-        begins = (t < ends) & (reset | (t == 0))
-        next_begins = torch.where(begins, t, steps).flip(0).cummin(0).values.flip(0)
-        stops = torch.minimum(torch.cat((next_begins[1:], whole.unsqueeze(0))), ends)
-        # The longest first, where each begins; behind them all that begin nothing.
-        length, begin = torch.where(begins, stops - t, 0).flatten().sort(descending=True, stable=True)
-        counts = len(length) - torch.searchsorted(length.flip(0), t[:, 0], right=True)
+        length, begin, ends = _segments(reset, lengths)
+        counts = len(length) - torch.searchsorted(length.flip(0), torch.arange(steps, device=x.device), right=True)
         sizes = _to_cpu(counts)
         sizes = sizes[sizes > 0]
         segments = int(sizes[0]) if len(sizes) else 0
@@ -133,6 +126,20 @@ class Packing:
         found = torch.arange(segments, segments + batch + 1, device=self._device)
         at = torch.where(chosen, self._row, batch)
         return found.scatter_(0, at, torch.arange(segments, device=self._device))[:batch]
+
+
+def _segments(reset: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each step of each row [T * B] how long the segment is that begins there and which step it is, the longest
+    first, those where none begins with 0; and [B], the steps of each row."""
+    steps, batch = reset.shape
+    t = torch.arange(steps, device=reset.device).unsqueeze(1)
+    whole = torch.full((batch,), steps, device=reset.device)
+    ends = whole if lengths is None else lengths.long().clamp(0, steps)
+    begins = (t < ends) & (reset | (t == 0))
+    next_begins = torch.where(begins, t, steps).flip(0).cummin(0).values.flip(0)
+    stops = torch.minimum(torch.cat((next_begins[1:], whole.unsqueeze(0))), ends)
+    length, begin = torch.where(begins, stops - t, 0).flatten().sort(descending=True, stable=True)
+    return length, begin, ends
 
 
 def _take(rows: Tensor, index: Tensor) -> Tensor:
