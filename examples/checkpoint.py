@@ -2,9 +2,10 @@
 
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,17 @@ TASKS: dict[str, type[Task]] = {
 BACKENDS = {"torch": torch.nn, "fastrnn": fastrnn}
 
 
-def layer_class(options: Options) -> type[nn.Module]:
-    """Raises Refused if the backend has no such layer."""
+def layer_class(options: Options) -> Callable[..., nn.Module]:
+    """What makes the layers. Raises Refused if the backend has no such ones."""
     name = options.rnn.upper()
     found = getattr(BACKENDS[options.backend], name, None)
     if found is None:
         raise Refused(f"--backend {options.backend}: expected a layer of torch.nn, which has no {name}")
-    return found
+    if not options.weight_dropout:
+        return found
+    if options.backend != "fastrnn":
+        raise Refused(f"--weight-dropout: expected --backend fastrnn, got {options.backend}, whose layers have none")
+    return partial(found, weight_dropout=options.weight_dropout)
 
 
 def save(folder: Path, task: Task, state: dict[str, Any]) -> None:

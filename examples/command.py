@@ -30,6 +30,7 @@ HELP = {
     "bidirectional": "read backwards too",
     "attention": "how the decoder finds its place in the source",
     "dropout": "share of values left out in training",
+    "weight_dropout": "share of recurrent weights left out in training, of fastrnn's layers",
     "word_dropout": "share of words left out in training",
     "epochs": "passes over the data, at most; 0 chooses by their size",
     "batch": "sequences in a batch",

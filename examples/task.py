@@ -34,6 +34,7 @@ class Options:
     layers: int = 1
     hidden: int = 128
     dropout: float = 0.3
+    weight_dropout: float = 0.0
     epochs: int = 0
     batch: int = 32
     optimizer: Literal["adam", "sgd"] = "adam"

@@ -23,6 +23,7 @@ from .barrier import LINE, arrive, wait
 from .tiles import (
     Place,
     Record,
+    add,
     join_planes,
     line_of,
     load_each,
@@ -179,6 +180,7 @@ def backward(
     counters,
     geometry,
     launch,
+    dcell_states,
     CELL: tl.constexpr,
     GATES: tl.constexpr,
     KEPT: tl.constexpr,
@@ -195,7 +197,8 @@ def backward(
     """Gate gradients [N, D*G*H] of all steps, and in ``final`` the gradients of the initial states.
 
     Steps are counted backward and there is one more than forward: the last takes the gradient to the initial state.
-    ``APART``: the gradients of gx and gh differ; otherwise ``dgx`` is not written.
+    ``APART``: the gradients of gx and gh differ; otherwise ``dgx`` is not written. ``dcell_states`` [D, N, H], of the
+    cell's own state after each step, is a constant None where there are none.
     """
     PROGRAMS: tl.constexpr = (HIDDEN + UNITS - 1) // UNITS
     CHUNK: tl.constexpr = SPLIT * BLOCK_K
@@ -204,7 +207,7 @@ def backward(
     group = launch.first_group + tl.program_id(0) // PROGRAMS
     place = place_of(group, geometry, ROWS, UNITS, PROGRAMS, RAGGED)
     direction, b, unit, length, steps = place
-    record = Record(dy, y, saved, initial)
+    record = Record(dy, dcell_states, y, saved, initial)
 
     part = tl.arange(0, SPLIT)[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
     w = ()
@@ -240,7 +243,7 @@ def backward(
     for r in range(launch.first_step, tl.minimum(launch.last_step, steps + 1)):
         t = tl.where(direction == 0, steps - 1 - r, r)
         active = (r < steps) & (t < length)
-        dy_t, kept, new, old = upcoming
+        outside, kept, new, old = upcoming
 
         dh = dstate[0]
         if PROGRAMS == 1:
@@ -259,7 +262,7 @@ def backward(
             dh += tl.sum(acc, 0)
         dstate = (dh,) + dstate[1:]
 
-        dgates_x, dgates_h, dold = CELL(kept, new, old, (dh + dy_t,) + dstate[1:])
+        dgates_x, dgates_h, dold = CELL(kept, new, old, add(dstate, outside))
         mask = active[:, None] & (unit < HIDDEN)[None, :]
         line = line_of(row_at(t, place, geometry, RAGGED), place, geometry)
         at_gates = line[:, None] * (GATES * HIDDEN) + unit[None, :]

@@ -12,6 +12,7 @@ import triton.language as tl
 from .tiles import (
     Place,
     Record,
+    add,
     line_of,
     load_each,
     load_planes,
@@ -95,6 +96,7 @@ def backward(
     geometry,
     base,
     step,
+    dcell_states,
     CELL: tl.constexpr,
     GATES: tl.constexpr,
     KEPT: tl.constexpr,
@@ -110,19 +112,20 @@ def backward(
 
     Rows without this step get zeros in dgh_step and keep their dstate. Without ``APART`` dgx is not written.
     ``PROJECTED``: h in ``carried`` is the whole gradient of the hidden state, dy included.
+    ``dcell_states`` as in ``persistent``.
     """
     step += tl.load(base)
     place = place_of(geometry, HIDDEN, ROWS, UNITS, RAGGED)
     direction, b, unit, length, steps = place
     state_line = state_line_of(place, geometry)
-    record = Record(dy, y, saved, initial)
-    dy_t, kept, new, old = recorded(step, record, place, geometry, HIDDEN, KEPT, RAGGED, PROJECTED)
+    record = Record(dy, dcell_states, y, saved, initial)
+    outside, kept, new, old = recorded(step, record, place, geometry, HIDDEN, KEPT, RAGGED, PROJECTED)
     t = tl.where(direction == 0, steps - 1 - step, step)
     mask = (t < length)[:, None] & (unit < HIDDEN)[None, :]
     at_state = state_line[:, None] * HIDDEN + unit[None, :]
     dstate = load_each(carried, at_state, mask)
 
-    dgates_x, dgates_h, dold = CELL(kept, new, old, (dstate[0] + dy_t,) + dstate[1:])
+    dgates_x, dgates_h, dold = CELL(kept, new, old, add(dstate, outside))
     line = line_of(row_at(t, place, geometry, RAGGED), place, geometry)
     at_gates = line[:, None] * (GATES * HIDDEN) + unit[None, :]
     if APART:

@@ -1,7 +1,7 @@
 """What the regimes share: where rows lie in memory, and tuples of tiles to and from it.
 
 Every buffer of rows, [N, D*width], lies in memory step by step: the row of time ``t`` and batch entry ``b`` is
-``t * batch + b``, or ``offsets[t] + b`` in a packed batch. A ``line`` is one direction's part of a row. Offsets are
+``t * batch + b``, or ``offsets[t] + b`` in a ragged batch. A ``line`` is one direction's part of a row. Offsets are
 64-bit: 2^31 elements are few.
 """
 
@@ -15,8 +15,8 @@ class Geometry(NamedTuple):
     """A layer's sizes and the rows of its batch.
 
     Attributes:
-        offsets: [T] of a packed batch, the first row of each step.
-        lengths: [B] of a packed batch, the steps of each entry.
+        offsets: [T] of a ragged batch, the first row of each step.
+        lengths: [B] of a ragged batch, the steps of each entry, in any order.
         rows: of all steps.
     """
 
@@ -46,9 +46,14 @@ class Place(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What backward reads of forward, and the gradient of its outputs."""
+    """What backward reads of forward, and the gradients that come from outside.
+
+    Attributes:
+        dcell_states: those of the cell's own state after each step [D, N, H], or None.
+    """
 
     dy: Any
+    dcell_states: Any
     y: Any
     saved: Any
     initial: Any
@@ -133,6 +138,18 @@ def store(pointers, x, mask):
 
 
 @triton.jit
+def add(tiles, more):
+    """To the first tiles of a tuple, as many as there are ``more``."""
+    sums = ()
+    for i in tl.static_range(len(tiles)):
+        if i < len(more):
+            sums += (tiles[i] + more[i],)
+        else:
+            sums += (tiles[i],)
+    return sums
+
+
+@triton.jit
 def select(mask, chosen, others):
     tiles = ()
     for i in tl.static_range(len(chosen)):
@@ -198,13 +215,14 @@ def recorded(
     RAGGED: tl.constexpr,
     PROJECTED: tl.constexpr = False,
 ):
-    """What forward left for the ``r``-th step of backward: dy, the kept values, the new and the old states.
+    """For the ``r``-th step of backward the gradients from outside of its new states, at least of ``h``, and what
+    forward left: the kept values, the new and the old states.
 
     Old states are those of the step before where there was one, else the initial ones. With a projection the outputs
     are not the hidden state, so dy and ``h`` are zeros: the caller has dy, and a cell that may be projected does not
     ask for h.
     """
-    dy, y, saved, initial = record
+    dy, dcell_states, y, saved, initial = record
     STATES: tl.constexpr = len(initial)
     SAVED: tl.constexpr = KEPT + STATES - 1
     unit = place.unit
@@ -227,6 +245,10 @@ def recorded(
         new = (load(y + at_y, mask),)
         h = tl.where(begun, y + line_of(row_before, place, geometry) * HIDDEN, initial[0] + state_line * HIDDEN)
         old = (load(row_starts(h, HIDDEN) + unit[None, :], mask),)
+    outside = (dy_t,)
+    if dcell_states is not None:
+        at_cell = (place.direction * geometry.rows + row) * HIDDEN
+        outside += (load(dcell_states + at_cell[:, None] + unit[None, :], mask),)
     at_step = saved + (place.direction * geometry.rows + row) * (SAVED * HIDDEN)
     at_before = saved + (place.direction * geometry.rows + row_before) * (SAVED * HIDDEN)
     kept = load_planes(at_step[:, None] + unit[None, :], mask, HIDDEN, KEPT)
@@ -235,4 +257,4 @@ def recorded(
         state = tl.where(begun, at_before + plane, initial[i] + state_line * HIDDEN)
         new += (load((at_step + plane)[:, None] + unit[None, :], mask),)
         old += (load(row_starts(state, HIDDEN) + unit[None, :], mask),)
-    return dy_t, kept, new, old
+    return outside, kept, new, old

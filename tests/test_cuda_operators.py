@@ -21,12 +21,12 @@ import fastrnn
 from fastrnn import explain, ops
 from fastrnn.backends import cpu
 from fastrnn.ops import dispatch
-from fastrnn.spec import CELLS, pair_of
+from fastrnn.spec import CELLS, ForwardCall, pair_of
 
 pytest.importorskip("triton")
 
 from fastrnn.backends import triton  # noqa: E402
-from fastrnn.backends.triton import launch, operators  # noqa: E402
+from fastrnn.backends.triton import launch, operators, persistent, stepwise  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not launch.interpreted, reason="needs TRITON_INTERPRET=1")
 
@@ -46,6 +46,8 @@ CASES = {
     "ragged": Case(3, 3, 17, 4, directions=2, lengths=(3, 2, 1)),
     "no-rows": Case(3, 0, 17, 4),
     "projected": Case(3, 5, 17, 4, directions=2, P=3),
+    "lengths": Case(3, 5, 17, 4, padded=True, every_state=True, state=False),
+    "resets": Case(3, 5, 17, 4, directions=2, batch_first=True, padded=True, reset="by-step", every_state=True),
 }
 every_case = pytest.mark.parametrize(
     "cell,case",
@@ -70,14 +72,18 @@ def arguments_of_forward(p: Problem, save: bool = True) -> tuple:
         case.bias,
         case.batch_first,
         save,
+        *(p.segments.arguments or [None] * 4),
+        case.every_state,
     )
 
 
 def arguments_of_backward(p: Problem, y: Tensor, saved: Tensor, dy: bool = True) -> tuple:
     """Without one of the weights' gradients, and without the last of dstate."""
     gradients = (p.dy if dy else None, [*p.dstate[:-1], None])
-    x, h_0, c_0, weights, *options, _ = arguments_of_forward(p)
-    return *gradients, x, h_0, c_0, weights, y, saved, *options, [name != "w_hh[0]" for name in names(p)]
+    call = ForwardCall(*arguments_of_forward(p))
+    needed = [name != "w_hh[0]" for name in names(p)]
+    plain = (call.x, call.h_0, call.c_0, call.weights, y, saved, call.batch_sizes, *call.options)
+    return *gradients, *plain, needed, 1, *call.segments.arguments
 
 
 def fake(mode: FakeTensorMode, value: Any) -> Any:
@@ -134,6 +140,32 @@ def test_opcheck(cell, case, interpreted):
     for dy in (True, False):
         arguments = arguments_of_backward(p, y, saved, dy)
         torch.library.opcheck(interpreted.layer_backward.default, arguments, test_utils=checks)
+
+
+REGIMES = {"resident": (17, 0, "tf32"), "cooperative": (70, 0, "tf32"), "stepwise": (17, 3, "ieee")}
+
+
+@pytest.mark.parametrize("hidden,projection,precision", REGIMES.values(), ids=REGIMES)
+def test_lengths_are_not_waited_for(hidden, projection, precision, monkeypatch):
+    """On tensors without values: to read one, or to make a size of one, is an error."""
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", precision)
+    launched = []
+    for regime in (persistent, stepwise):
+        monkeypatch.setattr(regime, "launch", lambda kernel, *_: launched.append(kernel.name))
+    case = Case(3, 5, hidden, 4, directions=2, P=projection, padded=True, every_state=True)
+    p = problem("lstm", case).to(torch.float32)
+    y, _, saved = operators.layer_forward(*on_meta(arguments_of_forward(p)))
+    operators.layer_backward(*on_meta(arguments_of_backward(p, y, saved)))
+    kind = "pointwise" if projection else "persistent"
+    assert set(launched) == {f"{kind}_forward", f"{kind}_backward"}
+    with pytest.raises(NotImplementedError, match="meta tensor"):  # as of a reset
+        operators.layer_forward(*on_meta(arguments_of_forward(problem("lstm", CASES["resets"]))))
+
+
+def on_meta(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.to("meta")
+    return [on_meta(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 # Modules

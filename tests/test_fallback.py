@@ -14,6 +14,7 @@ from torch.func import grad, vmap
 import fastrnn
 from fastrnn.backends import cpu
 from fastrnn.backends.triton import operators
+from fastrnn.diagnose import bytes_kept
 from fastrnn.modules.layers import hx_of
 from fastrnn.ops import dispatch
 from fastrnn.ops.operators import library
@@ -32,14 +33,22 @@ x = torch.randn(2, 2, 2, dtype=torch.float64, requires_grad=True)
 h = torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True)
 hx = hx_of((h,) * len(module.cell_spec.states))
 
-def derivatives(module, hx):
-    y, _ = module(x, hx)
+def derivatives(module, hx, segments):
+    y, _, states = module(x, hx, return_states=True, **segments)
     inputs = [x, *([] if hx is None else [h]), *module.parameters()]
-    first = torch.autograd.grad(y.sin().sum(), inputs, create_graph=True)
+    first = torch.autograd.grad(sum(t.sin().sum() for t in (y, *states)), inputs, create_graph=True)
     return [y, *first, *torch.autograd.grad(sum(d.sin().sum() for d in first), inputs)]
 
-for given in (hx, None):
-    torch.testing.assert_close(derivatives(module, given), derivatives(oracle, given))
+marks = {"lengths": torch.tensor([2, 1]), "reset": torch.tensor([[False, True], [True, False]]), "reset_state": hx}
+for given, segments, recompute in ((hx, {}, False), (None, {}, False), (hx, marks, False), (hx, marks, True)):
+    module.recompute = recompute
+    torch.testing.assert_close(derivatives(module, given, segments), derivatives(oracle, given, segments))
+
+def kept(recompute):
+    module.recompute = recompute
+    return bytes_kept(lambda: module(x, hx, **marks), [x, h, *module.parameters()])
+
+assert kept(True) < kept(False)
 
 def loss(module):
     return lambda x: module(x)[0].square().sum()

@@ -57,3 +57,21 @@ def test_hooks_are_not_run_twice():
 def test_a_leaf_itself_is_not_traced():
     with pytest.raises(fx.proxy.TraceError, match="LSTM is a leaf: expected a model that contains it"):
         fx.symbolic_trace(fastrnn.LSTM(4, 4))
+
+
+def test_segments_are_those_of_the_leaf():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = fastrnn.LSTM(4, 5)
+
+        def forward(self, x, lengths, reset):
+            y, _, states = self.rnn(x, lengths=lengths, reset=reset, return_states=True)
+            return y, states[1]
+
+    model = Model()
+    traced = fx.symbolic_trace(model)
+    (leaf,) = [node for node in traced.graph.nodes if node.op == "call_module"]
+    assert list(leaf.kwargs) == ["lengths", "reset", "return_states"]
+    given = torch.randn(3, 2, 4), torch.tensor([3, 1]), torch.rand(3, 2) < 0.5
+    torch.testing.assert_close(traced(*given), model(*given), rtol=0, atol=0)

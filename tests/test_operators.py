@@ -84,10 +84,11 @@ every_sample = pytest.mark.parametrize("cell,batch", SAMPLES.values(), ids=SAMPL
 
 
 def test_calls_have_the_arguments_of_the_schemas():
+    of_frozen = tuple(name for name in ForwardCall._fields if name not in ("save", "every_state", "recompute"))
     for operator, fields in (
         (layer_forward, ForwardCall._fields),
         (layer_backward, BackwardCall._fields),
-        (frozen_forward, [name for name in ForwardCall._fields if name not in ("save", "every_state", "recompute")]),
+        (frozen_forward, of_frozen),
     ):
         assert [argument.name for argument in operator._schema.arguments] == list(fields)
 

@@ -27,19 +27,22 @@ _VARIANTS: dict[str, tuple[float, dict[str, Any]]] = {
     "dense": (0, {"T": 70, "B": 5, "I": 40}),
     "both": (0.5, {"T": 70, "B": 32, "I": 64, "directions": 2, "batch_first": True, "state": False}),
     "ragged": (0.5, {"T": 70, "B": 70, "I": 33, "directions": 2, "lengths": stairs(70, 70), "bias": False}),
+    "padded": (0.5, {"T": 40, "B": 21, "I": 33, "directions": 2, "padded": True, "every_state": True}),
+    "resets": (0, {"T": 40, "B": 5, "I": 33, "directions": 2, "batch_first": True, "padded": True, "reset": "by-step"}),
     "large": (1, {"T": 40, "B": 1, "I": 128}),
     "waves": (1, {"T": 24, "B": 70, "I": 1}),
 }
 _TAKEN = {
-    "bfloat16": ("dense", "both", "ragged", "large", "waves"),
-    "tf32": ("dense", "both", "ragged", "large", "waves"),
+    "bfloat16": ("dense", "both", "ragged", "padded", "resets", "large", "waves"),
+    "tf32": ("dense", "both", "ragged", "padded", "resets", "large", "waves"),
     "float16": ("both", "ragged", "waves"),
     "ieee": ("dense", "ragged", "large"),
-    "float64": ("dense", "ragged", "both"),
+    "float64": ("dense", "ragged", "both", "padded", "resets"),
 }
 _PROJECTED = (
     {"T": 33, "B": 5, "H": 100, "I": 40, "P": 17, "directions": 2},
     {"T": 24, "B": 32, "H": 256, "I": 64, "P": 100, "lengths": stairs(24, 32)},
+    {"T": 24, "B": 9, "H": 100, "I": 40, "P": 17, "directions": 2, "padded": True, "every_state": True},
 )
 
 

@@ -124,8 +124,9 @@ def run(options: Options, child: Child, precompiler_of: Callable[[Device], Preco
 def _kernels_of_layer(layer: Layer, device: Device) -> list[Kernel]:
     case, dtype = layer.case, PRECISIONS[layer.precision].dtype
     plan = checks.plan_of(layer, device)
-    ragged = case.lengths is not None
-    return kernels_of(case.spec(layer.cell), plan, case.H, dtype, ragged=ragged, inference=False)
+    spec, ragged = case.spec(layer.cell), case.lengths is not None or case.padded or bool(case.reset)
+    every_state = case.every_state and len(spec.facts.states) > 1
+    return kernels_of(spec, plan, case.H, dtype, ragged=ragged, inference=False, every_state=every_state)
 
 
 def _kernels_of_case(case: Case, device: Device) -> list[Kernel]:

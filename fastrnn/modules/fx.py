@@ -19,7 +19,7 @@ def tracer_of(*arguments: Any) -> Any:
 
 
 def record(tracer: Any, module: Module, input: Any, hx: Any, others: dict[str, Any] | None = None) -> Any:
-    """The module's results in the graph, as those of a leaf.
+    """The module's results in the graph, as those of a leaf; of ``others`` those that are neither None nor False.
 
     A Tracer takes only ``torch.nn``'s modules for leaves by itself, so it has entered this one when it comes here.
 
@@ -33,4 +33,5 @@ def record(tracer: Any, module: Module, input: Any, hx: Any, others: dict[str, A
     path = tracer.path_of_module(module)
     if module._forward_pre_hooks or module._forward_hooks:
         raise TraceError(f"{path} has forward hooks: expected a Tracer whose is_leaf_module() takes {name} for a leaf")
-    return tracer.create_proxy("call_module", path, (input,) if hx is None else (input, hx), others or {})
+    given = {name: value for name, value in (others or {}).items() if value is not None and value is not False}
+    return tracer.create_proxy("call_module", path, (input,) if hx is None else (input, hx), given)

@@ -253,9 +253,8 @@ class Layers(RNNBase, scripted.ScriptedLayers):
             if result is not None:
                 return result
         if tracer := fx.tracer_of(input, hx, lengths, reset, reset_state):
-            named = {"lengths": lengths, "reset": reset, "reset_state": reset_state}
-            asked = {name: value for name, value in named.items() if value is not None}
-            return fx.record(tracer, self, input, hx, asked | ({"return_states": True} if return_states else {}))
+            named = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "return_states": return_states}
+            return fx.record(tracer, self, input, hx, named)
         options = DEFAULTS
         if not plain or own:
             segments = Segments(lengths, reset, () if reset_state is None else self._state(reset_state))

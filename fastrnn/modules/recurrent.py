@@ -136,9 +136,10 @@ class LSTM(Layers):
     Otherwise as ``RNN``.
 
     Every layer, not only this one, also takes by name, in a call on an input that is not packed:
-        lengths: integers [B] from 0 to T, in any order, on the input's device: the steps of each row. The output is zero
-            beyond them, ``h_n`` and ``c_n`` are those of the last step, the initial ones of a row without any, and the
-            reverse direction begins at each row's own last step: what a ``PackedSequence`` gives, without packing.
+        lengths: integers [B] from 0 to T, in any order, on the input's device: the steps of each row. The output is
+            zero beyond them, ``h_n`` and ``c_n`` are those of the last step, the initial ones of a row without any,
+            and the reverse direction begins at each row's own last step: what a ``PackedSequence`` gives, without
+            packing.
         reset: bool [T, B], or [B, T] if ``batch_first``: before a step that is marked, the row's state becomes zero, or
             ``reset_state``. What is before a mark and what follows do not depend on each other, in neither direction:
             the reverse one enters each piece at its end. The initial state is that of the first piece, for the reverse

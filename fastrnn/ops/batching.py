@@ -217,6 +217,8 @@ def _backward(size: int, call: BackwardCall, dims: BackwardCall) -> Any:
         return members.parted(layer_backward(*members.joined(call, dims)))
     rows = _Rows(size, call.forward, dims.forward)
     forward = rows.folded()
+    first_weight = 1 + len(forward.state)
+    of_weights = any(call.needed[first_weight : first_weight + len(call.weights)])
     of_rows = call._replace(
         dy=rows.sequence(call.dy, dims.dy),
         dstate=[
@@ -229,7 +231,7 @@ def _backward(size: int, call: BackwardCall, dims: BackwardCall) -> Any:
         y=rows.sequence(call.y, dims.y),
         saved=rows.fold(call.saved, dims.saved, rows.saved_axis),
         batch_sizes=forward.batch_sizes,
-        samples=call.samples * size,
+        samples=call.samples * size if of_weights else 1,  # which beside segments there may not be
         lengths=forward.lengths,
         reset=forward.reset,
         h_reset=forward.h_reset,

@@ -14,6 +14,7 @@ in ``torch.nn``.
 of computation, on a GPU of the type of ``x``. A gradient that is recorded saves what it needs unasked.
 
 ``lengths``, ``reset`` and, of its ``reset_state``, ``h_reset`` and ``c_reset`` are those of ``fastrnn.spec.Segments``.
+Lengths that are not from 0 to T are refused on the CPU; on a GPU, which is not waited for, the nearest are taken.
 With ``every_state`` the final states are followed by the cell's own states after every step, [D, T, B, H], [D, N, H] of
 a packed batch, so that ``dstate`` has one more. With ``recompute`` a gradient that is recorded saves only y, and runs
 forward once more.

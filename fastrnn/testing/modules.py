@@ -141,7 +141,11 @@ def _forward_of_layers(
         state = tuple(s if order is None else s[:, order] for s in state)
     elif input.dim() == 2:
         unbatched = True
-        x, state, resets = input.unsqueeze(1), tuple(s.unsqueeze(1) for s in state), [s.unsqueeze(-2) for s in resets]
+        x, state, resets = (
+            input.unsqueeze(1),
+            tuple(s.unsqueeze(1) for s in state),
+            tuple(s.unsqueeze(-2) for s in resets),
+        )
         reset = None if reset is None else reset.unsqueeze(1)
         lengths = None if lengths is None else lengths.unsqueeze(0)
     else:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastrnn import ops
 from fastrnn.modules.layers import hx_of
-from fastrnn.spec import CELLS, LayerSpec, pair_of, reference
+from fastrnn.spec import CELLS, WHOLE, LayerSpec, Segments, pair_of, reference
 from fastrnn.testing.modules import IN_TORCH
 
 __all__ = [
@@ -36,6 +36,10 @@ class Case:
         lengths: of the rows of a ragged batch, not increasing.
         state: it has an initial state.
         threads: for the CPU.
+        padded: a tensor says the lengths of the rows, of which some have no step.
+        reset: rows begin anew at some steps, ``"zeros"``, or with states of their own, ``"once"`` the same for all
+            steps or ``"by-step"``; empty for nowhere.
+        every_state: the cell's own states after every step are results, too.
     """
 
     T: int
@@ -49,12 +53,16 @@ class Case:
     batch_first: bool = False
     bias: bool = True
     state: bool = True
+    padded: bool = False
+    reset: str = ""
+    every_state: bool = False
 
     def __str__(self) -> str:
         parts = [f"T{self.T}", f"B{self.B}", f"H{self.H}", f"I{self.I}"] + [f"P{self.P}"] * bool(self.P)
         parts += ["bidirectional"] * (self.directions == 2) + ["batch_first"] * self.batch_first
         parts += ["ragged"] * (self.lengths is not None) + ["no state"] * (not self.state)
-        return " ".join(parts + ["no bias"] * (not self.bias))
+        parts += ["no bias"] * (not self.bias) + ["padded"] * self.padded + [f"reset {self.reset}"] * bool(self.reset)
+        return " ".join(parts + ["every state"] * self.every_state)
 
     @property
     def outputs(self) -> int:
@@ -90,6 +98,7 @@ class Problem:
     weights: list[Tensor]
     dy: Tensor
     dstate: list[Tensor]
+    segments: Segments = WHOLE
 
     @property
     def spec(self) -> LayerSpec:
@@ -106,6 +115,7 @@ class Problem:
             weights=cast(self.weights),
             dy=self.dy.to(dtype),
             dstate=cast(self.dstate),
+            segments=self.segments._replace(reset_state=cast([*self.segments.reset_state])),
         )
 
 
@@ -125,7 +135,7 @@ def make_problem(cell: str, case: Case, dtype: torch.dtype = torch.float64, devi
     widths = spec.state_widths(H, case.outputs).values()
     # A packed batch has explicit states, as the operators demand; zeros stand for their absence.
     given = case.state or case.lengths is not None
-    return Problem(
+    p = Problem(
         cell,
         case,
         x=normal(*leading, case.I),
@@ -133,18 +143,32 @@ def make_problem(cell: str, case: Case, dtype: torch.dtype = torch.float64, devi
         weights=weights,
         dy=normal(*leading, D * case.outputs),
         dstate=[normal(D, B, width) for width in widths],
-    ).to(dtype)
+    )
+    rows = (T, B) if case.lengths is None else (case.rows,)
+    after = [normal(D, *rows, width) for width in [*widths][1:]] if case.every_state else []
+    lengths = torch.randint(T + 1, (B,), generator=generator, device=device) if case.padded else None
+    if lengths is not None:
+        lengths[0], lengths[-1] = 0, T
+    reset = torch.rand(T, B, **options) < max(0.1, 1 / T) if case.reset else None
+    form = {"once": (D, B), "by-step": (D, T, B)}.get(case.reset)
+    anew = [normal(*form, width) for width in widths] if form else []
+    marks = reset.t() if reset is not None and case.batch_first else reset
+    return replace(p, dstate=p.dstate + after, segments=Segments(lengths, marks, anew)).to(dtype)
 
 
 def names(p: Problem) -> list[str]:
     """Of what has a gradient, in the order of the operators."""
     short = [name.replace("weight", "w").replace("bias", "b") for name in p.spec.weight_names]
     weights = [f"{name}[{d}]" for d in range(p.case.directions) for name in short]
-    return ["x", *(f"{s}_0" for s in CELLS[p.cell].states[: len(p.state)]), *weights]
+    states = CELLS[p.cell].states
+    resets = [f"{s}_reset" for s in states[: len(p.segments.reset_state)]]
+    return ["x", *(f"{s}_0" for s in states[: len(p.state)]), *weights, *resets]
 
 
 def _named(p: Problem, y: Tensor, final: Sequence[Tensor], gradients: Sequence[Tensor]) -> dict[str, Tensor]:
-    outputs = {"y": y, **{f"{s}_T": f for s, f in zip(CELLS[p.cell].states, final, strict=True)}}
+    states = CELLS[p.cell].states
+    of_final = [*(f"{s}_T" for s in states), *(f"{s} of every step" for s in states[1:] if p.case.every_state)]
+    outputs = {"y": y, **dict(zip(of_final, final, strict=True))}
     outputs |= {f"d{name}": gradient for name, gradient in zip(names(p), gradients, strict=True)}
     return {name: value.detach() for name, value in outputs.items()}
 
@@ -158,23 +182,30 @@ def by_operators(p: Problem, operators: Any = ops) -> dict[str, Tensor]:
 
 
 def forward(p: Problem, save: bool, operators: Any = ops) -> tuple[Tensor, list[Tensor], Tensor]:
-    return operators.layer_forward(p.x, *pair_of(p.state), p.weights, p.case.batch_sizes, *p.spec.arguments, save)
+    arguments = (p.x, *pair_of(p.state), p.weights, p.case.batch_sizes, *p.spec.arguments, save)
+    return operators.layer_forward(*arguments, *p.segments.arguments, every_state=p.case.every_state)
 
 
 def backward(p: Problem, y: Tensor, saved: Tensor, needed: list[bool], operators: Any = ops) -> list[Tensor]:
     kept = (p.x, *pair_of(p.state), p.weights, y, saved)
-    return operators.layer_backward(p.dy, p.dstate, *kept, p.case.batch_sizes, *p.spec.arguments, needed)
+    arguments = (p.dy, p.dstate, *kept, p.case.batch_sizes, *p.spec.arguments, needed)
+    return operators.layer_backward(*arguments, 1, *p.segments.arguments)
 
 
 def by_reference(p: Problem) -> dict[str, Tensor]:
     """By the reference and autograd, in the dtype of ``p``: in float64 the truth."""
-    return _differentiated(p, lambda x, state, weights: reference.layer(p.spec, x, state, weights, p.case.batch_sizes))
+
+    def compute(x: Tensor, state: list[Tensor], weights: list[Tensor], anew: list[Tensor]) -> tuple[Tensor, Any]:
+        segments = p.segments._replace(reset_state=anew)
+        return reference.layer(p.spec, x, state, weights, p.case.batch_sizes, segments, p.case.every_state)
+
+    return _differentiated(p, compute)
 
 
 def by_torch_nn(p: Problem) -> dict[str, Tensor]:
     """By the function under torch.nn's layer of this cell."""
 
-    def compute(x: Tensor, state: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+    def compute(x: Tensor, state: list[Tensor], weights: list[Tensor], _: list[Tensor]) -> tuple[Tensor, Any]:
         hx = hx_of(tuple(state) or tuple(torch.zeros_like(s) for s in p.dstate))
         sizes = p.case.batch_sizes
         batch, layout = ((), (p.case.batch_first,)) if sizes is None else ((sizes,), ())
@@ -188,11 +219,12 @@ def by_torch_nn(p: Problem) -> dict[str, Tensor]:
 def by_peer(p: Problem) -> dict[str, Tensor]:
     """By that whose error is the measure of ours: torch.nn, or for what it does not compute the reference."""
     # torch.nn refuses a projection to as many outputs as hidden units.
-    return by_torch_nn(p) if p.cell in IN_TORCH and p.case.P != p.case.H else by_reference(p)
+    computed = p.cell in IN_TORCH and p.case.P != p.case.H and not p.segments and not p.case.every_state
+    return by_torch_nn(p) if computed else by_reference(p)
 
 
 def _differentiated(p: Problem, compute: Callable[..., tuple[Tensor, Sequence[Tensor]]]) -> dict[str, Tensor]:
-    leaves = [t.clone().requires_grad_() for t in (p.x, *p.state, *p.weights)]
-    states = len(p.state)
-    y, final = compute(leaves[0], leaves[1 : 1 + states], leaves[1 + states :])
+    leaves = [t.clone().requires_grad_() for t in (p.x, *p.state, *p.weights, *p.segments.reset_state)]
+    first, behind = 1 + len(p.state), 1 + len(p.state) + len(p.weights)
+    y, final = compute(leaves[0], leaves[1:first], leaves[first:behind], leaves[behind:])
     return _named(p, y, final, torch.autograd.grad([y, *final], leaves, [p.dy, *p.dstate]))

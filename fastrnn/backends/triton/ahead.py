@@ -105,26 +105,36 @@ def cases(request: Request) -> Iterator[Case]:
 
 
 def kernels(case: Case) -> Iterator[tuple[Kernel, Tile | None]]:
-    """What is launched for dense and for packed batches, in inference and in training."""
+    """What is launched for dense and for ragged batches, in inference and in training, with and without gradients of
+    the states of every step."""
     plan, dtype = case.plan, getattr(torch, case.dtype)
-    for ragged in (False, True):
-        for kernel in kernels_of(case.spec, plan, case.hidden, dtype, ragged=ragged, inference=True):
+    own_states = (False, True) if len(case.spec.facts.states) > 1 else (False,)
+    for ragged, every_state in product((False, True), own_states):
+        options = {"ragged": ragged, "every_state": every_state, "inference": True}
+        for kernel in kernels_of(case.spec, plan, case.hidden, dtype, **options):
             yield kernel, plan.forward if kernel.name.endswith("forward") else plan.backward
 
 
 def kernels_of(
-    spec: LayerSpec, plan: Plan, hidden: int, dtype: torch.dtype, *, ragged: bool, inference: bool
+    spec: LayerSpec,
+    plan: Plan,
+    hidden: int,
+    dtype: torch.dtype,
+    *,
+    ragged: bool,
+    inference: bool,
+    every_state: bool = False,
 ) -> list[Kernel]:
     """What a layer launches in training; with ``inference`` also the kernel of a call without gradients."""
     saves = [True, False] if inference else [True]
     if plan.regime == "stepwise":
         return [
             *(stepwise.forward_kernel(spec, hidden, dtype, ragged, save) for save in saves),
-            stepwise.backward_kernel(spec, hidden, dtype, ragged),
+            stepwise.backward_kernel(spec, hidden, dtype, ragged, every_state),
         ]
     return [
         *(persistent.forward_kernel(spec, plan, hidden, dtype, ragged, save) for save in saves),
-        persistent.backward_kernel(spec, plan, hidden, dtype, ragged),
+        persistent.backward_kernel(spec, plan, hidden, dtype, ragged, every_state),
     ]
 
 
@@ -185,6 +195,7 @@ def _row(job: Job, case: Case, tile: Tile | None, outcome: Outcome) -> dict[str,
         "regime": case.plan.regime,
         "ragged": constants["RAGGED"],
         "save": constants.get("SAVE", False),
+        "states": job.kernel.takes("dcell_states"),
         "tf32": constants.get("PRECISION") == "tf32",
         "tile": _tile(constants, job.kernel.warps),
         "constants": str(job.kernel),
@@ -207,7 +218,7 @@ def _print_table(rows: Iterable[dict[str, Any]]) -> None:
     table = [[*heads, "shared", "limit", "seconds"]]
     for row in rows:
         facts = [str(row[head]) for head in heads[:7]]
-        facts.append(" ".join(name for name in ("save", "ragged", "tf32") if row[name]) or "-")
+        facts.append(" ".join(name for name in ("save", "ragged", "states", "tf32") if row[name]) or "-")
         facts += ["-" if row[n] is None else f"{row[n]:,}" for n in ("registers", "spilled", "shared", "shared_limit")]
         table.append([*facts, f"{row['seconds']:.2f}"])
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]

@@ -11,7 +11,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from fastrnn.spec import ForwardCall, LayerSpec
+from fastrnn.spec import WHOLE, ForwardCall, LayerSpec, Segments
 
 __all__ = ["Inputs", "check_backward", "check_layer", "check_options"]
 
@@ -24,24 +24,34 @@ _NAMES = {
     torch.float16: "Half",
     torch.int32: "Int",
     torch.int64: "Long",
+    torch.bool: "Bool",
 }
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What forward and backward have in common besides the options."""
+    """What forward and backward have in common besides the options. ``segments.reset`` is [T, B]."""
 
     x: Tensor
     state: Sequence[Tensor]
     weights: Sequence[Tensor]
     batch_sizes: Tensor | None
+    segments: Segments = WHOLE
+
+    @property
+    def differentiable(self) -> list[Tensor]:
+        """In the order of ``needed``."""
+        return [self.x, *self.state, *self.weights, *self.segments.reset_state]
 
     def members(self) -> Iterator["Inputs"]:
         """Those of each member of an ensemble."""
-        if any(len(t) != len(self.x) for t in (*self.state, *self.weights)):
+        if any(len(t) != len(self.x) for t in self.differentiable):
             _refuse(f"expected states and weights of {len(self.x)} members like the input")
         for e in range(len(self.x)):
-            yield Inputs(self.x[e], [s[e] for s in self.state], [w[e] for w in self.weights], self.batch_sizes)
+            segments = self.segments._replace(reset_state=[s[e] for s in self.segments.reset_state])
+            state, weights = [s[e] for s in self.state], [w[e] for w in self.weights]
+            yield Inputs(self.x[e], state, weights, self.batch_sizes, segments)
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,9 @@ class Results:
 
 
 def check_options(call: ForwardCall) -> LayerSpec:
+    if call.segments and (call.batch_sizes is not None or call.one_step):
+        given = "a single step" if call.batch_sizes is None else "a packed one"
+        _refuse(f"expected lengths and reset of an input of 3 dimensions, got {given}")
     try:
         return call.spec
     except ValueError as error:
@@ -93,6 +106,7 @@ def check_layer(spec: LayerSpec, inputs: Inputs) -> int:
         _check_like(x, s, (spec.directions, batch, width), f"{name}_0")
     if x.dtype not in _FLOATING:
         _refuse(f"expected float32, float64, bfloat16 or float16, got {_name(x)}")
+    _check_segments(spec, x, list(widths.values()), inputs.segments)
     return batch
 
 
@@ -110,11 +124,14 @@ def check_backward(
         _refuse(f"expected rows of each of {samples} samples at every step, got a batch of {batch}")
     hidden, outputs = spec.hidden_and_outputs(inputs.weights[1])
     widths = spec.state_widths(hidden, outputs)
-    expected = 1 + len(inputs.state) + len(inputs.weights)
+    expected = len(inputs.differentiable)
     if len(needed) != expected:
         _refuse(f"expected {expected} flags in needed, got {len(needed)}")
-    if len(dstate) != len(widths):
-        _refuse(f"expected {len(widths)} final-state gradients, got {len(dstate)}")
+    if samples > 1 and inputs.segments:
+        raise NotImplementedError("fastrnn: expected neither lengths nor reset beside gradients by sample")
+    if len(dstate) not in (len(widths), 2 * len(widths) - 1):
+        more = ", or one more" if len(widths) > 1 else ""
+        _refuse(f"expected {len(widths)} final-state gradients{more}, got {len(dstate)}")
     y_shape = (*x.shape[:-1], spec.directions * outputs)
     saved_shape = (spec.directions, math.prod(x.shape[:-1]), len(spec.facts.saved) * hidden)
     fits = y.shape == y_shape and saved.shape == saved_shape and saved.dtype == x.dtype
@@ -124,10 +141,41 @@ def check_backward(
         )
     shapes: dict[str, tuple[int, ...]] = {"dy": y_shape}
     shapes |= {f"d{name}_T": (spec.directions, batch, width) for name, width in widths.items()}
-    for gradient, (name, shape) in zip((dy, *dstate), shapes.items(), strict=True):
+    by_step = (spec.directions, *x.shape[:-1])
+    shapes |= {f"d{name} of every step": (*by_step, width) for name, width in [*widths.items()][1:]}
+    for gradient, (name, shape) in zip((dy, *dstate), shapes.items(), strict=False):
         if gradient is not None and (gradient.shape != shape or gradient.device != x.device):
             _refuse(
                 f"expected {name} of shape {list(shape)} on {x.device}, got {list(gradient.shape)} on {gradient.device}"
+            )
+
+
+def _check_segments(spec: LayerSpec, x: Tensor, widths: Sequence[int], segments: Segments) -> None:
+    """What can be known without waiting for the device: not whether lengths are from 0 to T."""
+    if not segments:
+        return
+    lengths, reset, reset_state = segments
+    steps, batch = x.shape[:2]
+    if lengths is not None and (
+        lengths.shape != (batch,) or lengths.dtype not in _INTEGERS or lengths.device != x.device
+    ):
+        _refuse(f"expected lengths to be integers [{batch}] on {x.device}, got {_described(lengths)}")
+    if reset is not None and (reset.shape != (steps, batch) or reset.dtype != torch.bool or reset.device != x.device):
+        order, given = ("[B, T]", reset.mT) if spec.batch_first and reset.dim() == 2 else ("[T, B]", reset)
+        _refuse(
+            f"expected reset to be bool {order}, of {steps} steps and {batch} rows, on {x.device}, "
+            f"got {_described(given)}"
+        )
+    if reset_state and (reset is None or len(reset_state) != len(widths)):
+        beside = "" if reset is not None else " without one"
+        _refuse(f"expected {len(widths)} states for a reset, and a reset, got {len(reset_state)}{beside}")
+    for i, (s, width) in enumerate(zip(reset_state, widths, strict=False)):
+        once, by_step = (spec.directions, batch, width), (spec.directions, steps, batch, width)
+        fits = s.shape in (once, by_step) and s.dim() == reset_state[0].dim()
+        if not fits or s.dtype != x.dtype or s.device != x.device:
+            _refuse(
+                f"expected reset_state[{i}] of shape {list(once)} or, for every step, {list(by_step)} as {_name(x)} "
+                f"like the input, got {_described(s)}"
             )
 
 
@@ -162,6 +210,10 @@ def _check_like(x: Tensor, tensor: Tensor, shape: tuple[int, ...], name: str) ->
         _refuse(f"expected {name} of shape {list(shape)}, got {list(tensor.shape)}")
     if tensor.dtype != x.dtype or tensor.device != x.device:
         _refuse(f"expected {name} as {_name(x)} on {x.device} like the input, got {_name(tensor)} on {tensor.device}")
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{_name(tensor)} {list(tensor.shape)} on {tensor.device}"
 
 
 def _name(tensor: Tensor) -> str:

@@ -45,7 +45,8 @@ class Kernel:
         name: key of the table of kernels.
         dtype: of every floating tensor, but for the states of the stepwise regime.
         states: how many the cell has.
-        constants: values of the kernel's constexpr parameters; of ``CELL``, a function, the name of the cell.
+        constants: values of the kernel's constexpr parameters; of ``CELL``, a function, the name of the cell. A pointer
+            that is None is one of them, and no parameter of what is compiled.
         cooperative: all programs of a launch must be resident at once.
     """
 
@@ -76,6 +77,10 @@ class Kernel:
     def key(self) -> str:
         """A name for files, the same in every Python and Triton."""
         return hashlib.sha256(f"{self} {self.states} {self.cooperative}".encode()).hexdigest()[:24]
+
+    def takes(self, name: str) -> bool:
+        """Whether this is a parameter that is no constant."""
+        return name in self.function.arg_names and name not in dict(self.constants)
 
     def source(self) -> ASTSource:
         """Pointers are multiples of 16 bytes; integers are taken as they come."""

@@ -1,11 +1,12 @@
 """Where the rows of a batch lie: the run-time sizes that every kernel takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from fastrnn.backends.triton.tensors import aligned
 from fastrnn.kernels.tiles import Geometry
 from fastrnn.spec import LayerSpec
 
@@ -16,13 +17,14 @@ __all__ = ["Layout"]
 class Layout:
     """Rows of [N, width] buffers, step by step.
 
-    The row of time t and batch entry b is ``t * batch + b``, or ``offsets[t] + b`` in a packed batch.
+    The row of time t and batch entry b is ``t * batch + b``, or ``offsets[t] + b`` in a ragged batch. That is packed,
+    or padded: then only the device knows its lengths, and there are rows of steps that an entry does not have, too.
 
     Attributes:
         sizes: of a packed batch, active rows at each step.
         starts: of a packed batch, the first row of each step.
-        offsets: ``starts`` and the number of rows on the device, int64 [T+1].
-        lengths: of a packed batch, steps of each batch entry on the device, int32 [B].
+        offsets: of a ragged batch, the first row of each step and the number of rows on the device, int64 [T+1].
+        lengths: of a ragged batch, steps of each batch entry on the device, int32 [B].
     """
 
     steps: int
@@ -35,12 +37,17 @@ class Layout:
     lengths: Tensor | None = None
 
     @staticmethod
-    def of(spec: LayerSpec, x: Tensor, batch_sizes: Tensor | None) -> "Layout":
+    def of(spec: LayerSpec, x: Tensor, batch_sizes: Tensor | None, lengths: Tensor | None = None) -> "Layout":
         if batch_sizes is None:
             steps, batch = x.shape[:2]
-            return Layout(steps, batch, steps * batch, spec.directions)
+            dense = Layout(steps, batch, steps * batch, spec.directions)
+            if lengths is None:
+                return dense
+            # What lies beyond the buffers must not be reached, and to refuse it would be to wait for the device.
+            within = lengths.clamp(0, steps).to(torch.int32)
+            return replace(dense, offsets=torch.arange(steps + 1, device=x.device) * batch, lengths=aligned(within))
         sizes = tuple(batch_sizes.tolist())
-        batch, steps = sizes[0], len(sizes)
+        batch, steps = max(sizes, default=0), len(sizes)
         *starts, rows = accumulate(sizes, initial=0)
         offsets = torch.tensor([*starts, rows])
         # An entry has as many steps as there are sizes above its index; sizes do not increase.
@@ -62,6 +69,10 @@ class Layout:
         return self.offsets is not None
 
     @property
+    def padded(self) -> bool:
+        return self.ragged and not self.sizes
+
+    @property
     def geometry(self) -> Geometry:
         """What kernels are told of it."""
         return Geometry(**{name: getattr(self, name) for name in Geometry._fields})
@@ -74,7 +85,21 @@ class Layout:
         return [self.active(self.time(d, step)) for d in range(self.directions)]
 
     def active(self, t: int) -> int:
+        """Of a padded batch, rows that may have it."""
         return self.sizes[t] if self.sizes else self.batch
+
+    def having(self, direction: int, step: int) -> Tensor | None:
+        """[B, 1], of a padded batch the rows that have a direction's ``step``-th step; None for all that are active."""
+        if not self.padded or self.lengths is None:
+            return None
+        return (self.lengths > self.time(direction, step)).unsqueeze(1)
+
+    def without_padding(self, rows: Tensor) -> Tensor:
+        """[N, width], with zeros in rows of steps that an entry does not have, whatever was there."""
+        if not self.padded or self.lengths is None:
+            return rows
+        has = torch.arange(self.steps, device=rows.device).unsqueeze(1) < self.lengths
+        return torch.where(has.view(-1, 1), rows, 0.0)
 
     def before(self, y: Tensor, initial: Tensor, direction: int) -> Tensor:
         """For each row of ``y`` [N, P], one direction's outputs, the one a step before, or ``initial`` [B, P]: [N,

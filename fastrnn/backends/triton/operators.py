@@ -1,7 +1,14 @@
-"""The operators of ``fastrnn.ops`` on CUDA tensors: the products over all steps around a regime's time loop."""
+"""The operators of ``fastrnn.ops`` on CUDA tensors: the products over all steps around a regime's time loop.
 
+``lengths`` stay on the device. The time loops read them there, and a group of rows takes as many steps as its longest;
+to the products over all steps the rows beyond are zeros, which cost what others do. For ``reset`` the CPU waits:
+``segments.py``.
+"""
+
+import math
 from collections.abc import Sequence
 from functools import cache
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -12,6 +19,7 @@ from fastrnn.backends.triton.checks import Inputs, Results, check_backward, chec
 from fastrnn.backends.triton.launch import current_device
 from fastrnn.backends.triton.layout import Layout
 from fastrnn.backends.triton.plans import Plan, make_plan
+from fastrnn.backends.triton.segments import Packing
 from fastrnn.backends.triton.tensors import BackwardTensors, ForwardTensors, Weights, aligned
 from fastrnn.spec import BackwardCall, ForwardCall, LayerSpec, reference
 
@@ -39,14 +47,27 @@ class _Order:
     def state(self, s: Any) -> Any:
         return s.unsqueeze(self.first) if s is not None and self.one_step else s
 
+    def states(self, given: Sequence[Any], count: int) -> list[Any]:
+        """``count`` states, and behind them those of every step."""
+        final, by_step = given[:count], given[count:]
+        return [self.state(s) for s in final] + [self.state(self.state(s)) for s in by_step]
+
     def inputs(self, call: ForwardCall) -> Inputs:
-        return Inputs(self.sequence(call.x), [self.state(s) for s in call.state], call.weights, call.batch_sizes)
+        segments = call.segments
+        if segments.reset is not None and segments.reset.dim() == 2 and self.swapped:
+            segments = segments._replace(reset=segments.reset.t())
+        state = [self.state(s) for s in call.state]
+        return Inputs(self.sequence(call.x), state, call.weights, call.batch_sizes, segments)
 
     def sequence_back(self, t: Tensor) -> Tensor:
         return t.squeeze(self.first) if self.one_step else self._swap(t)
 
     def state_back(self, s: Tensor) -> Tensor:
         return s.squeeze(self.first) if self.one_step else s
+
+    def states_back(self, given: Sequence[Tensor], count: int) -> list[Tensor]:
+        final, by_step = given[:count], given[count:]
+        return [self.state_back(s) for s in final] + [self.state_back(self.state_back(s)) for s in by_step]
 
     def _swap(self, t: Tensor) -> Tensor:
         return t.transpose(self.first, self.first + 1) if self.swapped and t.dim() > self.first + 1 else t
@@ -57,34 +78,64 @@ def layer_forward(*args: Any, **options: Any) -> tuple[Tensor, list[Tensor], Ten
     call = ForwardCall(*args, **options)
     spec = check_options(call)
     order = _Order(call)
-    y, final, saved = _forward(spec, order.inputs(call), call.members, call.save)
-    return order.sequence_back(y), [order.state_back(s) for s in final], saved
+    y, final, saved = _forward(spec, order.inputs(call), call.members, call.save, call.every_state)
+    return order.sequence_back(y), order.states_back(final, len(spec.facts.states)), saved
 
 
-def _forward(spec: LayerSpec, inputs: Inputs, members: int, save: bool) -> tuple[Tensor, list[Tensor], Tensor]:
+def _forward(
+    spec: LayerSpec, inputs: Inputs, members: int, save: bool, every_state: bool
+) -> tuple[Tensor, list[Tensor], Tensor]:
     if members:
-        each = [_forward(spec, of_member, 0, save) for of_member in inputs.members()]
+        each = [_forward(spec, of_member, 0, save, every_state) for of_member in inputs.members()]
         ys, finals, every_saved = zip(*each, strict=True)
         return torch.stack(ys), [torch.stack(s) for s in zip(*finals, strict=True)], torch.stack(every_saved)
     check_layer(spec, inputs)
-    x, state, weights, batch_sizes = inputs.x, inputs.state, inputs.weights, inputs.batch_sizes
-    w = Weights.of(spec, weights)
-    layout = Layout.of(spec, x, batch_sizes)
-    initial = _initial(spec, state, w, layout)
-    y = x.new_empty(layout.rows, spec.directions * w.outputs)
-    saved = x.new_empty(spec.directions, layout.rows if save else 0, len(spec.facts.saved) * w.hidden)
-    if layout.rows == 0:
-        return y.view(*x.shape[:-1], y.shape[-1]), [s.clone() for s in initial], saved
+    x, states = inputs.x, len(spec.facts.states)
+    hidden, _ = spec.hidden_and_outputs(inputs.weights[1])
+    saved = x.new_empty(spec.directions, math.prod(x.shape[:-1]) if save else 0, len(spec.facts.saved) * hidden)
+    if inputs.segments.reset is None:
+        return *_run_forward(spec, inputs, saved, every_state), saved
+    packing = Packing(spec, inputs)
+    of_packed = _first_rows(saved, packing.rows) if save else saved
+    y, results = _run_forward(spec, packing.inputs, of_packed, every_state)
+    final = [packing.final(s, i) for i, s in enumerate(results[:states])]
+    return packing.unpack(y), [*final, *[packing.unpack_states(s) for s in results[states:]]], saved
 
-    rows = x.reshape(layout.rows, -1)
-    gx = rows @ w.w_ih.t() if w.b_ih is None else torch.addmm(w.b_ih, rows, w.w_ih.t())
-    tensors = ForwardTensors(gx, initial, y, saved)
-    plan = plan_for(spec, layout.batch, w.hidden, x.dtype, x.device)
-    if plan.regime == "stepwise":
-        final = stepwise.forward(spec, layout, w, tensors)
+
+def _run_forward(spec: LayerSpec, inputs: Inputs, saved: Tensor, every_state: bool) -> tuple[Tensor, list[Tensor]]:
+    """A batch without resets; fills ``saved`` if it has rows."""
+    x = inputs.x
+    w = Weights.of(spec, inputs.weights)
+    layout = Layout.of(spec, x, inputs.batch_sizes, inputs.segments.lengths)
+    initial = _initial(spec, inputs.state, w, layout)
+    every_state = every_state and len(initial) > 1
+    if every_state and saved.shape[1] == 0:  # the states are among what is saved
+        saved = saved.new_empty(spec.directions, layout.rows, saved.shape[2])
+    y = x.new_empty(layout.rows, spec.directions * w.outputs)
+    if layout.padded:
+        y.zero_()
+        if every_state or spec.projected:  # elsewhere nobody reads what is saved of steps that there are not
+            saved.zero_()
+    if layout.rows == 0:
+        final = tuple([s.clone() for s in initial])
     else:
-        final = persistent.forward(plan, spec, layout, w, tensors)
-    return y.view(*x.shape[:-1], -1), list(final), saved
+        rows = x.flatten(0, -2)
+        gx = rows @ w.w_ih.t() if w.b_ih is None else torch.addmm(w.b_ih, rows, w.w_ih.t())
+        tensors = ForwardTensors(gx, initial, y, saved)
+        plan = plan_for(spec, layout.batch, w.hidden, x.dtype, x.device)
+        if plan.regime == "stepwise":
+            final = stepwise.forward(spec, layout, w, tensors)
+        else:
+            final = persistent.forward(plan, spec, layout, w, tensors)
+    if every_state:
+        final += (saved[..., -w.hidden :].reshape(spec.directions, *x.shape[:-1], w.hidden).clone(),)
+    return y.view(*x.shape[:-1], y.shape[-1]), list(final)
+
+
+def _first_rows(saved: Tensor, rows: int) -> Tensor:
+    """[D, rows, width] in a buffer with room for more."""
+    directions, _, width = saved.shape
+    return saved.contiguous().view(-1)[: directions * rows * width].view(directions, rows, width)
 
 
 def layer_backward(*args: Any, **options: Any) -> list[Tensor]:
@@ -94,9 +145,8 @@ def layer_backward(*args: Any, **options: Any) -> list[Tensor]:
     spec = check_options(forward)
     order = _Order(forward)
     inputs = order.inputs(forward)
-    results = Results(
-        order.sequence(call.dy), [order.state(d) for d in call.dstate], order.sequence(call.y), call.saved
-    )
+    dstate = order.states(call.dstate, len(spec.facts.states))
+    results = Results(order.sequence(call.dy), dstate, order.sequence(call.y), call.saved)
     gradients = _backward(spec, inputs, forward.members, results, call.needed, call.samples)
     of_x, *of_states = call.needed[: 1 + len(inputs.state)]
     for i in range(of_x + sum(of_states)):
@@ -112,14 +162,42 @@ def _backward(
         each = [_backward(spec, of_member, 0, its_results, needed, samples) for of_member, its_results in pairs]
         return [torch.stack(t) for t in zip(*each, strict=True)]
     check_backward(spec, inputs, results, needed, samples)
-    x, state, weights, batch_sizes = inputs.x, inputs.state, inputs.weights, inputs.batch_sizes
+    if inputs.segments.reset is None:
+        return _run_backward(spec, inputs, results, needed, samples)
+    return _backward_of_segments(spec, inputs, results, needed)
+
+
+def _backward_of_segments(spec: LayerSpec, inputs: Inputs, results: Results, needed: Sequence[bool]) -> list[Tensor]:
+    states, packing = len(spec.facts.states), Packing(spec, inputs)
+    dstate = [packing.dfinal(d) for d in results.dstate[:states]]
+    dstate += [None if d is None else packing.pack_states(d) for d in results.dstate[states:]]
+    dy = None if results.dy is None else packing.pack(results.dy)
+    of_segments = Results(dy, dstate, packing.pack(results.y), _first_rows(results.saved, packing.rows))
+
+    wanted = iter(needed)
+    of_x, of_state = next(wanted), [next(wanted) for _ in inputs.state]
+    of_weights, of_resets = [next(wanted) for _ in inputs.weights], [*wanted]
+    of_initial = [any(flags) for flags in zip_longest(of_state, of_resets, fillvalue=False)]
+    found = iter(_run_backward(spec, packing.inputs, of_segments, [of_x, *of_initial, *of_weights], 1))
+    gradients = [packing.unpack(next(found))] if of_x else []
+    dinitial = {i: next(found) for i, flag in enumerate(of_initial) if flag}
+    gradients += [packing.dinitial(dinitial[i], results.dstate[i]) for i, flag in enumerate(of_state) if flag]
+    gradients += found
+    return gradients + [packing.dreset(dinitial[i], i) for i, flag in enumerate(of_resets) if flag]
+
+
+def _run_backward(
+    spec: LayerSpec, inputs: Inputs, results: Results, needed: Sequence[bool], samples: int
+) -> list[Tensor]:
+    """Of a batch without resets."""
+    x, state, weights = inputs.x, inputs.state, inputs.weights
     dy, dstate, y, saved = results.dy, results.dstate, results.y, results.saved
     directions = spec.directions
     w = Weights.of(spec, weights)
-    layout = Layout.of(spec, x, batch_sizes)
+    layout = Layout.of(spec, x, inputs.batch_sizes, inputs.segments.lengths)
     initial = _initial(spec, state, w, layout)
     dfinal = tuple(
-        [torch.zeros_like(s) if d is None else aligned(d.to(s.dtype)) for s, d in zip(initial, dstate, strict=True)]
+        [torch.zeros_like(s) if d is None else aligned(d.to(s.dtype)) for s, d in zip(initial, dstate, strict=False)]
     )
     if layout.rows == 0:
         by_sample = (samples,) if samples > 1 else ()
@@ -130,9 +208,15 @@ def _backward(
     y = aligned(y.to(x.dtype).reshape(layout.rows, -1))
     dy = torch.zeros_like(y) if dy is None else aligned(dy.to(x.dtype).reshape(layout.rows, -1))
     dgh = x.new_empty(layout.rows, directions * w.w_hh.shape[1])
-    dgx = torch.empty_like(dgh) if spec.facts.apart else dgh
-    dprojected = torch.empty_like(y) if spec.projected else None
-    tensors = BackwardTensors(dy, dfinal, initial, y, aligned(saved), dgx, dgh, dprojected)
+    new = torch.zeros_like if layout.padded else torch.empty_like
+    if layout.padded:
+        dgh.zero_()
+    dgx = new(dgh) if spec.facts.apart else dgh
+    dprojected = new(y) if spec.projected else None
+    dcell_states = dstate[len(initial)] if len(dstate) > len(initial) else None
+    if dcell_states is not None:
+        dcell_states = aligned(dcell_states.to(x.dtype).reshape(directions, layout.rows, -1))
+    tensors = BackwardTensors(dy, dcell_states, dfinal, initial, y, aligned(saved), dgx, dgh, dprojected)
     plan = plan_for(spec, layout.batch, w.hidden, x.dtype, x.device)
     if plan.regime == "stepwise":
         dinitial = stepwise.backward(spec, layout, w, tensors)
@@ -142,7 +226,7 @@ def _backward(
     wanted = iter(needed)
     gradients = [(dgx @ w.w_ih).view_as(x)] if next(wanted) else []
     gradients += [d for d in dinitial[: len(state)] if next(wanted)]
-    gradients += _of_weights(spec, layout, tensors, x.reshape(layout.rows, -1), list(wanted), samples)
+    gradients += _of_weights(spec, layout, tensors, x.flatten(0, -2), list(wanted), samples)
     assert len(gradients) == sum(needed)
     return gradients
 
@@ -152,6 +236,10 @@ def _of_weights(
 ) -> list[Tensor]:
     """Gradients of the weights, those of one direction after those of the other: products and sums over all steps."""
     dgx, dgh, initial = tensors.dgx, tensors.dgh, tensors.initial
+
+    @cache
+    def inputs() -> Tensor:
+        return layout.without_padding(rows)
 
     @cache
     def sums(apart: bool) -> Tensor:
@@ -169,7 +257,7 @@ def _of_weights(
         of_outputs = _part(tensors.y, direction, spec)
         match name:
             case "weight_ih":
-                return product(dgx[:, of_gates], rows)
+                return product(dgx[:, of_gates], inputs())
             case "weight_hh":
                 before = layout.before(tensors.y[:, of_outputs], initial[0][direction], direction)
                 return product(dgh[:, of_gates], before)

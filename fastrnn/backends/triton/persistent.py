@@ -23,11 +23,15 @@ def forward_kernel(spec: LayerSpec, plan: Plan, hidden: int, dtype: torch.dtype,
     return _kernel("persistent_forward", spec, plan.forward, dtype, {**constants, "SAVE": save})
 
 
-def backward_kernel(spec: LayerSpec, plan: Plan, hidden: int, dtype: torch.dtype, ragged: bool) -> Kernel:
+def backward_kernel(
+    spec: LayerSpec, plan: Plan, hidden: int, dtype: torch.dtype, ragged: bool, every_state: bool
+) -> Kernel:
     assert plan.backward is not None
     constants = _constants(spec, plan, plan.backward, hidden, ragged)
     facts = spec.facts
-    more = {"KEPT": len(facts.kept), "SPLIT": plan.backward.split, "APART": bool(facts.apart)}
+    more: dict[str, Any] = {"KEPT": len(facts.kept), "SPLIT": plan.backward.split, "APART": bool(facts.apart)}
+    if not every_state:
+        more["dcell_states"] = None
     return _kernel("persistent_backward", spec, plan.backward, dtype, {**constants, **more})
 
 
@@ -66,7 +70,7 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """The time loop backward; returns the gradients of the initial states."""
     assert plan.backward is not None
-    kernel = backward_kernel(spec, plan, weights.hidden, tensors.y.dtype, layout.ragged)
+    kernel = backward_kernel(spec, plan, weights.hidden, tensors.y.dtype, layout.ragged, tensors.every_state)
     given = {**vars(weights), **vars(tensors), "carried": tensors.dfinal}
     return _run(kernel, plan.backward, layout, given, layout.steps + 1)
 

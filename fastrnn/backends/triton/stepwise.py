@@ -27,12 +27,14 @@ def forward_kernel(spec: LayerSpec, hidden: int, dtype: torch.dtype, ragged: boo
     return _kernel("pointwise_forward", spec, hidden, dtype, RAGGED=ragged, SAVE=save, PROJECTED=spec.projected)
 
 
-def backward_kernel(spec: LayerSpec, hidden: int, dtype: torch.dtype, ragged: bool) -> Kernel:
-    constants = {"KEPT": len(spec.facts.kept), "RAGGED": ragged, "APART": bool(spec.facts.apart)}
+def backward_kernel(spec: LayerSpec, hidden: int, dtype: torch.dtype, ragged: bool, every_state: bool) -> Kernel:
+    constants: dict[str, Any] = {"KEPT": len(spec.facts.kept), "RAGGED": ragged, "APART": bool(spec.facts.apart)}
+    if not every_state:
+        constants["dcell_states"] = None
     return _kernel("pointwise_backward", spec, hidden, dtype, **constants, PROJECTED=spec.projected)
 
 
-def _kernel(name: str, spec: LayerSpec, hidden: int, dtype: torch.dtype, **others: int) -> Kernel:
+def _kernel(name: str, spec: LayerSpec, hidden: int, dtype: torch.dtype, **others: Any) -> Kernel:
     units = min(256, max(16, 1 << (hidden - 1).bit_length()))
     constants = {
         "CELL": spec.cell,
@@ -73,8 +75,11 @@ def forward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: ForwardT
         launch(kernel, grid, {**given, **position}, gx.device)
         if w_hr is not None:
             for d, active in enumerate(actives):
-                torch.mm(cell_h[d, :active], w_hr[d].t(), out=h[d, :active])
-                _rows(tensors.y, layout, d, position["step"]).copy_(h[d, :active])
+                before, having = h[d, :active], layout.having(d, position["step"])
+                after = torch.mm(cell_h[d, :active], w_hr[d].t(), out=before if having is None else None)
+                if having is not None:
+                    _put(before, after, having)
+                _put(_rows(tensors.y, layout, d, position["step"]), after, having)
 
     _run(one_step, layout, [layout.actives(step) for step in range(layout.steps)], w_hr is None, gx.device)
     return h, *(s.to(h.dtype) for s in others)
@@ -83,7 +88,8 @@ def forward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: ForwardT
 def backward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: BackwardTensors) -> tuple[Tensor, ...]:
     """The time loop backward; returns the gradients of the initial states."""
     w_hh, w_hr, dgh, dprojected = weights.w_hh, weights.w_hr, tensors.dgh, tensors.dprojected
-    kernel = backward_kernel(spec, weights.hidden, dgh.dtype, layout.ragged)
+    dy = tensors.dy if w_hr is None else layout.without_padding(tensors.dy)
+    kernel = backward_kernel(spec, weights.hidden, dgh.dtype, layout.ragged, tensors.every_state)
     dh, *others = (s.clone() for s in tensors.dfinal)
     others = [s.to(_wide(s.dtype)) for s in others]
     cell_dh = dh if w_hr is None else dh.new_empty(*dh.shape[:2], weights.hidden)
@@ -97,10 +103,11 @@ def backward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: Backwar
         if w_hr is not None and dprojected is not None:
             step = layout.steps - 1 - position["step"]
             for d, active in enumerate(actives):
-                dh[d, :active] += _rows(tensors.dy, layout, d, step)
-                _rows(dprojected, layout, d, step).copy_(dh[d, :active])
-                torch.mm(dh[d, :active], w_hr[d], out=cell_dh[d, :active])
-                dh[d, :active] = 0
+                dh_d, having = dh[d, :active], layout.having(d, step)
+                dh_d += _rows(dy, layout, d, step)
+                _put(_rows(dprojected, layout, d, step), dh_d, having)
+                torch.mm(dh_d, w_hr[d], out=cell_dh[d, :active])
+                dh_d.masked_fill_(having, 0) if having is not None else dh_d.zero_()
         launch(kernel, grid, {**given, **position}, dgh.device)
         dh[:, :n].baddbmm_(dgh_step[:, :n], w_hh)
 
@@ -139,6 +146,11 @@ def _run(one_step: Step, layout: Layout, actives: list[list[int]], movable: bool
     replay = capture(last_eager_step, many_steps, device)
     for _ in range(graphs):
         replay()
+
+
+def _put(target: Tensor, rows: Tensor, having: Tensor | None) -> None:
+    """The rows that have the step, None for all."""
+    target.copy_(rows if having is None else torch.where(having, rows, target))
 
 
 def _rows(buffer: Tensor, layout: Layout, direction: int, step: int) -> Tensor:

@@ -69,10 +69,12 @@ class ForwardTensors:
 class BackwardTensors:
     """dgh and dgx [N, D*G*H] are filled and, with a projection, the gradients of its results ``dprojected`` [N, D*P].
 
-    Where the gates' gradients are the same for both products, dgx is dgh.
+    Where the gates' gradients are the same for both products, dgx is dgh. ``dcell_states`` [D, N, H], of the cell's own
+    state after every step, is None where there are none.
     """
 
     dy: Tensor
+    dcell_states: Tensor | None
     dfinal: States
     initial: States
     y: Tensor
@@ -80,6 +82,10 @@ class BackwardTensors:
     dgx: Tensor
     dgh: Tensor
     dprojected: Tensor | None
+
+    @property
+    def every_state(self) -> bool:
+        return self.dcell_states is not None
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
