@@ -253,8 +253,8 @@ class Layers(RNNBase, scripted.ScriptedLayers):
             if result is not None:
                 return result
         if tracer := fx.tracer_of(input, hx, lengths, reset, reset_state):
-            segments = {"lengths": lengths, "reset": reset, "reset_state": reset_state}
-            return fx.record(tracer, self, input, hx, segments | {"return_states": return_states})
+            named = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "return_states": return_states}
+            return fx.record(tracer, self, input, hx, named)
         options = DEFAULTS
         if not plain or own:
             segments = Segments(lengths, reset, () if reset_state is None else self._state(reset_state))
