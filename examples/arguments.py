@@ -15,6 +15,7 @@ from .files import Refused
 # Packages beside torch, and with which of fastrnn's extras they come.
 EXTRAS = {"matplotlib": "examples", "sacrebleu": "examples", "tqdm": "examples"}
 EXTRAS |= {"opacus": "privacy", "opt_einsum": "privacy", "scipy": "privacy"}
+EXTRAS |= {"gymnasium": "reinforcement", "sb3_contrib": "reinforcement", "stable_baselines3": "reinforcement"}
 PICTURES = (".png", ".pdf", ".svg")
 INTERRUPTED = 130  # the exit code of a shell's own
 _NAMES = {int: "an integer", float: "a number"}

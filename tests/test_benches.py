@@ -1,6 +1,7 @@
 """The benchmarks: who is timed computes the same, and what is reported is what was measured."""
 
 import importlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 import fastrnn
-from benches import limits, windows
+from benches import limits, resets, windows
 from benches.cases import CASES, Case
 from benches.engines import ENGINES, OPENVINO
 from benches.providers import OURS, PEERS, TORCH, make_runs
@@ -198,3 +199,35 @@ def test_what_grows_with_the_operations_is_linear(axis):
     assert not list(findings(before, replace(after, seconds=_scaled(line[1], factor).seconds)))
     [found] = findings(before, replace(after, seconds=_scaled(line[1], 1.5 * factor).seconds))
     assert "time grows 1.50 times" in found and "share of it 50%, then" in found
+
+
+# Rows that begin anew or end early.
+
+
+@pytest.mark.parametrize("part", resets.PARTS)
+def test_resets_are_verified_and_timed(part, monkeypatch, capsys):
+    if part == "torchrl":
+        pytest.importorskip("torchrl", reason="needs torchrl: pip install torchrl")
+    monkeypatch.setattr(sys, "argv", ["resets", part, "--quick"])
+    monkeypatch.setattr(resets, "SIZES", {part: [resets.Size(3, 7, 8)]})
+    monkeypatch.setattr(resets, "CHANCES", (0.1,))  # torchrl's scan is traced for each
+    resets.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "| 3, 7, 8 | " in line]
+    assert sum("training" in line for line in lines) == sum("inference" in line for line in lines) > 1
+
+
+def test_a_layer_that_does_not_begin_anew_is_not_timed(monkeypatch):
+    class Wrong(fastrnn.LSTM):
+        def forward(self, input, hx=None, reset=None):
+            return super().forward(input, hx)
+
+    monkeypatch.setattr(fastrnn, "LSTM", Wrong)
+    with pytest.raises(AssertionError, match="inference, reset: differs by"):
+        list(resets.loops("LSTM", resets.Size(3, 7, 8), "inference", resets.Budget()))
+
+
+def test_a_part_whose_package_is_missing_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["resets", "torchrl"])
+    monkeypatch.setitem(sys.modules, "tensordict", None)
+    resets.main()
+    assert "skipped: torchrl, import of tensordict halted" in capsys.readouterr().out
