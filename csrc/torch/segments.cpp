@@ -14,10 +14,35 @@ namespace {
 using at::Tensor;
 using Index = std::vector<int64_t>;
 
-// Rows of a tensor [members, rows, width] of whatever shape; undefined: zeros.
+// Rows of a tensor, of whatever dimensions before the last: `count` of them, of each member. Undefined: zeros.
 struct Source {
   Tensor tensor;
-  int64_t rows;
+  int64_t count;
+};
+
+class SourceRows {
+ public:
+  SourceRows(const Source& source, at::ScalarType type) : count(source.count) {
+    if (!source.tensor.defined()) return;
+    tensor_ = convert(source.tensor, type);
+    if (tensor_.stride(-1) != 1) tensor_ = tensor_.contiguous();
+  }
+
+  const int64_t count;
+
+  // Null for zeros. A tensor is not made contiguous for this: of states for every step few are read.
+  const char* row(int64_t number) const {
+    if (!tensor_.defined()) return nullptr;
+    int64_t offset = 0;
+    for (int64_t dim = tensor_.dim() - 2; dim >= 0; --dim) {
+      offset += number % tensor_.size(dim) * tensor_.stride(dim);
+      number /= tensor_.size(dim);
+    }
+    return static_cast<const char*>(tensor_.const_data_ptr()) + offset * tensor_.element_size();
+  }
+
+ private:
+  Tensor tensor_;
 };
 
 // New rows [members, index, width], as `shape`: row i is that of number index[i] in the sources one after another, zero
@@ -26,34 +51,24 @@ Tensor take_rows(std::initializer_list<Source> sources, const Index& index, int6
                  at::ScalarType type) {
   Tensor out = allocate(shape, type);
   const int64_t width = shape.back() * out.element_size(), count = int64_t(index.size());
-  struct Rows {
-    const char* first;
-    int64_t rows;
+  std::vector<SourceRows> from;
+  for (const Source& source : sources) from.emplace_back(source, type);
+  const auto find = [&](int64_t member, int64_t number) -> const char* {
+    for (const SourceRows& source : from) {
+      if (number < 0) break;
+      if (number < source.count) return source.row(member * source.count + number);
+      number -= source.count;
+    }
+    return nullptr;
   };
-  std::vector<Tensor> kept;
-  std::vector<Rows> from;
-  for (const Source& s : sources) {
-    kept.push_back(s.tensor.defined() ? s.tensor.to(type).contiguous() : Tensor());
-    from.push_back({s.tensor.defined() ? static_cast<const char*>(kept.back().const_data_ptr()) : nullptr, s.rows});
-  }
   char* const to = static_cast<char*>(out.mutable_data_ptr());
   constexpr int64_t kGrain = 1 << 16;  // bytes that are worth a thread
   at::parallel_for(0, members * count, std::max<int64_t>(1, kGrain / std::max<int64_t>(width, 1)),
                    [&](int64_t begin, int64_t end) {
                      for (int64_t i = begin; i < end; ++i) {
-                       const int64_t member = i / count;
-                       int64_t row = index[i % count];
-                       const char* found = nullptr;
-                       for (const Rows& source : from) {
-                         if (row < 0) break;
-                         if (row < source.rows) {
-                           if (source.first) found = source.first + (member * source.rows + row) * width;
-                           break;
-                         }
-                         row -= source.rows;
-                       }
-                       if (found)
-                         std::memcpy(to + i * width, found, width);
+                       const char* row = find(i / count, index[i % count]);
+                       if (row)
+                         std::memcpy(to + i * width, row, width);
                        else
                          std::memset(to + i * width, 0, width);
                      }
