@@ -237,3 +237,9 @@ def test_an_extension_built_for_another_torch_is_not_used():
 def test_an_unknown_command_is_refused():
     result = command("fly")
     assert result.returncode == 2 and "invalid choice: 'fly'" in result.stderr
+
+
+@pytest.mark.parametrize("recompute,parts", [(True, ""), (5, ", 5 steps at a time")], ids=["whole", "parts"])
+def test_what_is_formed_again_is_not_saved(recompute, parts):
+    text = str(fastrnn.explain(fastrnn.GRU(3, 4, recompute=recompute), torch.randn(7, 2, 3)))
+    assert f"nothing besides input and output: r, z, n, gh_n are formed again{parts}\n" in text

@@ -105,7 +105,8 @@ def _call(title: str, module: Any, x: Tensor | PackedSequence, hx: Any) -> Itera
         differentiable |= any(w.requires_grad for w in weights[i * per_layer : (i + 1) * per_layer])
         inputs = module.input_size if i == 0 else spec.directions * outputs
         sizes = Sizes(steps, batch, rows, inputs, module.hidden_size, outputs)
-        blocks.append(list(_layer(spec, sizes, data.device, dtype, differentiable)))
+        recompute = getattr(module, "recompute", False)
+        blocks.append(list(_layer(spec, sizes, data.device, dtype, differentiable, recompute)))
         if _chosen(spec, data.device, dtype) is cpu and rows:
             seconds += cpu.plan(spec, sizes, dtype, data.device).seconds
     for _, group in groupby(range(layers), key=blocks.__getitem__):
@@ -165,7 +166,12 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def _layer(
-    spec: LayerSpec, sizes: Sizes, device: torch.device, dtype: torch.dtype, differentiable: bool
+    spec: LayerSpec,
+    sizes: Sizes,
+    device: torch.device,
+    dtype: torch.dtype,
+    differentiable: bool,
+    recompute: bool | int,
 ) -> Iterator[str]:
     """One layer of a stack, or a cell."""
     backend = _chosen(spec, device, dtype)
@@ -181,6 +187,9 @@ def _layer(
         said = "whatever autograd keeps of each operation"
     elif not saved:
         said = "nothing besides input and output"
+    elif recompute:
+        parts = "" if recompute is True else f", {recompute} steps at a time"
+        said = f"nothing besides input and output: {', '.join(saved)} are formed again{parts}"
     else:
         values = spec.directions * sizes.rows * len(saved) * sizes.hidden
         # On a GPU of the dtype of x, else of that of the computation, as the fake of layer_forward says.
