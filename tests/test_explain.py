@@ -239,6 +239,7 @@ def test_an_unknown_command_is_refused():
     assert result.returncode == 2 and "invalid choice: 'fly'" in result.stderr
 
 
+@compiled
 @pytest.mark.parametrize("recompute,parts", [(True, ""), (5, ", 5 steps at a time")], ids=["whole", "parts"])
 def test_what_is_formed_again_is_not_saved(recompute, parts):
     text = str(fastrnn.explain(fastrnn.GRU(3, 4, recompute=recompute), torch.randn(7, 2, 3)))
