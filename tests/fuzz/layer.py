@@ -172,6 +172,7 @@ def _with_segments(layer: Layer, at: random.Random) -> Layer:
         layer = replace(layer, every_state=at.random() < 0.15)
     if not layer.inference and at.random() < 0.2:
         apart = layer.form != "packed" and not (layer.bidirectional and (layer.lengths or layer.resets))
+        apart &= not layer.rounds  # whether products are rounded goes by the rows of a part, not of the layer
         layer = replace(layer, recompute=at.randint(1, layer.T + 1) if apart and at.random() < 0.5 else True)
     return layer
 
