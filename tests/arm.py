@@ -42,8 +42,9 @@ class Operators:
     def __init__(self, driver: Path):
         self._driver = driver
 
-    def layer_forward(self, *args: Any) -> tuple[Tensor, list[Tensor], Tensor]:
-        call = ForwardCall(*args)
+    def layer_forward(self, *args: Any, **options: Any) -> tuple[Tensor, list[Tensor], Tensor]:
+        call = ForwardCall(*args, **options)
+        assert not (call.segments or call.every_state)
         layer, x = _Layer(call), call.x
         h_0, c_0 = layer.states(call.state)
         y = layer.by_step(x).new_empty(*layer.by_step(x).shape[:-1], layer.D * layer.P)
