@@ -445,3 +445,13 @@ def test_frozen_layers_take_segments(weights):
     got, expected = (dict(enumerate(tensors(m(x, **given)))) for m in (frozen, exact))
     torch.testing.assert_close(got, expected, rtol=2e-2, atol=5e-3)
     assert not got[0][torch.arange(T)[:, None] >= LENGTHS].any()
+
+
+def test_lengths_of_any_integers_in_parts():
+    rnn, x = fastrnn.LSTM(3, 4, recompute=2), torch.randn(6, 3, 3)
+    expected = fastrnn.functional.rnn("lstm", x, (), list(rnn.parameters()), lengths=torch.tensor([1, 6, 3]))
+    for dtype in (torch.uint8, torch.int8, torch.int32):
+        torch.testing.assert_close(rnn(x, lengths=torch.tensor([1, 6, 3], dtype=dtype)), expected)
+    for wrong in (7, -1):
+        with pytest.raises(RuntimeError, match=f"lengths from 0 to 2, got {-1 if wrong < 0 else 3}"):
+            rnn(x, lengths=torch.tensor([1, wrong, 3]))

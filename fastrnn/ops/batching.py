@@ -196,12 +196,6 @@ def _forward(size: int, call: ForwardCall, dims: ForwardCall) -> Any:
     return (*results, rows.unfold(saved, rows.saved_axis)), (*out_dims, rows.saved_axis + 1)
 
 
-def _frozen_call(*args: Any) -> ForwardCall:
-    """``frozen_forward`` has the arguments of ``layer_forward`` but for ``save`` and what comes behind the segments."""
-    plain = 9
-    return ForwardCall.of(args[:plain], args[plain:])
-
-
 def _frozen(size: int, call: ForwardCall, dims: ForwardCall) -> Any:
     if _maps_weights(dims):
         raise NotImplementedError("fastrnn: expected frozen weights that are the same for all that vmap maps over")
@@ -262,5 +256,5 @@ def _backward_of_batched_gradients(*args: Any) -> Any:
 
 _register(_forward, layer_forward, ForwardCall)
 _register(_backward, layer_backward, BackwardCall)
-_register(_frozen, frozen_forward, _frozen_call)
+_register(_frozen, frozen_forward, ForwardCall.of_frozen)
 library.impl(layer_backward, _backward_of_batched_gradients, "Batched")

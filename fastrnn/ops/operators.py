@@ -115,8 +115,7 @@ def _layer_forward_fake(*args: Any) -> tuple[Tensor, list[Tensor], Tensor]:
 
 @torch.library.register_fake("fastrnn::frozen_forward", lib=library)
 def _frozen_forward_fake(*args: Any) -> tuple[Tensor, list[Tensor]]:
-    plain = 9  # arguments before those of the segments, which layer_forward has behind save
-    new = _Results(ForwardCall(*args[:plain]))
+    new = _Results(ForwardCall.of_frozen(*args))
     return new.y(), new.final_state()
 
 

@@ -73,8 +73,14 @@ def _parts(segments: Segments, steps: int, axis: int, size: int) -> Iterator[tup
         yield (
             first,
             Segments(
-                None if lengths is None else (lengths - first).clamp(0, last - first),
+                None if lengths is None else _within(lengths.long() - first, first > 0, last < steps, last - first),
                 None if reset is None else reset.narrow(axis, first, last - first),
                 [s[:, first:last] if s.dim() == 4 else s for s in reset_state],
             ),
         )
+
+
+def _within(lengths: Tensor, begun: bool, goes_on: bool, steps: int) -> Tensor:
+    """Lengths in one part. What is wrong with those of the whole stays so, for the layer to refuse."""
+    lengths = lengths.clamp(min=0) if begun else lengths
+    return lengths.clamp(max=steps) if goes_on else lengths

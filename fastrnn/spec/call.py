@@ -46,7 +46,14 @@ class ForwardCall(NamedTuple):
     @staticmethod
     def of(plain: Sequence[Any], segments: Sequence[Any]) -> "ForwardCall":
         """From the arguments up to ``batch_first``, and those from ``lengths`` to ``c_reset`` or the first of them."""
-        return ForwardCall(*plain)._replace(**dict(zip(ForwardCall._fields[10:], segments, strict=False)))
+        names = ForwardCall._fields[ForwardCall._fields.index("lengths") :]
+        return ForwardCall(*plain)._replace(**dict(zip(names, segments, strict=False)))
+
+    @staticmethod
+    def of_frozen(*args: Any) -> "ForwardCall":
+        """From those of ``frozen_forward``, which has neither ``save`` nor what comes behind the segments."""
+        plain = ForwardCall._fields.index("save")
+        return ForwardCall.of(args[:plain], args[plain:])
 
     @property
     def options(self) -> tuple[str, int, bool, bool]:
