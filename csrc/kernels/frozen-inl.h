@@ -33,7 +33,7 @@ class FrozenPanels {
       for (int64_t q = 0; q < groups_.count(); ++q) {
         if (w.b_ih) pack_bias(w, d, q);
         pack_matrix(x_[d], w.w_ih, w.scale_ih, n_.I, q);
-        pack_matrix(h_[d], w.w_hh, w.scale_hh, n_.P, q);
+        if (w.w_hh) pack_matrix(h_[d], w.w_hh, w.scale_hh, n_.P, q);
       }
     }
   }
