@@ -1,5 +1,5 @@
-/* Times calls of libfastrnn for benches/library.py: FILE CHUNK CALLS. Prints, in ns, what loading and a first call take,
- * then of all further calls the least, the quartiles, the 0.999 quantile and the most. */
+/* Times calls of libfastrnn for benches/library.py: FILE CHUNK CALLS. Prints, in ns, what loading and a first call
+ * take, then of all further calls the least, the quartiles, the 0.999 quantile and the most. */
 #define _POSIX_C_SOURCE 199309L
 #include <fastrnn.h>
 #include <stdio.h>

@@ -96,10 +96,11 @@ def chain_of(model: Model) -> Chain:
     Raises:
         TypeError: a module or a step of ``forward`` is none of a chain; it is named.
     """
+    own_chain: Any = getattr(model, "chain", None)
     if isinstance(model, (Sequence, nn.Sequential)):
         links = list(model)
-    elif hasattr(model, "chain"):
-        links = model.chain()
+    elif own_chain is not None:
+        links = own_chain()
     elif cell_of(model) is not None or isinstance(model, (nn.Linear, nn.Embedding, Affine)):
         links = [model]
     else:

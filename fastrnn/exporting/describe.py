@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fastrnn.exporting.chain import Chain
@@ -35,7 +34,7 @@ def describe(chain: Chain, weights: str) -> list[Operation]:
 
     Raises:
         TypeError: no operation computes what a link does.
-        ValueError: a link's parameters are not float32 on the CPU.
+        ValueError: a link cannot be stored as ``weights``.
     """
     return [operation for link in chain.links for operation in _operations(link, weights)]
 
@@ -92,9 +91,6 @@ def _frozen(layer: Frozen, name: str, plain: str) -> dict[str, Tensor]:
 
 def _parameter(module: Any, name: str, plain: str, weights: str) -> dict[str, Tensor]:
     w = getattr(module, name).detach()
-    if w.dtype != torch.float32 or w.device.type != "cpu":
-        kind = type(module).__name__
-        raise ValueError(f"{kind}: expected {name} in torch.float32 on the CPU, got {w.dtype} on {w.device}")
     if w.dim() == 1 or weights == "float32":
         return {plain: w}
     if weights == "int8" and not w.isfinite().all():

@@ -74,7 +74,7 @@ class _Walk:
             return
         link = self._link(node) if source is self.value else None
         if link is None:
-            self._refuse(node)
+            raise self._refusal(node)
         self.links.append(link)
         self.value = node
         if cell_of(link) is not None:
@@ -124,11 +124,11 @@ class _Walk:
         result: Any = node.args[0]
         first = result[0] if isinstance(result, (tuple, list)) else result
         if first is not self.value and first not in self.pairs:
-            self._refuse(node)
+            raise self._refusal(node)
 
-    def _refuse(self, node: Node) -> Any:
+    def _refusal(self, node: Node) -> TypeError:
         name = getattr(node.target, "__name__", node.target)
-        raise TypeError(
+        return TypeError(
             f"{type(self.model).__name__}: expected a chain, each step taking what the one before gives, of modules, "
             f"relu, tanh, sigmoid, softmax and y[:, -1]; got '{node.name}', {node.op.replace('_', ' ')} {name}"
         )

@@ -65,6 +65,7 @@ def export(model: Model, path: str | Path, weights: str = "float32", format: str
     if format == "pt2" and path.suffix != ".pt2":
         raise ValueError(f"path: expected one that ends in .pt2, as AOTInductor wants it, got {path}")
     chain = chain_of(model).requires_grad_(False)
+    _check_parameters(chain)
     x = chain.example(_BATCH, _STEPS)
     with torch.no_grad():
         expected = chain(x)[0]
@@ -73,6 +74,12 @@ def export(model: Model, path: str | Path, weights: str = "float32", format: str
     _compare(str(path), got, rounded)
     error = (got - expected).abs().max().item()
     return Exported(path, path.stat().st_size, error, expected.abs().max().item())
+
+
+def _check_parameters(chain: Chain) -> None:
+    for name, p in chain.links.named_parameters():
+        if p.dtype != torch.float32 or p.device.type != "cpu":
+            raise ValueError(f"{name}: expected torch.float32 on the CPU, got {p.dtype} on {p.device}")
 
 
 def _output_of(model: Model, x: Tensor, like: Tensor) -> Tensor:
