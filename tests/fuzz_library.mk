@@ -21,7 +21,11 @@ $(OUT)/seeds: tests/fuzz_library.py
 	$(PY) tests/fuzz_library.py $@
 	@touch $@
 
+# The kernels of other instruction sets are only linked.
+OTHERS := $(patsubst csrc/%.cpp,$(OUT)/%.o,$(filter-out %/isa_baseline.cpp %/isa_software_tiles.cpp,$(wildcard csrc/kernels/*.cpp)))
+BUILD = $(MAKE) --no-print-directory -s -j $(shell nproc) -f csrc/library.mk OUT=$(OUT) CXX=clang++
+
 .PHONY: library
 library:
-	@$(MAKE) --no-print-directory -s -j $(shell nproc) -f csrc/library.mk OUT=$(OUT) CXX=clang++ CXXFLAGS="$(FLAGS)" \
-	  $(OUT)/libfastrnn.a
+	@$(BUILD) CXXFLAGS=-O0 $(OTHERS)
+	@$(BUILD) CXXFLAGS="$(FLAGS)" $(OUT)/libfastrnn.a

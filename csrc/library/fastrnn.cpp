@@ -34,7 +34,7 @@ fastrnn_status guarded(fastrnn_error* error, F&& f) noexcept {
   } catch (const Failure& failure) {
     return report(error, failure.status, "%s", failure.text.c_str());
   } catch (const std::bad_alloc&) {
-    return report(error, FASTRNN_NO_MEMORY, "the system has no memory left for this");
+    return report(error, FASTRNN_NO_MEMORY, "%s", "the system has no memory left for this");
   } catch (const std::exception& exception) {  // of the choice of the instruction set
     return report(error, FASTRNN_NO_ISA, "%s", exception.what());
   }
@@ -58,8 +58,8 @@ fastrnn_status check_call(const fastrnn_stream* stream, const In* input, int64_t
   if (!output) return refuse_null(error, "an output");
   const Stream& s = stream->stream;
   if (s.model().takes_tokens() != std::is_same_v<In, int32_t>)
-    return report(error, FASTRNN_BAD_ARGUMENT,
-                  s.model().takes_tokens() ? "expected tokens, got features" : "expected features, got tokens");
+    return report(error, FASTRNN_BAD_ARGUMENT, "expected %s, got %s", s.model().takes_tokens() ? "tokens" : "features",
+                  s.model().takes_tokens() ? "features" : "tokens");
   if (steps < 1) return report(error, FASTRNN_BAD_ARGUMENT, "expected a step at least, got %lld", (long long)steps);
   if (!s.model().takes_whole_sequences()) return FASTRNN_OK;
   if (steps > s.steps())
@@ -67,8 +67,8 @@ fastrnn_status check_call(const fastrnn_stream* stream, const In* input, int64_t
                   "expected at most the stream's %lld steps for a model of 2 directions, got %lld",
                   (long long)s.steps(), (long long)steps);
   if (!s.fresh())
-    return report(error, FASTRNN_NO_RESET,
-                  "expected fastrnn_reset before another sequence for a model of 2 directions");
+    return report(error, FASTRNN_NO_RESET, "expected %s before another sequence for a model of 2 directions",
+                  "fastrnn_reset");
   return FASTRNN_OK;
 }
 

@@ -50,7 +50,7 @@ class Recurrent : public Operation {
   }
   // Behind h, where the cell has one.
   float* cell_state(const Chunk& chunk, float* state) const {
-    return facts_.states > 1 ? state + layer_.n.D * chunk.rows * layer_.n.P : nullptr;
+    return state && facts_.states > 1 ? state + layer_.n.D * chunk.rows * layer_.n.P : nullptr;
   }
 
   const Layer layer_;
