@@ -22,7 +22,8 @@ ENVIRONMENT := $(VENV)/.made-with-python-$(VERSION)
 PACKAGES := $(VENV)/.packages
 EXTENSION := $(VENV)/.extension
 
-CXX_SOURCES := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/*.cpp tests/*/*.cpp tests/*.c benches/*.c examples/c/*.c)
+CXX_SOURCES := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/*.c tests/*.cpp tests/*/*.cpp benches/library/*.[ch] \
+  benches/library/*.cpp examples/c/*.c)
 
 .PHONY: help demo compare test fuzz core library check-library fuzz-library sanitize clang arm bench gpu lint format clean
 .DEFAULT_GOAL := help

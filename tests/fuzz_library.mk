@@ -1,5 +1,5 @@
 # libFuzzer on the reader of libfastrnn's files, with the kernels that every processor runs, under AddressSanitizer and
-# UndefinedBehaviorSanitizer. ARGS are libFuzzer's. It goes on from files of every kind, and from what it has found before.
+# UndefinedBehaviorSanitizer. ARGS are libFuzzer's. It goes on from files of every kind, and from what it found before.
 
 OUT := build/fuzz-library
 ARGS ?= -max_total_time=600
@@ -22,7 +22,8 @@ $(OUT)/seeds: tests/fuzz_library.py
 	@touch $@
 
 # The kernels of other instruction sets are only linked.
-OTHERS := $(patsubst csrc/%.cpp,$(OUT)/%.o,$(filter-out %/isa_baseline.cpp %/isa_software_tiles.cpp,$(wildcard csrc/kernels/*.cpp)))
+OTHERS := $(patsubst csrc/%.cpp,$(OUT)/%.o,$(filter-out %/isa_baseline.cpp %/isa_software_tiles.cpp, \
+  $(wildcard csrc/kernels/*.cpp)))
 BUILD = $(MAKE) --no-print-directory -s -j $(shell nproc) -f csrc/library.mk OUT=$(OUT) CXX=clang++
 
 .PHONY: library

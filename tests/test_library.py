@@ -21,6 +21,7 @@ from comparison import build, inputs
 from torch import Tensor, nn
 
 import fastrnn
+from benches.library import __main__ as benchmark
 from fastrnn import _C
 from fastrnn.exporting.describe import FORMATS
 from fastrnn.exporting.load import load
@@ -199,6 +200,15 @@ def test_the_installed_library(here, tmp_path):
 
 def test_the_library_for_arm_is_small(on_arm):
     assert (on_arm.prefix / "lib/libfastrnn.so").stat().st_size < 1e6
+
+
+def test_the_benchmark(capsys, monkeypatch):
+    arguments = "--calls=10 --rounds=1 --cell=gru --eigen=/nowhere --only float32 bfloat16 int8"
+    monkeypatch.setattr("sys.argv", ["benches.library", *re.split(" ", arguments)])
+    benchmark.main()
+    shown = capsys.readouterr().out
+    assert len(re.findall(r"^gru +(?:64|128|256) +(?:float32|bfloat16|int8) ", shown, re.MULTILINE)) == 9
+    assert "eigen: left out" in shown and "onnxrt: left out" in shown
 
 
 # What is refused
