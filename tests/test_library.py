@@ -154,6 +154,11 @@ def test_process_allocates_nothing_takes_no_lock_and_makes_no_system_call(weight
         assert done.stdout.decode() == "2 1 1\n0 0 0\n", "what is on purpose first, then what 1000 calls do"
 
 
+def test_streams_on_several_threads(here, tmp_path):
+    done = here.call(ROOT / "tests/library_threads.c", exported("frames", "int8", tmp_path), 2000)
+    assert done.returncode == 0, done.stderr.decode()
+
+
 # Programs
 
 
