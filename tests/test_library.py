@@ -364,9 +364,16 @@ def test_what_forward_does_is_traced(model, tmp_path):
     assert made.error == 0 and made.bytes == (tmp_path / "model.safetensors").stat().st_size
 
 
+class CellState(Final):
+    def forward(self, tokens: Tensor, state: Any = None) -> Tensor:
+        _, (_, c) = self.rnn(self.embedding(tokens), state)
+        return self.head(c[-1])
+
+
 @pytest.mark.parametrize(
     "model,message",
     [
+        (CellState, "expected a chain, .* got 'output'"),
         (Branches, "expected a chain, .* got 'add', call function add"),
         (lambda: [nn.LSTM(5, 6), nn.LayerNorm(6)], "LayerNorm: expected one of Embedding, Linear"),
         (lambda: nn.LSTMCell(5, 6), "LSTMCell: expected layers, which take sequences, got a cell"),

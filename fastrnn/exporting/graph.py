@@ -82,7 +82,7 @@ class _Walk:
 
     def _link(self, node: Node) -> nn.Module | None:
         if node.op == "call_module":
-            return self.modules[str(node.target)]
+            return None if node.kwargs else self.modules[str(node.target)]
         target: Any = node.target
         if target in _SOFTMAX:
             dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
@@ -102,15 +102,16 @@ class _Walk:
         layer: Any = self.layer
         if source is not self.value or layer is None:
             return False
-        last_step = (slice(None), -1) if layer.batch_first else -1
-        if index not in (last_step, (*last_step, slice(None)) if isinstance(last_step, tuple) else last_step):
-            return False
-        return self._last(node, layer)
+        last_step = (slice(None), -1)
+        accepted = [last_step, (*last_step, slice(None))] if layer.batch_first else [-1]
+        return index in accepted and self._last(node, layer)
 
     def _state_item(self, node: Node, source: Node, index: Any) -> bool:
         layer: Any = self.states[source]
-        if len(cell_of(layer).states) > 1 and source.args[0] in self.pairs:  # type: ignore[union-attr]
-            self.states[node] = layer
+        cell = cell_of(layer)
+        if cell and len(cell.states) > 1 and source.args[0] in self.pairs:
+            if index == 0:
+                self.states[node] = layer
             return index in (0, 1)
         is_last_output = layer is self.links[-1] and not layer.bidirectional
         return index == -1 and is_last_output and self._last(node, layer)
