@@ -121,7 +121,39 @@ def check_segments(
             raise ValueError(f"reset_state[{i}]: expected {x.dtype} like the input, got {s.dtype}")
 
 
-def check_recompute(recompute: bool | int, bidirectional: bool, batch_sizes: Tensor | None, segments: Segments) -> None:
+def check_probability(name: str, p: float) -> float:
+    """Raises ValueError where it is none."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name}: expected a probability from 0 to 1, got {p!r}")
+    return float(p)
+
+
+def check_zoneout(zoneout: float | Sequence[float], spec: LayerSpec) -> tuple[float, float]:
+    """Probabilities for h and for the cell's other states, from those or one for all states.
+
+    Raises:
+        ValueError: where they are none, or for a state that the cell lacks, or for an h that is projected.
+    """
+    of_all = isinstance(zoneout, (int, float))
+    has_others = len(spec.facts.states) > 1
+    pair = (zoneout, zoneout if has_others else 0.0) if of_all else tuple(zoneout)
+    if len(pair) != 2:
+        raise ValueError(f"zoneout: expected a probability, or one for h and one for c, got {zoneout!r}")
+    of_h, of_c = (check_probability("zoneout", p) for p in pair)
+    if of_c > 0 and not has_others:
+        raise ValueError(f"zoneout: expected a probability for h alone with cell {spec.cell}, got {zoneout!r}")
+    if of_h > 0 and spec.projected:
+        raise ValueError(f"zoneout: expected (0, p) with a projection, which h goes through, got {zoneout!r}")
+    return of_h, of_c
+
+
+def check_recompute(
+    recompute: bool | int,
+    bidirectional: bool,
+    batch_sizes: Tensor | None,
+    segments: Segments,
+    zoneout: tuple[float, float] = (0.0, 0.0),
+) -> None:
     """Raises ValueError for a number of steps that is none, or where steps cannot be taken apart."""
     if isinstance(recompute, bool):
         return
@@ -131,6 +163,8 @@ def check_recompute(recompute: bool | int, bidirectional: bool, batch_sizes: Ten
         raise ValueError("recompute: expected True or False for a packed input, got a number of steps")
     if bidirectional and segments:
         raise ValueError("recompute: expected True or False for two directions with lengths or reset, got a number")
+    if bidirectional and any(zoneout):
+        raise ValueError("recompute: expected True or False for two directions with zoneout, got a number")
 
 
 def autocast_enabled(x: Tensor) -> bool:

@@ -257,8 +257,9 @@ class Frozen(Module):
         for i, names in enumerate(self._order):
             of_layer = state if layers == 1 else [s[i * spec.directions : (i + 1) * spec.directions] for s in state]
             weights = [self._buffers[name] for name in names]
-            segments = of_layer_alone(options, i, layers, spec).segments.arguments
-            x, final = frozen_forward(x, *pair_of(of_layer), weights, batch_sizes, *spec.arguments, *segments)
+            lengths, reset, reset_state = of_layer_alone(options, i, layers, spec).segments
+            arguments: Any = (x, *pair_of(of_layer), weights, batch_sizes, *spec.arguments)
+            x, final = frozen_forward(*arguments, lengths, reset, *pair_of(reset_state), *options.zoneout)
             finals.append(final)
         if layers == 1:
             return x, tuple(finals[0]), ()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter, RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn.checks import autocast_enabled, check_recompute, check_segments
+from fastrnn.checks import autocast_enabled, check_probability, check_recompute, check_segments, check_zoneout
 from fastrnn.functional import DEFAULTS, Options, stack
 from fastrnn.modules import fx, onnx, scripted
 from fastrnn.ops.dispatch import call_layers
@@ -82,6 +82,8 @@ class Layers(RNNBase, scripted.ScriptedLayers):
 
     mode: str
     weight_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    zoneout: tuple[float, float] = (0.0, 0.0)
     recompute: bool | int = False
     __jit_unused_properties__ = ["all_weights", "cell_spec", "layer_spec", "_flat_weights", scripted.WEIGHTS]
 
@@ -99,12 +101,14 @@ class Layers(RNNBase, scripted.ScriptedLayers):
         dtype: Any = None,
         *,
         weight_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         recompute: bool | int = False,
         **kwargs: Any,
     ) -> None:
         options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size)
         self._make(type(self).mode, input_size, hidden_size, options, {"device": device, "dtype": dtype}, kwargs)
-        self._set_own(weight_dropout, recompute)
+        self._set_own(weight_dropout, recurrent_dropout, zoneout, recompute)
 
     def _make(
         self,
@@ -136,19 +140,29 @@ class Layers(RNNBase, scripted.ScriptedLayers):
                 setattr(self, name, Parameter(torch.empty(shape, **made)))
         self.reset_parameters()
 
-    def _set_own(self, weight_dropout: float, recompute: bool | int) -> None:
+    def _set_own(
+        self,
+        weight_dropout: float,
+        recurrent_dropout: float,
+        zoneout: float | tuple[float, float],
+        recompute: bool | int,
+    ) -> None:
         """The options that ``torch.nn`` lacks, as attributes where they are not the defaults."""
-        if not 0 <= weight_dropout <= 1:
-            raise ValueError(f"weight_dropout: expected a probability from 0 to 1, got {weight_dropout!r}")
-        check_recompute(recompute, self.bidirectional, None, WHOLE)
-        if weight_dropout:
-            self.weight_dropout = float(weight_dropout)
-        if recompute:
-            self.recompute = recompute
+        options = {
+            "weight_dropout": check_probability("weight_dropout", weight_dropout),
+            "recurrent_dropout": check_probability("recurrent_dropout", recurrent_dropout),
+            "zoneout": check_zoneout(zoneout, self.layer_spec),
+            "recompute": recompute,
+        }
+        check_recompute(recompute, self.bidirectional, None, WHOLE, options["zoneout"])
+        for name, value in options.items():
+            if value != getattr(Layers, name):
+                setattr(self, name, value)
 
     def own_options(self) -> dict[str, Any]:
         """Those that ``torch.nn`` lacks, as far as they are not the defaults."""
-        return {name: vars(self)[name] for name in ("weight_dropout", "recompute") if vars(self).get(name)}
+        names = ("weight_dropout", "recurrent_dropout", "zoneout", "recompute")
+        return {name: vars(self)[name] for name in names if vars(self).get(name, False) != getattr(Layers, name)}
 
     def extra_repr(self) -> str:
         return ", ".join([super().extra_repr(), *(f"{name}={value}" for name, value in self.own_options().items())])
@@ -236,7 +250,8 @@ class Layers(RNNBase, scripted.ScriptedLayers):
         What else can be asked for, ``fastrnn.LSTM`` explains.
         """
         plain = lengths is None and reset is None and reset_state is None and return_states is None
-        own = self.recompute or (self.weight_dropout and self.training)
+        own = self.recompute or any(self.zoneout)
+        own = own or (self.training and (self.weight_dropout or self.recurrent_dropout))
         dropped = self.dropout and self.training
         if plain and not (own or dropped or torch.compiler.is_compiling() or "_flat_weights" in self.__dict__):
             result = call_layers(
@@ -258,7 +273,10 @@ class Layers(RNNBase, scripted.ScriptedLayers):
         options = DEFAULTS
         if not plain or own:
             segments = Segments(lengths, reset, () if reset_state is None else self._state(reset_state))
-            options = Options(segments, bool(return_states), self.recompute, self.weight_dropout * self.training)
+            dropouts = (self.weight_dropout * self.training, self.recurrent_dropout * self.training)
+            options = Options(
+                segments, bool(return_states), self.recompute, *dropouts, tuple(self.zoneout), self.training
+            )
         run: Any = self._forward_packed if isinstance(input, PackedSequence) else self._forward_tensor
         y, hx, states = run(input, hx, options)
         return (y, hx, _STATES[self.cell_spec.states](*states)) if return_states else (y, hx)
@@ -318,7 +336,7 @@ class Layers(RNNBase, scripted.ScriptedLayers):
             return
         widths = (self.hidden_size, self.proj_size or self.hidden_size)
         check_segments(self.layer_spec, self.num_layers, x, *widths, batch_sizes, options.segments)
-        check_recompute(options.recompute, self.bidirectional, batch_sizes, options.segments)
+        check_recompute(options.recompute, self.bidirectional, batch_sizes, options.segments, options.zoneout)
 
     def _check_sizes(self, x: Tensor, state: State, batch_sizes: Tensor | None) -> None:
         if torch.jit.is_tracing():

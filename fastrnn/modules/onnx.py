@@ -70,10 +70,11 @@ def stack(
         RuntimeError: no node computes the cell, or the exporter has none for packed sequences, or for projected ones,
             or none computes what the options ask for.
     """
-    if options.segments or options.every_state or options.weight_dropout:
+    noise = options.weight_dropout or options.recurrent_dropout or any(options.zoneout)
+    if options.segments or options.every_state or noise:
         raise RuntimeError(
-            "torch.onnx: expected a layer without lengths, reset, return_states and weight_dropout in training, "
-            "which its operators lack"
+            "torch.onnx: expected a layer without lengths, reset, return_states, zoneout, and weight_dropout and "
+            "recurrent_dropout in training, which its operators lack"
         )
     if batch_sizes is not None:
         _check_packed(spec)

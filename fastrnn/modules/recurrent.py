@@ -59,6 +59,8 @@ class RNN(Layers):
         dtype: Any = None,
         *,
         weight_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         recompute: bool | int = False,
         **kwargs: Any,
     ) -> None:
@@ -68,7 +70,7 @@ class RNN(Layers):
         made = {"device": device, "dtype": dtype}
         self._make(f"RNN_{nonlinearity.upper()}", input_size, hidden_size, options, made, kwargs)
         self.nonlinearity = nonlinearity
-        self._set_own(weight_dropout, recompute)
+        self._set_own(weight_dropout, recurrent_dropout, zoneout, recompute)
 
 
 class RNNCell(Cell):
@@ -152,10 +154,17 @@ class LSTM(Layers):
     and by name when it is made:
         weight_dropout: probability of zeroing an element of ``weight_hh`` in training, the same for all steps of a call
             (DropConnect: Merity et al., 2018). Masks come from torch's generator.
+        recurrent_dropout: probability of zeroing an element of ``h`` before the products with ``weight_hh``, in
+            training: one mask for each row, layer and direction, the same at all steps (Gal and Ghahramani, 2016). What
+            else a cell does with ``h``, as a GRU, sees it whole.
+        zoneout: probability that a unit's states stay as they were before a step, drawn anew for each unit and step in
+            training (Krueger et al., 2017), or one for ``h`` and one for ``c``; in ``eval()`` the states are mixed as
+            expected. With a projection for ``c`` alone. Draws follow from torch's generator and the place in the batch,
+            whatever the number of threads, and nothing is kept of them.
         recompute: True: nothing is kept for backward but inputs and outputs; backward runs forward once more, with the
             same results, bit for bit. A number: of so many steps at a time, so that backward of a long sequence, too,
             holds no more than these need; results may differ in rounding where shorter parts are computed by another
-            plan. Not for packed inputs, nor for two directions with ``lengths`` or ``reset``.
+            plan. Not for packed inputs, nor for two directions with ``lengths``, ``reset`` or ``zoneout``.
     """
 
     mode = "LSTM"

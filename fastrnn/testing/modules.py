@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastrnn.modules import Cell, Layers
 from fastrnn.modules.counterparts import FAST, FASTRNN, cell_of
 from fastrnn.modules.layers import hx_of
-from fastrnn.spec import CELLS, LayerSpec, Segments, reference
+from fastrnn.spec import CELLS, LayerSpec, Noise, Segments, reference
 
 __all__ = ["CELL_MODULES", "IN_TORCH", "LAYERS", "TIED", "Counterpart", "Kind", "counterpart_of", "on_reference"]
 
@@ -162,7 +162,8 @@ def _forward_of_layers(
         rows = slice(i * of_layer, (i + 1) * of_layer)
         segments = Segments(lengths, reset, [s[rows] for s in resets])
         initial = [s[rows] for s in state]
-        x, final = reference.layer(spec, x, initial, weights, batch_sizes, segments, every_state=True)
+        noise = _noise(self, spec, x, batch_sizes)
+        x, final = reference.layer(spec, x, initial, weights, batch_sizes, segments, True, noise)
         count = len(spec.facts.states)
         finals.append(final[:count])
         every.append((torch.stack(x.chunk(of_layer, -1)), *final[count:]))
@@ -178,6 +179,17 @@ def _forward_of_layers(
     elif self.batch_first:
         y = x.transpose(0, 1)
     return (y, hx_of(state), states) if return_states else (y, hx_of(state))
+
+
+def _noise(self: Any, spec: LayerSpec, x: Tensor, batch_sizes: Tensor | None) -> Noise:
+    """That of a layer, drawn in its order."""
+    mask = seed = None
+    if self.recurrent_dropout and self.training:
+        batch = x.size(1) if batch_sizes is None else int(batch_sizes[0])
+        mask = torch.dropout(x.new_ones(spec.directions, batch, self.hidden_size), self.recurrent_dropout, True)
+    if any(self.zoneout) and self.training:
+        seed = torch.cat([torch.randint(2**63 - 1, (1,)), torch.zeros(1, dtype=torch.int64)])
+    return Noise(mask, *self.zoneout, seed)
 
 
 def _tuple_of(hx: Any) -> tuple[Tensor, ...]:
