@@ -134,9 +134,9 @@ def check_zoneout(zoneout: float | Sequence[float], spec: LayerSpec) -> tuple[fl
     Raises:
         ValueError: where they are none, or for a state that the cell lacks, or for an h that is projected.
     """
-    of_all = isinstance(zoneout, (int, float))
     has_others = len(spec.facts.states) > 1
-    pair = (zoneout, zoneout if has_others else 0.0) if of_all else tuple(zoneout)
+    of_all = (zoneout, zoneout if has_others else 0.0) if isinstance(zoneout, (int, float)) else zoneout
+    pair = tuple(of_all)
     if len(pair) != 2:
         raise ValueError(f"zoneout: expected a probability, or one for h and one for c, got {zoneout!r}")
     of_h, of_c = (check_probability("zoneout", p) for p in pair)

@@ -105,7 +105,7 @@ def _call(title: str, module: Any, x: Tensor | PackedSequence, hx: Any) -> Itera
         differentiable |= any(w.requires_grad for w in weights[i * per_layer : (i + 1) * per_layer])
         inputs = module.input_size if i == 0 else spec.directions * outputs
         sizes = Sizes(steps, batch, rows, inputs, module.hidden_size, outputs)
-        recompute, zoneout = getattr(module, "recompute", False), any(getattr(module, "zoneout", ()))
+        recompute, zoneout = getattr(module, "recompute", False), bool(getattr(module, "zoneout", 0.0))
         blocks.append(list(_layer(spec, sizes, data.device, dtype, differentiable, recompute, zoneout)))
         if _chosen(spec, data.device, dtype) is cpu and rows:
             seconds += cpu.plan(spec, sizes, dtype, data.device).seconds

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn import Module, Parameter, RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn.checks import autocast_enabled, check_probability, check_recompute, check_segments, check_zoneout
+from fastrnn.checks import autocast_enabled, check_recompute, check_segments
 from fastrnn.functional import DEFAULTS, Options, stack
 from fastrnn.modules import fx, onnx, scripted
+from fastrnn.modules.options import OwnOptions
 from fastrnn.ops.dispatch import call_layers
-from fastrnn.spec import CELLS, WHOLE, CellSpec, LayerSpec, Segments
+from fastrnn.spec import CELLS, CellSpec, LayerSpec, Segments
 
 __all__ = ["Layers"]
 
@@ -74,17 +75,13 @@ class _OwnWeights(list[Any]):
         self._module._flat_weights = list(self)
 
 
-class Layers(RNNBase, scripted.ScriptedLayers):
+class Layers(RNNBase, scripted.ScriptedLayers, OwnOptions):
     """What all layers share. ``state`` is the tuple of a cell's states, ``hx`` what the user holds.
 
     A class for another cell of ``CELLS`` states its ``mode``, the cell's name in capitals.
     """
 
     mode: str
-    weight_dropout: float = 0.0
-    recurrent_dropout: float = 0.0
-    zoneout: tuple[float, float] = (0.0, 0.0)
-    recompute: bool | int = False
     __jit_unused_properties__ = ["all_weights", "cell_spec", "layer_spec", "_flat_weights", scripted.WEIGHTS]
 
     def __init__(
@@ -108,7 +105,7 @@ class Layers(RNNBase, scripted.ScriptedLayers):
     ) -> None:
         options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size)
         self._make(type(self).mode, input_size, hidden_size, options, {"device": device, "dtype": dtype}, kwargs)
-        self._set_own(weight_dropout, recurrent_dropout, zoneout, recompute)
+        self._set_own(self.layer_spec, weight_dropout, recurrent_dropout, zoneout, recompute)
 
     def _make(
         self,
@@ -139,30 +136,6 @@ class Layers(RNNBase, scripted.ScriptedLayers):
             for name, shape in zip(names, shapes, strict=True):
                 setattr(self, name, Parameter(torch.empty(shape, **made)))
         self.reset_parameters()
-
-    def _set_own(
-        self,
-        weight_dropout: float,
-        recurrent_dropout: float,
-        zoneout: float | tuple[float, float],
-        recompute: bool | int,
-    ) -> None:
-        """The options that ``torch.nn`` lacks, as attributes where they are not the defaults."""
-        options = {
-            "weight_dropout": check_probability("weight_dropout", weight_dropout),
-            "recurrent_dropout": check_probability("recurrent_dropout", recurrent_dropout),
-            "zoneout": check_zoneout(zoneout, self.layer_spec),
-            "recompute": recompute,
-        }
-        check_recompute(recompute, self.bidirectional, None, WHOLE, options["zoneout"])
-        for name, value in options.items():
-            if value != getattr(Layers, name):
-                setattr(self, name, value)
-
-    def own_options(self) -> dict[str, Any]:
-        """Those that ``torch.nn`` lacks, as far as they are not the defaults."""
-        names = ("weight_dropout", "recurrent_dropout", "zoneout", "recompute")
-        return {name: vars(self)[name] for name in names if vars(self).get(name, False) != getattr(Layers, name)}
 
     def extra_repr(self) -> str:
         return ", ".join([super().extra_repr(), *(f"{name}={value}" for name, value in self.own_options().items())])
@@ -250,10 +223,9 @@ class Layers(RNNBase, scripted.ScriptedLayers):
         What else can be asked for, ``fastrnn.LSTM`` explains.
         """
         plain = lengths is None and reset is None and reset_state is None and return_states is None
-        own = self.recompute or any(self.zoneout)
-        own = own or (self.training and (self.weight_dropout or self.recurrent_dropout))
         dropped = self.dropout and self.training
-        if plain and not (own or dropped or torch.compiler.is_compiling() or "_flat_weights" in self.__dict__):
+        own = dropped or self._takes_own_way()
+        if plain and not (own or torch.compiler.is_compiling() or "_flat_weights" in self.__dict__):
             result = call_layers(
                 self._parameters,
                 self._flat_weights_names,
@@ -270,13 +242,8 @@ class Layers(RNNBase, scripted.ScriptedLayers):
         if tracer := fx.tracer_of(input, hx, lengths, reset, reset_state):
             named = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "return_states": return_states}
             return fx.record(tracer, self, input, hx, named)
-        options = DEFAULTS
-        if not plain or own:
-            segments = Segments(lengths, reset, () if reset_state is None else self._state(reset_state))
-            dropouts = (self.weight_dropout * self.training, self.recurrent_dropout * self.training)
-            options = Options(
-                segments, bool(return_states), self.recompute, *dropouts, tuple(self.zoneout), self.training
-            )
+        segments = Segments(lengths, reset, () if reset_state is None else self._state(reset_state))
+        options = self._options_of_call(segments, bool(return_states))
         run: Any = self._forward_packed if isinstance(input, PackedSequence) else self._forward_tensor
         y, hx, states = run(input, hx, options)
         return (y, hx, _STATES[self.cell_spec.states](*states)) if return_states else (y, hx)

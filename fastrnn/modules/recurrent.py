@@ -70,7 +70,7 @@ class RNN(Layers):
         made = {"device": device, "dtype": dtype}
         self._make(f"RNN_{nonlinearity.upper()}", input_size, hidden_size, options, made, kwargs)
         self.nonlinearity = nonlinearity
-        self._set_own(weight_dropout, recurrent_dropout, zoneout, recompute)
+        self._set_own(self.layer_spec, weight_dropout, recurrent_dropout, zoneout, recompute)
 
 
 class RNNCell(Cell):

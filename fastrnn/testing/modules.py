@@ -186,10 +186,13 @@ def _noise(self: Any, spec: LayerSpec, x: Tensor, batch_sizes: Tensor | None) ->
     mask = seed = None
     if self.recurrent_dropout and self.training:
         batch = x.size(1) if batch_sizes is None else int(batch_sizes[0])
-        mask = torch.dropout(x.new_ones(spec.directions, batch, self.hidden_size), self.recurrent_dropout, True)
-    if any(self.zoneout) and self.training:
+        mask = torch.dropout(
+            x.new_ones(spec.directions, batch, self.proj_size or self.hidden_size), self.recurrent_dropout, True
+        )
+    if self.zoneout and self.training:
         seed = torch.cat([torch.randint(2**63 - 1, (1,)), torch.zeros(1, dtype=torch.int64)])
-    return Noise(mask, *self.zoneout, seed)
+    of_h, of_c = self.zoneout or (0.0, 0.0)
+    return Noise(mask, of_h, of_c, seed)
 
 
 def _tuple_of(hx: Any) -> tuple[Tensor, ...]:
