@@ -13,12 +13,18 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def spec_of(
-    cell: str, directions: int, has_bias: bool, batch_first: bool, num_layers: int, weights: Sequence[Tensor]
+    cell: str,
+    directions: int,
+    has_bias: bool,
+    batch_first: bool,
+    layer_norm: bool,
+    num_layers: int,
+    weights: Sequence[Tensor],
 ) -> LayerSpec:
     if cell not in CELLS:
         raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
     rows = num_layers * directions
-    spec = LayerSpec(cell, directions, has_bias, batch_first)
+    spec = LayerSpec(cell, directions, has_bias, batch_first, layer_norm=layer_norm)
     plain = len(spec.weight_names)
     if len(weights) == rows * plain:
         return spec
@@ -68,7 +74,7 @@ def check_arguments(
 
 def _widths(spec: LayerSpec, weights: Sequence[Tensor]) -> tuple[int, int]:
     """H and P, of weight_hr, or else weight_hh, whose columns are believed and whose rows are then checked."""
-    last = weights[len(spec.weight_names) - 1 if spec.projected else 1]
+    last = weights[spec.weight_names.index("weight_hr" if spec.projected else "weight_hh")]
     if last.dim() != 2:
         raise ValueError(f"weights: expected matrices for weight_hh and weight_hr, got shape {tuple(last.shape)}")
     outputs, hidden = last.shape if spec.projected else (last.size(1), last.size(1))

@@ -11,7 +11,7 @@ from fastrnn.checks import autocast_enabled, check_arguments, check_recompute, c
 from fastrnn.ops import function
 from fastrnn.ops.function import layer
 from fastrnn.ops.parts import in_parts
-from fastrnn.spec import WHOLE, LayerSpec, Noise, Segments
+from fastrnn.spec import NONE, WHOLE, LayerSpec, Noise, Segments
 
 __all__ = ["rnn"]
 
@@ -65,6 +65,7 @@ def rnn(
     weight_dropout: float = 0.0,
     recurrent_dropout: float = 0.0,
     zoneout: float | tuple[float, float] = 0.0,
+    layer_norm: bool = False,
 ) -> Any:
     """A stack of recurrent layers: what ``fastrnn.LSTM`` and its sisters compute, with the weights as arguments.
 
@@ -76,7 +77,8 @@ def rnn(
         state: initial ``h`` [L*D, B, P] and for an LSTM ``c`` [L*D, B, H], layer-major. Empty for zeros.
         weights: in the order of ``torch.nn.RNNBase.all_weights``, flat: for each layer and direction
             ``w_ih`` [G*H, I, or D*P above the first layer], ``w_hh`` [G*H, P], with ``has_bias`` ``b_ih`` and ``b_hh``
-            [G*H], with a projection ``w_hr`` [P, H].
+            [G*H], with a projection ``w_hr`` [P, H], with ``layer_norm`` ``w_ln_ih`` and ``w_ln_hh`` [G*H] and for a
+            cell with a state of its own ``w_ln_c`` and, with ``has_bias``, ``b_ln_c`` [H].
         dropout: probability of zeroing an output of any layer but the last, while ``training``.
         batch_sizes: int64 [T] on the CPU, not increasing, as in ``PackedSequence``.
         lengths, reset, reset_state, return_states: as of ``fastrnn.LSTM``, ``reset_state`` a sequence of tensors.
@@ -92,11 +94,13 @@ def rnn(
     Raises:
         ValueError: where the number, shapes or dtypes of the arguments do not fit one another.
     """
-    spec = spec_of(cell, 2 if bidirectional else 1, has_bias, batch_first, num_layers, weights)
+    spec = spec_of(cell, 2 if bidirectional else 1, has_bias, batch_first, layer_norm, num_layers, weights)
     segments = Segments(lengths, reset, tuple(reset_state or ()))
     if not torch.jit.is_tracing():  # sizes are free in a traced program, and the operators check them when it runs
         check_arguments(spec, num_layers, x, state, weights, batch_sizes, segments)
     zoned = check_zoneout(zoneout, spec)
+    if layer_norm and recompute:
+        raise ValueError(f"recompute: expected False with layer_norm, got {recompute!r}")
     check_recompute(recompute, bidirectional, batch_sizes, segments, zoned)
     dropouts = (weight_dropout * training, recurrent_dropout * training)
     options = Options(segments, return_states, recompute, *dropouts, zoned, training)
@@ -193,11 +197,11 @@ def _drawn(spec: LayerSpec, x: Tensor, w_hh: Tensor, batch_sizes: Tensor | None,
     return Noise(mask, *options.zoneout, seed)
 
 
-def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor]) -> State:
+def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor], noise: Noise = NONE) -> State:
     """One step of one layer, the arguments checked by the caller: ``x`` [B, I], ``state`` [B, H] each or empty."""
     if autocast_enabled(x):
         x, state, weights, _ = _autocast(x, state, weights)
-    return function.step(spec, x, state, weights)
+    return function.step(spec, x, state, weights, noise)
 
 
 def _autocast(

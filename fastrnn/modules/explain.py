@@ -202,13 +202,13 @@ def _layer(
 
 
 def _chosen(spec: LayerSpec, device: torch.device, dtype: torch.dtype) -> Any:
-    against = reasons_against(spec.cell, device, dtype)
+    against = reasons_against(spec.cell, device, dtype, spec.layer_norm)
     return next((backend for backend in BACKENDS if not against[backend.NAME]), None)
 
 
 def _backend(spec: LayerSpec, device: torch.device, dtype: torch.dtype) -> Iterator[str]:
     backend = _chosen(spec, device, dtype)
     yield f"  backend: {backend.NAME if backend else 'none, so the reference in plain PyTorch'}"
-    for name, reasons in reasons_against(spec.cell, device, dtype).items():
+    for name, reasons in reasons_against(spec.cell, device, dtype, spec.layer_norm).items():
         if reasons:
             yield f"  not {name}: {'; '.join(reasons)}"

@@ -113,6 +113,8 @@ def _weight_names(module: Any) -> list[list[str]]:
 def _reason_against(module: Any, weights: str) -> str | None:
     if getattr(module, "proj_size", 0):
         return f"expected no projection, got proj_size={module.proj_size}"
+    if getattr(module, "layer_norm", False):
+        return "expected no layer_norm"
     if isinstance(module, RNNBase) and assigned_weights(module) is not None:
         return "expected its own weights, other tensors were assigned to _flat_weights"
     for name in sum(_weight_names(module), []):

@@ -100,10 +100,11 @@ class Layers(RNNBase, scripted.ScriptedLayers, OwnOptions):
         weight_dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, float] = 0.0,
+        layer_norm: bool = False,
         recompute: bool | int = False,
         **kwargs: Any,
     ) -> None:
-        options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, layer_norm)
         self._make(type(self).mode, input_size, hidden_size, options, {"device": device, "dtype": dtype}, kwargs)
         self._set_own(self.layer_spec, weight_dropout, recurrent_dropout, zoneout, recompute)
 
@@ -116,8 +117,8 @@ class Layers(RNNBase, scripted.ScriptedLayers, OwnOptions):
         made: dict[str, Any],
         unknown: dict[str, Any],
     ) -> None:
-        """Attributes and parameters. ``options`` are those from num_layers to proj_size."""
-        *others, proj_size = options
+        """Attributes and parameters. ``options`` are those from num_layers to proj_size, and layer_norm."""
+        *others, proj_size, layer_norm = options
         if proj_size is not None and not CELLS[mode.lower()].projectable:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         # torch.nn checks the arguments and names the parameters, but knows its own modes only: the one that takes all
@@ -128,6 +129,9 @@ class Layers(RNNBase, scripted.ScriptedLayers, OwnOptions):
         new |= {name: value for name, value in template.items() if name not in new and name != "_flat_weights"}
         self.mode = mode
         self._flat_weight_refs = []
+        if layer_norm:
+            self.layer_norm = True
+            self._name_gains()
         spec = self.layer_spec
         outputs = self.proj_size or hidden_size
         for k, names in enumerate(self._all_weights):
@@ -136,6 +140,21 @@ class Layers(RNNBase, scripted.ScriptedLayers, OwnOptions):
             for name, shape in zip(names, shapes, strict=True):
                 setattr(self, name, Parameter(torch.empty(shape, **made)))
         self.reset_parameters()
+
+    def _name_gains(self) -> None:
+        """Those that torch.nn does not name, behind the others of each layer and direction."""
+        for names in self._all_weights:
+            suffix = names[0].removeprefix("weight_ih")
+            names += [name + suffix for name in self.layer_spec.norm_names]
+        self._flat_weights_names = sum(self._all_weights, [])
+
+    def reset_parameters(self) -> None:
+        """As ``torch.nn``; gains become 1, and the bias of a normalised state 0."""
+        super().reset_parameters()
+        with torch.no_grad():
+            for name, parameter in self.named_parameters(recurse=False):
+                if "_ln_" in name:
+                    parameter.fill_(name.startswith("weight"))
 
     def extra_repr(self) -> str:
         return ", ".join([super().extra_repr(), *(f"{name}={value}" for name, value in self.own_options().items())])
@@ -169,7 +188,8 @@ class Layers(RNNBase, scripted.ScriptedLayers, OwnOptions):
     def layer_spec(self) -> LayerSpec:
         """Of each layer of the stack."""
         directions = 2 if self.bidirectional else 1
-        return LayerSpec(self.mode.lower(), directions, self.bias, self.batch_first, self.proj_size > 0)
+        projected = self.proj_size > 0
+        return LayerSpec(self.mode.lower(), directions, self.bias, self.batch_first, projected, self.layer_norm)
 
     @property
     def _flat_weights(self) -> list[Any]:

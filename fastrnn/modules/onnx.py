@@ -71,10 +71,10 @@ def stack(
             or none computes what the options ask for.
     """
     noise = options.weight_dropout or options.recurrent_dropout or any(options.zoneout)
-    if options.segments or options.every_state or noise:
+    if options.segments or options.every_state or spec.layer_norm or noise:
         raise RuntimeError(
-            "torch.onnx: expected a layer without lengths, reset, return_states, zoneout, and weight_dropout and "
-            "recurrent_dropout in training, which its operators lack"
+            "torch.onnx: expected a layer without lengths, reset, return_states, zoneout, layer_norm, and "
+            "weight_dropout and recurrent_dropout in training, which its operators lack"
         )
     if batch_sizes is not None:
         _check_packed(spec)

@@ -18,6 +18,7 @@ class OwnOptions:
     weight_dropout: float = 0.0
     recurrent_dropout: float = 0.0
     zoneout: float | tuple[float, float] = 0.0
+    layer_norm: bool = False
     recompute: bool | int = False
 
     training: bool
@@ -30,6 +31,8 @@ class OwnOptions:
         zoneout: float | tuple[float, float],
         recompute: bool | int,
     ) -> None:
+        if spec.layer_norm and recompute:
+            raise ValueError(f"recompute: expected False with layer_norm, got {recompute!r}")
         zoned = check_zoneout(zoneout, spec)
         check_recompute(recompute, spec.directions == 2, None, WHOLE, zoned)
         given = {
@@ -44,13 +47,13 @@ class OwnOptions:
 
     def own_options(self) -> dict[str, Any]:
         """Those that are not the defaults."""
-        names = ("weight_dropout", "recurrent_dropout", "zoneout", "recompute")
+        names = ("weight_dropout", "recurrent_dropout", "zoneout", "layer_norm", "recompute")
         return {name: vars(self)[name] for name in names if vars(self).get(name)}
 
     def _takes_own_way(self) -> bool:
         """A call, as the module is now, asks for more than ``torch.nn``'s."""
         dropouts = self.training and (self.weight_dropout or self.recurrent_dropout)
-        return bool(dropouts or self.zoneout or self.recompute)
+        return bool(dropouts or self.zoneout or self.layer_norm or self.recompute)
 
     def _options_of_call(self, segments: Segments, every_state: bool) -> Options:
         zoneout: Any = self.zoneout or _NONE

@@ -61,12 +61,13 @@ class RNN(Layers):
         weight_dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, float] = 0.0,
+        layer_norm: bool = False,
         recompute: bool | int = False,
         **kwargs: Any,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
-        options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, layer_norm)
         made = {"device": device, "dtype": dtype}
         self._make(f"RNN_{nonlinearity.upper()}", input_size, hidden_size, options, made, kwargs)
         self.nonlinearity = nonlinearity
@@ -161,6 +162,11 @@ class LSTM(Layers):
             training (Krueger et al., 2017), or one for ``h`` and one for ``c``; in ``eval()`` the states are mixed as
             expected. With a projection for ``c`` alone. Draws follow from torch's generator and the place in the batch,
             whatever the number of threads, and nothing is kept of them.
+        layer_norm: the products with ``x`` and with ``h`` are normalised over the units of all gates, a GRU's ``n`` by
+            itself, before their biases are added, and the cell's own state on its way to ``h`` (Ba et al., 2016), with
+            gains ``weight_ln_ih_l0`` and ``weight_ln_hh_l0`` [G*H], ``weight_ln_c_l0`` and ``bias_ln_c_l0`` [H] and so
+            on for each layer and direction, last in ``all_weights``. Computed by the reference, as yet: no kernel has
+            it. Not with ``recompute``.
         recompute: True: nothing is kept for backward but inputs and outputs; backward runs forward once more, with the
             same results, bit for bit. A number: of so many steps at a time, so that backward of a long sequence, too,
             holds no more than these need; results may differ in rounding where shorter parts are computed by another

@@ -31,16 +31,18 @@ def layer(
 
     With ``recompute`` backward forms again what it needs besides inputs and outputs.
     """
-    if not runs_fused(spec.cell, x):
+    if not runs_fused(spec.cell, x, spec.layer_norm):
         return reference.layer(spec, x, state, weights, batch_sizes, segments, every_state, noise)
     return _fused(spec, x, state, weights, batch_sizes, segments, every_state, recompute, noise)
 
 
-def step(spec: LayerSpec, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor]) -> State:
-    """One step of a layer of one direction. Contract of ``reference.step``, and ``state`` may be empty for zeros."""
-    if not runs_fused(spec.cell, x):
-        return reference.step(spec, x, tuple(state), weights)
-    return _fused(spec, x, state, weights, None)[1]
+def step(
+    spec: LayerSpec, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], noise: Noise = NONE
+) -> State:
+    """One step of a layer of one direction. Contract of ``reference.one_step``; ``state`` may be empty for zeros."""
+    if not runs_fused(spec.cell, x, spec.layer_norm):
+        return reference.one_step(spec, x, tuple(state), weights, noise)
+    return _fused(spec, x, state, weights, None, noise=noise)[1]
 
 
 def _fused(

@@ -4,12 +4,12 @@ Any device, any floating dtype, differentiable to any order. The fused backends 
 second derivatives are taken through it, and layers that no fused backend accepts run on it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import layer_norm, linear
 
 from fastrnn.spec.cell import CELLS
 from fastrnn.spec.layer import LayerSpec
@@ -19,24 +19,26 @@ from fastrnn.spec.segments import WHOLE, Segments
 __all__ = ["hidden", "layer", "one_step", "step"]
 
 State = tuple[Tensor, ...]
+# What the cell's own state goes through on its way to h.
+Output = Callable[[Tensor], Tensor]
 
 
-def _rnn_tanh(gx: Tensor, gh: Tensor, state: State) -> State:
+def _rnn_tanh(gx: Tensor, gh: Tensor, state: State, _: Output) -> State:
     return (torch.tanh(gx + gh),)
 
 
-def _rnn_relu(gx: Tensor, gh: Tensor, state: State) -> State:
+def _rnn_relu(gx: Tensor, gh: Tensor, state: State, _: Output) -> State:
     return (torch.relu(gx + gh),)
 
 
-def _lstm(gx: Tensor, gh: Tensor, state: State) -> State:
+def _lstm(gx: Tensor, gh: Tensor, state: State, output: Output) -> State:
     """Hochreiter and Schmidhuber (1997) with the forget gate of Gers et al. (2000), as in ``torch.nn.LSTM``."""
     i, f, g, o = (gx + gh).chunk(4, -1)
     c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
+    return torch.sigmoid(o) * torch.tanh(output(c)), c
 
 
-def _gru(gx: Tensor, gh: Tensor, state: State) -> State:
+def _gru(gx: Tensor, gh: Tensor, state: State, _: Output) -> State:
     """Cho et al. (2014) with the reset gate after the product, as in ``torch.nn.GRU``."""
     gx_r, gx_z, gx_n = gx.chunk(3, -1)
     gh_r, gh_z, gh_n = gh.chunk(3, -1)
@@ -46,12 +48,12 @@ def _gru(gx: Tensor, gh: Tensor, state: State) -> State:
     return ((1 - z) * n + z * state[0],)
 
 
-def _cifg(gx: Tensor, gh: Tensor, state: State) -> State:
+def _cifg(gx: Tensor, gh: Tensor, state: State, output: Output) -> State:
     """Greff et al. (2015), the coupled input and forget gate: an LSTM whose i is 1 - f."""
     f, g, o = (gx + gh).chunk(3, -1)
     f = torch.sigmoid(f)
     c = f * state[1] + (1 - f) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
+    return torch.sigmoid(o) * torch.tanh(output(c)), c
 
 
 _CELL_FUNCTIONS = {"rnn_tanh": _rnn_tanh, "rnn_relu": _rnn_relu, "lstm": _lstm, "gru": _gru, "cifg": _cifg}
@@ -91,16 +93,36 @@ def step(
     if not state:
         widths = spec.state_widths(*spec.hidden_and_outputs(w["weight_hh"])).values()
         state = tuple([x.new_zeros(len(x), width) for width in widths])
-    gx = linear(x, w["weight_ih"], w.get("bias_ih"))
     h = state[0] if h_mask is None else state[0] * h_mask
-    gh = linear(h, w["weight_hh"], w.get("bias_hh"))
-    new = _CELL_FUNCTIONS[spec.cell](gx, gh, state)
+    gx, gh = _gates(spec, w, "ih", x), _gates(spec, w, "hh", h)
+    new = _CELL_FUNCTIONS[spec.cell](gx, gh, state, lambda c: _normalised_state(w, c))
     if spec.projected:
         new = (linear(new[0], w["weight_hr"]), *new[1:])
     if stays is None:
         return new
     of_h, of_c = stays
     return _mixed(of_h, state[0], new[0]), *[_mixed(of_c, s, n) for s, n in zip(state[1:], new[1:], strict=True)]
+
+
+_EPSILON = 1e-5  # added to variances, as in torch.nn.LayerNorm
+
+
+def _gates(spec: LayerSpec, w: Mapping[str, Tensor], side: str, x: Tensor) -> Tensor:
+    """A product with its bias; normalised before that, Ba et al. (2016), over the gates that are added together."""
+    gates = linear(x, w[f"weight_{side}"], None if spec.layer_norm else w.get(f"bias_{side}"))
+    if not spec.layer_norm:
+        return gates
+    hidden = gates.size(-1) // len(spec.facts.gates)
+    sizes = [count * hidden for count in spec.facts.normalised]
+    parts = [layer_norm(part, part.shape[-1:], eps=_EPSILON) for part in gates.split(sizes, -1)]
+    normalised = torch.cat(parts, -1) * w[f"weight_ln_{side}"]
+    return normalised + w[f"bias_{side}"] if spec.has_bias else normalised
+
+
+def _normalised_state(w: Mapping[str, Tensor], c: Tensor) -> Tensor:
+    if "weight_ln_c" not in w:
+        return c
+    return layer_norm(c, c.shape[-1:], w["weight_ln_c"], w.get("bias_ln_c"), _EPSILON)
 
 
 def _mixed(stays: Tensor | float, old: Tensor, new: Tensor) -> Tensor:

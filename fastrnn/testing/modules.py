@@ -132,7 +132,9 @@ def _forward_of_layers(
     reset_state: Any = None,
     return_states: bool | None = None,
 ) -> Any:
-    spec = LayerSpec(_cell(self), 2 if self.bidirectional else 1, self.bias, projected=self.proj_size > 0)
+    own: dict[str, Any] = getattr(self, "own_options", dict)()
+    directions, projected = 2 if self.bidirectional else 1, self.proj_size > 0
+    spec = LayerSpec(_cell(self), directions, self.bias, False, projected, own.get("layer_norm", False))
     state, resets = _tuple_of(hx), _tuple_of(reset_state)
     packed, unbatched = isinstance(input, PackedSequence), False
     batch_sizes = None
@@ -162,7 +164,7 @@ def _forward_of_layers(
         rows = slice(i * of_layer, (i + 1) * of_layer)
         segments = Segments(lengths, reset, [s[rows] for s in resets])
         initial = [s[rows] for s in state]
-        noise = _noise(self, spec, x, batch_sizes)
+        noise = _noise(self, own, spec, x, batch_sizes)
         x, final = reference.layer(spec, x, initial, weights, batch_sizes, segments, True, noise)
         count = len(spec.facts.states)
         finals.append(final[:count])
@@ -181,17 +183,16 @@ def _forward_of_layers(
     return (y, hx_of(state), states) if return_states else (y, hx_of(state))
 
 
-def _noise(self: Any, spec: LayerSpec, x: Tensor, batch_sizes: Tensor | None) -> Noise:
+def _noise(self: Any, own: dict[str, Any], spec: LayerSpec, x: Tensor, batch_sizes: Tensor | None) -> Noise:
     """That of a layer, drawn in its order."""
     mask = seed = None
-    if self.recurrent_dropout and self.training:
+    if self.training and "recurrent_dropout" in own:
         batch = x.size(1) if batch_sizes is None else int(batch_sizes[0])
-        mask = torch.dropout(
-            x.new_ones(spec.directions, batch, self.proj_size or self.hidden_size), self.recurrent_dropout, True
-        )
-    if self.zoneout and self.training:
+        ones = x.new_ones(spec.directions, batch, self.proj_size or self.hidden_size)
+        mask = torch.dropout(ones, own["recurrent_dropout"], True)
+    if self.training and "zoneout" in own:
         seed = torch.cat([torch.randint(2**63 - 1, (1,)), torch.zeros(1, dtype=torch.int64)])
-    of_h, of_c = self.zoneout or (0.0, 0.0)
+    of_h, of_c = own.get("zoneout", (0.0, 0.0))
     return Noise(mask, of_h, of_c, seed)
 
 
