@@ -36,9 +36,7 @@ def layer(
     return _fused(spec, x, state, weights, batch_sizes, segments, every_state, recompute, noise)
 
 
-def step(
-    spec: LayerSpec, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], noise: Noise = NONE
-) -> State:
+def step(spec: LayerSpec, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], noise: Noise = NONE) -> State:
     """One step of a layer of one direction. Contract of ``reference.one_step``; ``state`` may be empty for zeros."""
     if not runs_fused(spec.cell, x, spec.layer_norm):
         return reference.one_step(spec, x, tuple(state), weights, noise)
