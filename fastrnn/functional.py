@@ -192,9 +192,14 @@ def _drawn(spec: LayerSpec, x: Tensor, w_hh: Tensor, batch_sizes: Tensor | None,
         ones = x.new_ones(spec.directions, batch, w_hh.size(-1))
         mask = apply_dropout(ones, options.recurrent_dropout)
     if options.draws and any(options.zoneout):
-        key = torch.randint(2**63 - 1, (1,), device=x.device)
-        seed = torch.cat([key, key.new_zeros(1)])
+        seed = zoneout_seed(x)
     return Noise(mask, *options.zoneout, seed)
+
+
+def zoneout_seed(x: Tensor) -> Tensor:
+    """For draws of zoneout, from PyTorch's generator of the device."""
+    key = torch.randint(2**63 - 1, (1,), device=x.device)
+    return torch.cat([key, key.new_zeros(1)])
 
 
 def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor], noise: Noise = NONE) -> State:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from comparison import LAYERS, assert_same, build, inputs, results, tensors
+from comparison import CELL_MODULES, LAYERS, assert_same, build, inputs, results, tensors
 from problems import every_isa, forward, fused, names, of_each_cell, oracle, peer, problem
 from torch import Tensor, nn
 from torch.func import grad, vmap
@@ -18,6 +18,7 @@ from torch.func import grad, vmap
 import fastrnn
 from fastrnn import ops
 from fastrnn.diagnose import bytes_kept
+from fastrnn.modules.layers import hx_of
 from fastrnn.spec import CELLS, BackwardCall, ForwardCall, Noise, pair_of
 from fastrnn.testing import Case, Problem, assert_accurate, by_operators, on_reference
 
@@ -352,6 +353,29 @@ def test_autocast():
         y, _ = Seeded(module)(x)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), Seeded(module)(x)[0], rtol=0.1, atol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:fastrnn. .* with layer_norm:UserWarning")
+@pytest.mark.parametrize("own", [{"zoneout": 0.3}, {"layer_norm": True, "zoneout": 0.5}], ids=["zoneout", "normalised"])
+@pytest.mark.parametrize("kind", CELL_MODULES)
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_cells_agree_with_the_oracle(kind, own, training):
+    torch.manual_seed(0)
+    cell = build(fastrnn, CELL_MODULES, kind, I, H, dtype=torch.float64, **own).train(training)
+    assert "zoneout=" in repr(cell)
+    for x in (inputs(B, I), inputs(I)):
+        hx = hx_of(tuple(inputs(*x.shape[:-1], H) for _ in cell.cell_spec.states))
+        assert_same(results(Seeded(cell), x, hx), results(Seeded(on_reference(cell)), x, hx))
+    if not own.get("layer_norm"):
+        frozen = fastrnn.freeze(build(fastrnn, CELL_MODULES, kind, I, H, **own), "bfloat16")
+        whole = build(fastrnn, CELL_MODULES, kind, I, H, **own).eval()
+        with torch.no_grad():
+            for name, w in whole.named_parameters():
+                w.copy_(getattr(frozen, name))
+        x = inputs(B, I, dtype=torch.float32)
+        with torch.no_grad():
+            got, expected = (dict(enumerate(tensors(m(x)))) for m in (frozen, whole))
+        torch.testing.assert_close(got, expected, rtol=2e-2, atol=5e-3)
 
 
 MODULE_ERRORS: dict[str, tuple[str, dict[str, Any], str]] = {

@@ -22,7 +22,7 @@ from fastrnn.modules.layers import Layers, assigned_weights
 from fastrnn.modules.replace import Choice, become, own_class, reason_of_foreign, swappable
 from fastrnn.ops import frozen_forward
 from fastrnn.ops.function import needs_gradient
-from fastrnn.spec import LayerSpec, pair_of
+from fastrnn.spec import WHOLE, LayerSpec, pair_of
 
 __all__ = ["Frozen", "freeze"]
 
@@ -282,7 +282,9 @@ class _FrozenCell(Frozen):
     def _run(self: Any, x: Tensor, state: State) -> State:
         self._check(x, state)
         self._check_input(x, state)
-        _, final, _ = self._stack(self.layer_spec, x.unsqueeze(0), tuple([s.unsqueeze(0) for s in state]), None)
+        initial = tuple([s.unsqueeze(0) for s in state])
+        options = self._options_of_call(WHOLE, False)
+        _, final, _ = self._stack(self.layer_spec, x.unsqueeze(0), initial, None, options)
         return tuple([s.squeeze(0) for s in final])
 
 

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastrnn.checks import autocast_enabled, check_recompute, check_segments
 from fastrnn.functional import DEFAULTS, Options, stack
 from fastrnn.modules import fx, onnx, scripted
-from fastrnn.modules.options import OwnOptions
+from fastrnn.modules.options import OwnOptions, begin_gains
 from fastrnn.ops.dispatch import call_layers
 from fastrnn.spec import CELLS, CellSpec, LayerSpec, Segments
 
@@ -151,13 +151,10 @@ class Layers(RNNBase, scripted.ScriptedLayers, OwnOptions):
     def reset_parameters(self) -> None:
         """As ``torch.nn``; gains become 1, and the bias of a normalised state 0."""
         super().reset_parameters()
-        with torch.no_grad():
-            for name, parameter in self.named_parameters(recurse=False):
-                if "_ln_" in name:
-                    parameter.fill_(name.startswith("weight"))
+        begin_gains(self)
 
     def extra_repr(self) -> str:
-        return ", ".join([super().extra_repr(), *(f"{name}={value}" for name, value in self.own_options().items())])
+        return self._with_own(super().extra_repr())
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

@@ -77,7 +77,8 @@ class RNN(Layers):
 class RNNCell(Cell):
     """``torch.nn.RNNCell``: one step of ``RNN``. ``h' = cell(input, h=None)``.
 
-    input is [B, I] or [I], h and h' are [B, H] or [H], all of the parameters' dtype.
+    input is [B, I] or [I], h and h' are [B, H] or [H], all of the parameters' dtype. Every cell takes ``zoneout`` and
+    ``layer_norm`` by name, as ``LSTM``; draws of ``zoneout`` are new at each call.
 
     Raises:
         ValueError: wrong number of dimensions.
@@ -94,9 +95,13 @@ class RNNCell(Cell):
         nonlinearity: str = "tanh",
         device: Any = None,
         dtype: Any = None,
+        *,
+        zoneout: float | tuple[float, float] = 0.0,
+        layer_norm: bool = False,
     ) -> None:
         RNNCellBase.__init__(self, input_size, hidden_size, bias, num_chunks=1, device=device, dtype=dtype)
         self.nonlinearity = nonlinearity
+        self._set_own_of_cell(zoneout, layer_norm)
 
     @property
     def mode(self) -> str:  # type: ignore[override]

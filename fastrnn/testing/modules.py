@@ -201,7 +201,8 @@ def _tuple_of(hx: Any) -> tuple[Tensor, ...]:
 
 
 def _forward_of_cell(self: Any, input: Tensor, hx: Any = None) -> Any:
-    spec = LayerSpec(_cell(self), has_bias=self.bias)
+    own: dict[str, Any] = getattr(self, "own_options", dict)()
+    spec = LayerSpec(_cell(self), has_bias=self.bias, layer_norm=own.get("layer_norm", False))
     weights = [getattr(self, name) for name in spec.weight_names]
     x = input if input.dim() == 2 else input.unsqueeze(0)
     if hx is None:
@@ -209,7 +210,8 @@ def _forward_of_cell(self: Any, input: Tensor, hx: Any = None) -> Any:
     else:
         state = tuple(hx) if isinstance(hx, (tuple, list)) else (hx,)
         state = state if input.dim() == 2 else tuple(s.unsqueeze(0) for s in state)
-    new = reference.step(spec, x, state, weights)
+    noise = _noise(self, own, spec, x.unsqueeze(0), None)
+    new = reference.one_step(spec, x, state, weights, noise)
     return hx_of(new if input.dim() == 2 else tuple(s.squeeze(0) for s in new))
 
 
