@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,54 +23,22 @@ from torch import Tensor, nn
 import fastrnn
 from benches.cases import MODES
 from benches.machine import describe, provenance
-from benches.packages import largest_difference
 from benches.results import save
-from benches.table import format_table
 from benches.timing import Budget, Quartiles, race
+from benches.variants import Call, Size, Timed, checked, flat, kept_table, run_of, table
 from fastrnn.diagnose import bytes_kept
 
-__all__ = ["PARTS", "Timed", "main"]
+__all__ = ["PARTS", "main"]
 
 CELLS = ("LSTM", "GRU")
 CHANCES = (0.0, 0.01, 0.1)  # of a step to begin anew
 _PART_STEPS = 16  # of ``recompute``
-_ALLOWED = 1e-5
 _GOAL = 1.1  # of the plain layer's time
-
-Call = Callable[[], tuple[Tensor, ...]]
-
-
-@dataclass(frozen=True)
-class Size:
-    """Rows, steps, and units, as many as there are inputs."""
-
-    batch: int
-    steps: int
-    hidden: int
-
 
 _SIZES = [Size(16, 128, 128), Size(64, 64, 256)]
 _WITH_SMALL = [Size(8, 64, 64), *_SIZES]
 # By part. Of a call as short as the small one torchrl's time would say what its Python takes, and no more.
 SIZES = {"layers": _WITH_SMALL, "loops": _WITH_SMALL, "torchrl": _SIZES}
-
-
-@dataclass(frozen=True)
-class Timed:
-    """One way to compute a layer. ``ratio`` is its time over that of ``base``, ``difference`` as
-    ``largest_difference`` has it, ``kept`` the bytes between forward and backward."""
-
-    part: str
-    cell: str
-    size: Size
-    chance: float | None
-    mode: str
-    name: str
-    base: str
-    difference: float
-    seconds: Quartiles
-    ratio: Quartiles
-    kept: int | None = None
 
 
 class Work:
@@ -92,7 +59,7 @@ class Work:
         """Output and final states, then the states of all steps if they are asked for."""
         layer = layer or self.layer
         hx = self.state if len(self.state) > 1 else self.state[0]
-        return lambda: _flat(layer(self.x, hx, **asked))
+        return lambda: flat(layer(self.x, hx, **asked))
 
     def recomputing(self, recompute: bool | int) -> nn.Module:
         layer = type(self.layer)(self.layer.input_size, self.layer.hidden_size, recompute=recompute)
@@ -131,32 +98,6 @@ class Work:
         return bytes_kept(call, owned)
 
 
-def _flat(results: Any) -> tuple[Tensor, ...]:
-    if isinstance(results, Tensor):
-        return (results,)
-    return tuple(tensor for part in results for tensor in _flat(part))
-
-
-def run_of(call: Call, given: Sequence[Tensor], training: bool) -> Callable[[], list[list[Tensor]]]:
-    """The results and, in training, the gradients of half the sum of their squares."""
-
-    def run() -> list[list[Tensor]]:
-        with torch.set_grad_enabled(training):
-            results = call()
-        values = [result.detach() for result in results]
-        return [values, list(torch.autograd.grad(results, given, values)) if training else []]
-
-    return run
-
-
-def checked(expected: list[list[Tensor]], found: list[list[Tensor]], what: str) -> float:
-    """The difference of results and gradients, which is small."""
-    pairs = zip(expected, found, strict=True)
-    difference = max(largest_difference(a, b) for a, b in pairs if a)
-    assert difference <= _ALLOWED, f"{what}: differs by {difference:.1e}, allowed {_ALLOWED:.0e}"
-    return difference
-
-
 def layers(cell: str, size: Size, mode: str, budget: Budget) -> Iterator[Timed]:
     work, training = Work(cell, size), mode == "training"
     asked: dict[str, dict[str, Any]] = {"plain": {}}
@@ -167,17 +108,17 @@ def layers(cell: str, size: Size, mode: str, budget: Budget) -> Iterator[Timed]:
         for name, recompute in (("recompute", True), (f"recompute {_PART_STEPS}", _PART_STEPS)):
             layer = work.recomputing(recompute)
             calls[name] = (layer, work.of_layer(layer), work.of_loop())
-    yield from _timed("layers", cell, size, None, mode, calls, work, "plain", budget)
+    yield from timed("layers", cell, size, None, mode, calls, work, "plain", budget)
 
 
 def loops(cell: str, size: Size, mode: str, budget: Budget) -> Iterator[Timed]:
     work, chance = Work(cell, size), CHANCES[-1]  # a loop takes as long for any
     loop = work.of_loop(work.marks[chance])
     calls = {"loop": (work.cell, loop, loop), "reset": (work.layer, work.of_layer(reset=work.marks[chance]), loop)}
-    yield from _timed("loops", cell, size, chance, mode, calls, work, "reset", budget)
+    yield from timed("loops", cell, size, chance, mode, calls, work, "reset", budget)
 
 
-def _timed(
+def timed(
     part: str,
     cell: str,
     size: Size,
@@ -240,7 +181,7 @@ class Trajectories:
         def call() -> tuple[Tensor, ...]:
             first = self._hx([self.data[name][:, 0].transpose(0, 1) for name in self.states])
             anew = self._hx([self.data[name].permute(2, 1, 0, 3) for name in self.states])
-            return _flat(self.layer(self.x, first, reset=marks, reset_state=anew))
+            return flat(self.layer(self.x, first, reset=marks, reset_state=anew))
 
         return call
 
@@ -275,38 +216,6 @@ def _backends(compiled: bool) -> list[str]:
 
 
 PARTS: dict[str, Callable[..., Iterator[Timed]]] = {"layers": layers, "loops": loops, "torchrl": torchrl}
-
-
-def table(results: list[Timed]) -> str:
-    """A line for each layer: milliseconds of what it is compared with, and the ratio of each other time to it."""
-    lines: dict[tuple[Any, ...], dict[str, Timed]] = {}
-    for result in results:
-        lines.setdefault((result.cell, result.size, result.chance, result.mode), {})[result.name] = result
-    base = results[0].base
-    names = [name for name in dict.fromkeys(result.name for result in results) if name != base]
-    chances = results[0].chance is not None
-    header = ["layer", "B, T, H", *["resets"] * chances, "mode", f"{base} ms", *names]
-    rows = []
-    for (cell, size, chance, mode), found in lines.items():
-        ratios = [f"{found[name].ratio.median:.2f}" if name in found else "" for name in names]
-        shape = f"{size.batch}, {size.steps}, {size.hidden}"
-        milliseconds = f"{found[base].seconds.median * 1e3:.4g}"
-        rows.append([cell, shape, *([f"{chance:g}"] if chances else []), mode, milliseconds, *ratios])
-    return format_table(header, rows, 3 + chances, markdown=True)
-
-
-def kept_table(results: list[Timed]) -> str:
-    """Megabytes between forward and backward."""
-    lines: dict[tuple[Any, ...], dict[str, int]] = {}
-    for result in results:
-        if result.kept:
-            lines.setdefault((result.cell, result.size), {})[result.name] = result.kept
-    names = list(dict.fromkeys(name for found in lines.values() for name in found))
-    rows = [
-        [cell, f"{size.batch}, {size.steps}, {size.hidden}", *(f"{found[name] / 1e6:.2f}" for name in names)]
-        for (cell, size), found in lines.items()
-    ]
-    return format_table(["layer keeps MB", "B, T, H", *names], rows, 2, markdown=True)
 
 
 def verdict(results: list[Timed]) -> str:

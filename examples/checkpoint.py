@@ -30,6 +30,7 @@ TASKS: dict[str, type[Task]] = {
     "forecast": Forecast,
     "translate": Translate,
 }
+OWN = ("weight_dropout", "recurrent_dropout", "zoneout", "layer_norm")  # options of fastrnn's layers alone
 BACKENDS = {"torch": torch.nn, "fastrnn": fastrnn}
 
 
@@ -39,11 +40,11 @@ def layer_class(options: Options) -> Callable[..., nn.Module]:
     found = getattr(BACKENDS[options.backend], name, None)
     if found is None:
         raise Refused(f"--backend {options.backend}: expected a layer of torch.nn, which has no {name}")
-    if not options.weight_dropout:
-        return found
-    if options.backend != "fastrnn":
-        raise Refused(f"--weight-dropout: expected --backend fastrnn, got {options.backend}, whose layers have none")
-    return partial(found, weight_dropout=options.weight_dropout)
+    own = {name: value for name in OWN if (value := getattr(options, name))}
+    if own and options.backend != "fastrnn":
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in own)
+        raise Refused(f"{flags}: expected --backend fastrnn, got {options.backend}, whose layers have none")
+    return partial(found, **own) if own else found
 
 
 def save(folder: Path, task: Task, state: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """The next character of a text, here of classical Chinese poems; a model that continues what one begins.
 
-Files: a poem a line; of a line with tabs (title, author, poem) what follows the last one. Any other text will do, too.
-Lines longer than --longest characters (100) are learned in pieces.
+Files: a poem a line; of a line with tabs (title, author, poem) what follows the last one. Any other text will do, too,
+and with --level word, words between spaces take the place of characters. Lines longer than --longest of them (100) are
+learned in pieces.
 """
 
 import math
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ class PoemsOptions(TextOptions):
     batch: int = 8
     rate: float = 4e-3
     longest: int = 100
+    level: Literal["word", "char"] = "char"
     tied: bool = True
 
 
@@ -49,7 +51,12 @@ class Poems(TextTask[LanguageModel]):
     metric = "perplexity"
     epochs = 20
     is_better = staticmethod(operator.lt)
-    reads_by = ("longest",)
+    reads_by = ("longest", "level")
+
+    @property
+    def _between(self) -> str:
+        """What stands between two symbols of a text."""
+        return " " if self.options.level == "word" else ""
 
     def read(self, path: Path | None) -> Sequence[Example]:
         with Source(path or DATA) as source:
@@ -61,8 +68,9 @@ class Poems(TextTask[LanguageModel]):
             poem = line.split("\t")[-1].strip()
             if poem:
                 poems += 1
-                for piece in self._pieces(poem):
-                    yield Record(number, piece, len(piece), len(poem))
+                symbols = self._symbols(poem)
+                for piece in self._pieces(symbols):
+                    yield Record(number, self._between.join(piece), len(piece), len(symbols))
             elif line.strip():
                 others += 1
         if not poems:
@@ -71,16 +79,19 @@ class Poems(TextTask[LanguageModel]):
         if others:
             note(source.path, f"lines left out in which nothing follows the last tab: {others}")
 
-    def _pieces(self, poem: str) -> Iterator[str]:
+    def _symbols(self, text: str) -> list[str]:
+        return text.split() if self.options.level == "word" else list(text)
+
+    def _pieces(self, text: list[str]) -> Iterator[list[str]]:
         """With a zero, which no text has, for START and STOP."""
-        symbols = f"\0{poem}\0"
+        symbols = ["\0", *text, "\0"]
         # The last symbol of a piece, which is only predicted there, is the first of the next one.
         cuts = [*range(0, len(symbols) - 1, self.options.longest or len(symbols)), len(symbols) - 1]
         for first, last in pairwise(cuts):
             yield symbols[first : last + 1]
 
     def example(self, text: str) -> Example:
-        symbols = list(text)
+        symbols = self._symbols(text)
         if text[0] == "\0":
             symbols[0] = "<start>"
         if text[-1] == "\0":
@@ -103,12 +114,12 @@ class Poems(TextTask[LanguageModel]):
         return total / number
 
     def terms(self, batch: Sequence[Example]) -> int:
-        """The characters to predict that are known."""
+        """The symbols to predict that are known."""
         known = self.vocabularies["characters"]
         return sum(symbol in known for example in batch for symbol in example.symbols[1:])
 
     def _loss(self, model: LanguageModel, batch: Sequence[Example]) -> tuple[Tensor, int]:
-        """The sum over the characters that are known, and their number."""
+        """The sum over the symbols that are known, and their number."""
         tokens, _ = pad([self.vocabularies["characters"].encode(example.symbols) for example in batch])
         scores, _ = model(tokens[:, :-1])
         targets = tokens[:, 1:].masked_fill(tokens[:, 1:] == UNKNOWN, PADDING)
@@ -118,7 +129,7 @@ class Poems(TextTask[LanguageModel]):
         return total, max(int((targets != PADDING).sum()), 1)
 
     def evaluate(self, model: LanguageModel, examples: Sequence[Example]) -> dict[str, float]:
-        """Perplexity per character that is known, and the share of those that are not."""
+        """Perplexity per symbol that is known, and the share of those that are not."""
         sums = [self._loss(model, batch) for batch in self.batches(examples)]
         known = sum(number for _, number in sums)
         mean = sum(total.item() for total, _ in sums) / known
@@ -127,25 +138,31 @@ class Poems(TextTask[LanguageModel]):
 
     def report(self, model: LanguageModel, examples: Sequence[Example]) -> dict[str, float]:
         """With the share of sampled poems that keep the classical form: all verses of 5 or all of 7 characters."""
+        if self.options.level == "word":
+            return self.evaluate(model, examples)
         seeds = range(SAMPLES)
         poems = ["".join(self.generate(model, "", SAMPLE_LENGTH, temperature=TEMPERATURE, seed=s)) for s in seeds]
         return self.evaluate(model, examples) | {"form": sum(map(has_form, poems)) / SAMPLES}
 
     def predict(self, model: LanguageModel, text: str) -> str:
-        """The perplexity per character, and the text."""
+        """The perplexity per symbol, and the text."""
         self._check_known(text)
-        return f"{self.evaluate(model, list(map(self.example, self._pieces(text))))['perplexity']:.1f}\t{text}"
+        pieces = map(self._between.join, self._pieces(self._symbols(text)))
+        return f"{self.evaluate(model, list(map(self.example, pieces)))['perplexity']:.1f}\t{text}"
 
     def generate(self, model: LanguageModel, prefix: str, length: int, **sampling: Any) -> Iterator[str]:
         self._check_known(prefix)
         vocabulary = self.vocabularies["characters"]
-        begin = torch.tensor([START, *vocabulary.encode(prefix)])
+        begun = self._symbols(prefix)
+        begin = torch.tensor([START, *vocabulary.encode(begun)])
+        before = self._between if begun else ""
         for index in model.stream(begin, length, stop=STOP, **sampling):
             if index > UNKNOWN:
-                yield vocabulary.symbols[index]
+                yield before + vocabulary.symbols[index]
+                before = self._between
 
     def _check_known(self, text: str) -> None:
-        if unknown := [c for c in text if c not in self.vocabularies["characters"]]:
+        if unknown := [c for c in self._symbols(text) if c not in self.vocabularies["characters"]]:
             raise Refused(f"the model has never seen {', '.join(map(repr, unknown))}")
 
 

@@ -35,6 +35,9 @@ class Options:
     hidden: int = 128
     dropout: float = 0.3
     weight_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    zoneout: float = 0.0
+    layer_norm: bool = False
     epochs: int = 0
     batch: int = 32
     optimizer: Literal["adam", "sgd"] = "adam"

@@ -13,12 +13,18 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def spec_of(
-    cell: str, directions: int, has_bias: bool, batch_first: bool, num_layers: int, weights: Sequence[Tensor]
+    cell: str,
+    directions: int,
+    has_bias: bool,
+    batch_first: bool,
+    layer_norm: bool,
+    num_layers: int,
+    weights: Sequence[Tensor],
 ) -> LayerSpec:
     if cell not in CELLS:
         raise ValueError(f"cell: expected one of {', '.join(CELLS)}, got {cell!r}")
     rows = num_layers * directions
-    spec = LayerSpec(cell, directions, has_bias, batch_first)
+    spec = LayerSpec(cell, directions, has_bias, batch_first, layer_norm=layer_norm)
     plain = len(spec.weight_names)
     if len(weights) == rows * plain:
         return spec
@@ -68,7 +74,7 @@ def check_arguments(
 
 def _widths(spec: LayerSpec, weights: Sequence[Tensor]) -> tuple[int, int]:
     """H and P, of weight_hr, or else weight_hh, whose columns are believed and whose rows are then checked."""
-    last = weights[len(spec.weight_names) - 1 if spec.projected else 1]
+    last = weights[spec.weight_names.index("weight_hr" if spec.projected else "weight_hh")]
     if last.dim() != 2:
         raise ValueError(f"weights: expected matrices for weight_hh and weight_hr, got shape {tuple(last.shape)}")
     outputs, hidden = last.shape if spec.projected else (last.size(1), last.size(1))
@@ -121,7 +127,39 @@ def check_segments(
             raise ValueError(f"reset_state[{i}]: expected {x.dtype} like the input, got {s.dtype}")
 
 
-def check_recompute(recompute: bool | int, bidirectional: bool, batch_sizes: Tensor | None, segments: Segments) -> None:
+def check_probability(name: str, p: float) -> float:
+    """Raises ValueError where it is none."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name}: expected a probability from 0 to 1, got {p!r}")
+    return float(p)
+
+
+def check_zoneout(zoneout: float | Sequence[float], spec: LayerSpec) -> tuple[float, float]:
+    """Probabilities for h and for the cell's other states, from those or one for all states.
+
+    Raises:
+        ValueError: where they are none, or for a state that the cell lacks, or for an h that is projected.
+    """
+    has_others = len(spec.facts.states) > 1
+    of_all = (zoneout, zoneout if has_others else 0.0) if isinstance(zoneout, (int, float)) else zoneout
+    pair = tuple(of_all)
+    if len(pair) != 2:
+        raise ValueError(f"zoneout: expected a probability, or one for h and one for c, got {zoneout!r}")
+    of_h, of_c = (check_probability("zoneout", p) for p in pair)
+    if of_c > 0 and not has_others:
+        raise ValueError(f"zoneout: expected a probability for h alone with cell {spec.cell}, got {zoneout!r}")
+    if of_h > 0 and spec.projected:
+        raise ValueError(f"zoneout: expected (0, p) with a projection, which h goes through, got {zoneout!r}")
+    return of_h, of_c
+
+
+def check_recompute(
+    recompute: bool | int,
+    bidirectional: bool,
+    batch_sizes: Tensor | None,
+    segments: Segments,
+    zoneout: tuple[float, float] = (0.0, 0.0),
+) -> None:
     """Raises ValueError for a number of steps that is none, or where steps cannot be taken apart."""
     if isinstance(recompute, bool):
         return
@@ -131,6 +169,8 @@ def check_recompute(recompute: bool | int, bidirectional: bool, batch_sizes: Ten
         raise ValueError("recompute: expected True or False for a packed input, got a number of steps")
     if bidirectional and segments:
         raise ValueError("recompute: expected True or False for two directions with lengths or reset, got a number")
+    if bidirectional and any(zoneout):
+        raise ValueError("recompute: expected True or False for two directions with zoneout, got a number")
 
 
 def autocast_enabled(x: Tensor) -> bool:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 
-from fastrnn.checks import autocast_enabled, check_arguments, check_recompute, spec_of
+from fastrnn.checks import autocast_enabled, check_arguments, check_recompute, check_zoneout, spec_of
 from fastrnn.ops import function
 from fastrnn.ops.function import layer
 from fastrnn.ops.parts import in_parts
-from fastrnn.spec import WHOLE, LayerSpec, Segments
+from fastrnn.spec import NONE, WHOLE, LayerSpec, Noise, Segments
 
 __all__ = ["rnn"]
 
@@ -27,12 +27,18 @@ class Options(NamedTuple):
         recompute: backward forms again what it needs besides inputs and outputs; a number instead of True: of so many
             steps at a time, which is all that is held then.
         weight_dropout: probability of zeroing an element of a ``weight_hh`` for the whole call.
+        recurrent_dropout: probability of zeroing an element of ``h`` before the products with it, for the whole call.
+        zoneout: probabilities that a unit keeps its ``h`` and its other states at a step.
+        draws: it is drawn which units keep theirs; otherwise states are mixed as expected.
     """
 
     segments: Segments = WHOLE
     every_state: bool = False
     recompute: bool | int = False
     weight_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    zoneout: tuple[float, float] = (0.0, 0.0)
+    draws: bool = False
 
 
 DEFAULTS = Options()
@@ -57,6 +63,9 @@ def rnn(
     return_states: bool = False,
     recompute: bool | int = False,
     weight_dropout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    zoneout: float | tuple[float, float] = 0.0,
+    layer_norm: bool = False,
 ) -> Any:
     """A stack of recurrent layers: what ``fastrnn.LSTM`` and its sisters compute, with the weights as arguments.
 
@@ -68,11 +77,12 @@ def rnn(
         state: initial ``h`` [L*D, B, P] and for an LSTM ``c`` [L*D, B, H], layer-major. Empty for zeros.
         weights: in the order of ``torch.nn.RNNBase.all_weights``, flat: for each layer and direction
             ``w_ih`` [G*H, I, or D*P above the first layer], ``w_hh`` [G*H, P], with ``has_bias`` ``b_ih`` and ``b_hh``
-            [G*H], with a projection ``w_hr`` [P, H].
+            [G*H], with a projection ``w_hr`` [P, H], with ``layer_norm`` ``w_ln_ih`` and ``w_ln_hh`` [G*H] and for a
+            cell with a state of its own ``w_ln_c`` and, with ``has_bias``, ``b_ln_c`` [H].
         dropout: probability of zeroing an output of any layer but the last, while ``training``.
         batch_sizes: int64 [T] on the CPU, not increasing, as in ``PackedSequence``.
         lengths, reset, reset_state, return_states: as of ``fastrnn.LSTM``, ``reset_state`` a sequence of tensors.
-        recompute, weight_dropout: as of ``fastrnn.LSTM``, the latter while ``training``.
+        recompute, weight_dropout, recurrent_dropout, zoneout: as of ``fastrnn.LSTM``, the dropouts while ``training``.
 
     Returns:
         ``y`` shaped as ``x`` with D*P in the last dimension, and the final states shaped as ``state``; with
@@ -84,12 +94,16 @@ def rnn(
     Raises:
         ValueError: where the number, shapes or dtypes of the arguments do not fit one another.
     """
-    spec = spec_of(cell, 2 if bidirectional else 1, has_bias, batch_first, num_layers, weights)
+    spec = spec_of(cell, 2 if bidirectional else 1, has_bias, batch_first, layer_norm, num_layers, weights)
     segments = Segments(lengths, reset, tuple(reset_state or ()))
     if not torch.jit.is_tracing():  # sizes are free in a traced program, and the operators check them when it runs
         check_arguments(spec, num_layers, x, state, weights, batch_sizes, segments)
-    check_recompute(recompute, bidirectional, batch_sizes, segments)
-    options = Options(segments, return_states, recompute, weight_dropout * training)
+    zoned = check_zoneout(zoneout, spec)
+    if layer_norm and recompute:
+        raise ValueError(f"recompute: expected False with layer_norm, got {recompute!r}")
+    check_recompute(recompute, bidirectional, batch_sizes, segments, zoned)
+    dropouts = (weight_dropout * training, recurrent_dropout * training)
+    options = Options(segments, return_states, recompute, *dropouts, zoned, training)
     y, final, states = stack(
         spec, x, tuple(state), weights, batch_sizes, num_layers=num_layers, dropout=dropout * training, options=options
     )
@@ -163,17 +177,36 @@ def _layer(
         for d in range(spec.directions):
             w_hh = d * per_direction + 1
             weights[w_hh] = apply_dropout(weights[w_hh], options.weight_dropout)
-    segments, every_state, recompute, _ = options
+    noise = _drawn(spec, x, weights[1], batch_sizes, options)
+    segments, every_state, recompute = options[:3]
     if recompute is True or not recompute:
-        return layer(spec, x, state, weights, batch_sizes, segments, every_state, bool(recompute))
-    return in_parts(spec, x, state, weights, segments, every_state, recompute)
+        return layer(spec, x, state, weights, batch_sizes, segments, every_state, bool(recompute), noise)
+    return in_parts(spec, x, state, weights, segments, every_state, noise, recompute)
 
 
-def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor]) -> State:
+def _drawn(spec: LayerSpec, x: Tensor, w_hh: Tensor, batch_sizes: Tensor | None, options: Options) -> Noise:
+    """One layer's, from PyTorch's generator of the device."""
+    mask = seed = None
+    if options.recurrent_dropout > 0:
+        batch = x.size(0 if spec.batch_first else 1) if batch_sizes is None else int(batch_sizes[0])
+        ones = x.new_ones(spec.directions, batch, w_hh.size(-1))
+        mask = apply_dropout(ones, options.recurrent_dropout)
+    if options.draws and any(options.zoneout):
+        seed = zoneout_seed(x)
+    return Noise(mask, *options.zoneout, seed)
+
+
+def zoneout_seed(x: Tensor) -> Tensor:
+    """For draws of zoneout, from PyTorch's generator of the device."""
+    key = torch.randint(2**63 - 1, (1,), device=x.device)
+    return torch.cat([key, key.new_zeros(1)])
+
+
+def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor], noise: Noise = NONE) -> State:
     """One step of one layer, the arguments checked by the caller: ``x`` [B, I], ``state`` [B, H] each or empty."""
     if autocast_enabled(x):
         x, state, weights, _ = _autocast(x, state, weights)
-    return function.step(spec, x, state, weights)
+    return function.step(spec, x, state, weights, noise)
 
 
 def _autocast(

@@ -187,6 +187,14 @@ void run(const Layer& layer, Random& random, const char* type) {
   const T* x = arrays.values<T>(n.N * n.I);
   const T* h_0 = given_h ? arrays.values<T>(states * n.P) : nullptr;
   const Real<T>* c_0 = cell_state && given_h ? arrays.values<Real<T>>(states * n.H) : nullptr;
+  const T* h_mask = random.one_in(4) ? arrays.values<T>(states * n.P) : nullptr;
+  Zoneout zoneout;
+  if (random.one_in(4)) {
+    zoneout.h = layer.options.projected ? 0 : 0.25 * random.between(0, 4);
+    zoneout.c = cell_state ? 0.25 * random.between(0, 4) : 0;
+    zoneout.drawn = !random.one_in(3), zoneout.key = random.between(0, 1 << 30), zoneout.first_row = n.N;
+  }
+  const int64_t saved_values = (facts.saved + (zoneout ? facts.saved_by_zoneout : 0)) * n.H;
   const auto initial = [&] {
     auto* c = arrays.zeros<Real<T>>(states * n.H);
     if (c_0) std::memcpy(c, c_0, states * n.H * sizeof(Real<T>));
@@ -195,16 +203,16 @@ void run(const Layer& layer, Random& random, const char* type) {
   const auto forward = [&](int threads, bool save) {
     ForwardArgs<T> args{};
     args.sizes = n, args.x_rows = layer.rows.x_rows(), args.rows = layer.rows.rows(), args.x = x, args.h_0 = h_0,
-    args.weights = weights.data();
+    args.weights = weights.data(), args.h_mask = h_mask, args.zoneout = zoneout;
     args.y = arrays.room<T>(n.N * n.D * n.P), args.h_T = arrays.room<T>(states * n.P);
     args.cell_state = cell_state ? initial() : nullptr;
-    args.saved = save ? arrays.room<Real<T>>(n.D * n.N * facts.saved * n.H) : nullptr;
+    args.saved = save ? arrays.room<Real<T>>(n.D * n.N * saved_values) : nullptr;
     args.cell_states = cell_state && save ? arrays.room<Real<T>>(n.D * n.N * n.H) : nullptr;
     run_forward<T, Q>(layer.options.cell, args, threads);
     check_written(args.y, n.N * n.D * n.P, "y");
     check_written(args.h_T, states * n.P, "h_T");
     check_written(args.cell_state, states * n.H, "the cell state");
-    check_written(args.saved, n.D * n.N * facts.saved * n.H, "saved");
+    check_written(args.saved, n.D * n.N * saved_values, "saved");
     check_written(args.cell_states, n.D * n.N * n.H, "the cell states");
     return args;
   };
@@ -216,12 +224,14 @@ void run(const Layer& layer, Random& random, const char* type) {
   BackwardArgs<T> args{};
   args.sizes = n, args.x_rows = made.x_rows, args.rows = made.rows, args.x = x, args.h_0 = h_0, args.cell_state_0 = c_0;
   args.weights = weights.data(), args.y = made.y, args.saved = made.saved;
+  args.h_mask = h_mask, args.zoneout = zoneout;
   args.dy = random.one_in(4) ? nullptr : arrays.values<T>(n.N * n.D * n.P);
   args.dh_T = random.one_in(2) ? nullptr : arrays.values<T>(states * n.P);
   args.dcell_states = cell_state && random.one_in(2) ? arrays.values<Real<T>>(n.D * n.N * n.H) : nullptr;
   args.dx = random.one_in(3) ? nullptr : arrays.room<Real<T>>(n.N * n.I);
   args.dh_0 = given_h && !random.one_in(3) ? arrays.room<Real<T>>(states * n.P) : nullptr;
   args.carry = facts.has_carry ? arrays.zeros<Real<T>>(states * n.H) : nullptr;
+  args.h_carry = zoneout.h > 0 ? arrays.zeros<Real<T>>(states * n.H) : nullptr;
   std::vector<WeightGradients<Real<T>>> gradients;
   for (int64_t d = 0; d < n.D; ++d) {
     const auto wanted = [&](const T* weight, int64_t size) {
@@ -282,6 +292,7 @@ void run_frozen_layer(const Layer& layer, Random& random, const char* type) {
   args.h_0 = random.one_in(2) ? arrays.values<float>(states * n.H) : nullptr;
   args.panels = panels.get(), args.y = arrays.room<float>(n.N * n.D * n.H), args.h_T = arrays.room<float>(states * n.H);
   args.cell_state = layer.facts.states == 2 ? arrays.zeros<float>(states * n.H) : nullptr;
+  if (random.one_in(4)) args.zoneout.h = args.zoneout.c = 0.5;
   run_frozen<S>(layer.options.cell, args, layer.threads);
   check_written(args.y, n.N * n.D * n.H, "y");
   check_written(args.h_T, states * n.H, "h_T");

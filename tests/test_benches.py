@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fastrnn
-from benches import limits, resets, windows
+from benches import limits, noise, resets, windows
 from benches.cases import CASES, Case
 from benches.engines import ENGINES, OPENVINO
 from benches.providers import OURS, PEERS, TORCH, make_runs
@@ -201,7 +201,7 @@ def test_what_grows_with_the_operations_is_linear(axis):
     assert "time grows 1.50 times" in found and "share of it 50%, then" in found
 
 
-# Rows that begin anew or end early.
+# Rows that begin anew or end early, states that are disturbed.
 
 
 @pytest.mark.parametrize("part", resets.PARTS)
@@ -214,6 +214,14 @@ def test_resets_are_verified_and_timed(part, monkeypatch, capsys):
     resets.main()
     lines = [line for line in capsys.readouterr().out.splitlines() if "| 3, 7, 8 | " in line]
     assert sum("training" in line for line in lines) == sum("inference" in line for line in lines) > 1
+
+
+def test_noise_is_verified_and_timed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["noise", "--quick"])
+    monkeypatch.setattr(noise, "SIZES", [resets.Size(3, 7, 8)])
+    noise.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "| 3, 7, 8 | training" in line]
+    assert len(lines) == len(noise.CELLS)
 
 
 def test_a_layer_that_does_not_begin_anew_is_not_timed(monkeypatch):

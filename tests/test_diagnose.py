@@ -6,6 +6,7 @@ from comparison import (
     CELL_MODULES,
     LAYERS,
     assert_same,
+    build,
     inputs,
     layers,
     modules_of,
@@ -66,6 +67,16 @@ def test_a_stepped_module_is_the_module(kind, form, given):
     for module in modules_of(LAYERS, kind, F, H, dtype=torch.float64, **options):
         found = results(Stepped(module), x, hx)
         assert_same({name.replace("module.", ""): value for name, value in found.items()}, expected)
+
+
+@pytest.mark.filterwarnings("ignore:fastrnn. .* with layer_norm:UserWarning")
+@pytest.mark.parametrize("own", [{"zoneout": 0.3}, {"layer_norm": True, "bidirectional": True}], ids=str)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_stepped_module_has_what_torch_lacks(kind, own):
+    module = build(fastrnn, LAYERS, kind, F, H, dtype=torch.float64, **own).eval()
+    found = results(Stepped(module), inputs(T, B, F))
+    expected = results(module, inputs(T, B, F))
+    assert_same({name.replace("module.", ""): value for name, value in found.items()}, expected)
 
 
 @with_options({"projected": {"proj_size": 2, "num_layers": 2}})

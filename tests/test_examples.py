@@ -348,6 +348,20 @@ def test_generate_repeats_itself_with_a_seed(run, trained):
     assert "does not generate text" in run("generate", trained("forecast"), "Q")[2]
 
 
+@pytest.mark.filterwarnings("ignore:fastrnn. .* with layer_norm:UserWarning")
+def test_words_with_what_torch_lacks(run):
+    Path("words.txt").write_text("a man runs fast\ntwo men run\n" * 9)
+    own = ["--weight-dropout", 0.1, "--recurrent-dropout", 0.1, "--zoneout", 0.1, "--layer-norm"]
+    data = ["--data", "words.txt", "--level", "word", "--embedding", 16]
+    assert run("train", "poems", *data, *SMALL, *own, "--output", "out")[0] == 0
+    text = run("generate", "out", "two men", "--length", 3, "--seed", 1)[1]
+    assert text.startswith("two men") and set(text.split()) <= {"a", "man", "runs", "fast", "two", "men", "run"}
+    errors = run("train", "poems", *SMALL, *own, "--backend", "torch")[2]
+    assert (
+        "--weight-dropout and --recurrent-dropout and --zoneout and --layer-norm: expected --backend fastrnn" in errors
+    )
+
+
 def test_ctrl_c_ends_what_has_nothing_to_save(run, trained, monkeypatch):
     folder = trained("poems")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in its background

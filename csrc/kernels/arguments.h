@@ -38,10 +38,21 @@ enum class CellKind : int {};
 struct CellFacts {
   const char* name;  // as in fastrnn/spec/cell.py
   int gates, sums;
-  uint32_t apart;  // bit i: the two products of gate i go to sums of their own
-  int saved;       // values per unit and step that forward saves; the cell state, where there is one, is the last
-  int states;      // 2 where a cell state goes beside h
+  uint32_t apart;        // bit i: the two products of gate i go to sums of their own
+  int saved;             // values per unit and step that forward saves; the cell state, where there is one, is the last
+  int states;            // 2 where a cell state goes beside h
+  int saved_by_zoneout;  // values that are saved besides with zoneout, behind the others
   bool has_carry, projectable;
+};
+
+// Units whose states stay as they were before a step, as fastrnn/spec/noise.py says.
+struct Zoneout {
+  double h = 0, c = 0;  // probabilities
+  bool drawn = false;   // with probability; else the states are mixed as expected
+  uint64_t key = 0;
+  int64_t first_row = 0;
+
+  explicit operator bool() const { return h > 0 || c > 0; }
 };
 
 struct Sizes {
@@ -106,8 +117,10 @@ struct ForwardArgs {
   T* y;                       // [N, D*P]
   T* h_T;                     // [D, B, P], or null where y of the only step will do
   Real<T>* cell_state;        // [D, B, H]: initial on entry and final on return; null if the cell has none
-  Real<T>* saved;             // [D, N, S*H] or null; backward knows the order
+  Real<T>* saved;             // [D, N, S*H] or null; backward knows the order. With zoneout S is more than the cell's
   Real<T>* cell_states;       // [D, N, H]: after every step; null where not asked for
+  const T* h_mask;            // [D, B, P]: factors of h in the products, or null: ones
+  Zoneout zoneout;            // of h only without a projection
 };
 
 template <class T>
@@ -129,6 +142,9 @@ struct BackwardArgs {
   const WeightGradients<Real<T>>* gradients;  // [D]
   RowGradients<T> by_row;                     // null where not asked for
   const Real<T>* dcell_states;                // [D, N, H]: of the cell states after every step, or null: zeros
+  const T* h_mask;                            // as in ForwardArgs
+  Zoneout zoneout;
+  Real<T>* h_carry;  // [D, B, H], zero on entry: scratch for zoneout of h, of a cell whose carry is not of h
 };
 
 // One direction of a layer that is frozen: weights of float, of bfloat16, or of int8_t with a scale for each row.
@@ -148,6 +164,7 @@ struct FrozenArgs {
   float* y;            // [N, D*H]
   float* h_T;          // [D, B, H]
   float* cell_state;   // as in ForwardArgs
+  Zoneout zoneout;     // not drawn
 };
 
 // A linear layer: y = x W^T + b, no cell and no past.

@@ -44,6 +44,7 @@ class LayerBackward {
       b.numbers = take<int64_t>(chunk_rows_);
       b.inputs = take<const T*>(chunk_rows_);
       b.previous = take<const T*>(chunk_rows_);
+      if (args.h_mask) b.masked = take<T>(chunk_rows_ * n_.P);
       return b;
     });
     // The first part of the rows writes into the results, every other one beside them.
@@ -85,6 +86,7 @@ class LayerBackward {
     // For each row of the chunk its number, its input, and the hidden state before it.
     int64_t* numbers = nullptr;
     const T **inputs = nullptr, **previous = nullptr;
+    T* masked = nullptr;  // the latter, where they are masked
   };
   int64_t dsums_width() const { return Gates::kSums * n_.H; }
   int64_t dsums_ld() const { return row_ld<Q>(dsums_width()); }
@@ -188,7 +190,7 @@ class LayerBackward {
       for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
         Real<T>* const sums = buffers[kMatrix<Q> ? blocks++ % 2 : 0];
         const Q* fetch = part_ahead<Q>(panel_after, Gates::kGates * whole_depth<Q>(n_.H), vectors, block++);
-        if (followed) hidden_gradient(sums, count, q, vectors, next + row * dsums_ld(), fetch, cell_before);
+        if (followed) hidden_gradient(sums, steps, row, count, q, vectors, next, fetch, cell_before);
         CellGradientRows<T, Q> at = cell_rows(steps, s, row, now, begun);
         add_outside(at, steps, s, row, followed);
         const CellBackwardWork<T, Q, Cell> cell{followed ? sums : nullptr, vectors, q * Groups::kWidth, n_.H, at};
@@ -207,17 +209,28 @@ class LayerBackward {
     return w_hh_[d_].panel(q + 1 < groups.end ? q + 1 : groups.begin).data;
   }
 
-  // dh = dgh W_hh over the gates of some rows, for the q-th group of outputs.
+  // dh = dgh W_hh over the gates of some rows of a step, whose dsums these are, for the q-th group of outputs.
   template <class Beside>
-  void hidden_gradient(Real<T>* sums, int rows, int64_t q, int cols, const Q* dsums, const Q* fetch,
-                       Beside&& beside) const {
+  void hidden_gradient(Real<T>* sums, const Steps& steps, int64_t row, int rows, int64_t q, int cols, const Q* dsums,
+                       const Q* fetch, Beside&& beside) const {
     int64_t segment[Gates::kGates];
     for (int g = 0; g < Gates::kGates; ++g) segment[g] = Gates::h_sum(g) * n_.H;
     Panel<Q> panel = w_hh_[d_].panel(q);
     panel.fetch = fetch;
-    plain_product<Q>(plan_.matrix_steps, sums, rows, cols, {dsums, dsums_ld(), segment, Gates::kGates}, panel, n_.H,
-                     beside);
+    plain_product<Q>(plan_.matrix_steps, sums, rows, cols,
+                     {dsums + row * dsums_ld(), dsums_ld(), segment, Gates::kGates}, panel, n_.H, beside);
+    if (!a_.h_mask) return;
+    for (int r = 0; r < rows; ++r) {
+      const T* const mask = mask_of(steps, row + r);
+      for (int c = 0; c < cols; ++c) {
+        const int64_t column = q * Groups::kWidth + c * kLanes<T>;
+        Real<T>* const at = sums + (r * cols + c) * kLanes<T>;
+        store(at, load(at) * load(mask + column, valid_lanes<T>(column, n_.P)));
+      }
+    }
   }
+
+  const T* mask_of(const Steps& steps, int64_t row) const { return a_.h_mask + of_batch(steps, row) * n_.P; }
 
   // With a projection: first dh of the outputs, which stays for the gradient of w_hr; then dh W_hr goes through the
   // cell.
@@ -229,7 +242,7 @@ class LayerBackward {
       for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
         alignas(64) Real<T> sums[kMostRows<Q> * kTileCols * kLanes<T>] = {};
         const int cols = outputs_.vectors(q);
-        if (followed) hidden_gradient(sums, count, q, cols, next + row * dsums_ld(), nullptr, Nothing());
+        if (followed) hidden_gradient(sums, steps, row, count, q, cols, next, nullptr, Nothing());
         CellGradientRows<T, Q> at{};
         add_outside(at, steps, s, row, followed);
         for (int r = 0; r < count; ++r) {
@@ -253,7 +266,7 @@ class LayerBackward {
         plain_product<Q>(plan_.matrix_steps, sums, count, vectors, {dh + row * dh_ld(), dh_ld(), &start, 1},
                          w_hr_[d_].panel(q), n_.P, Nothing());
         const CellGradientRows<T, Q> at = cell_rows(steps, s, row, now, begun);
-        apply_cell_backward<T, Q, Cell>(sums, 0, count, vectors, q * Groups::kWidth, n_.H, at);
+        CellBackwardWork<T, Q, Cell>{sums, vectors, q * Groups::kWidth, n_.H, at}(0, count);
         if constexpr (Cell::kProjectable) {
           for (int r = 0; r < count; ++r)
             recompute_hidden(h + (row + r) * n_.H, at.saved + r * at.saved_ld, q, vectors);
@@ -263,12 +276,13 @@ class LayerBackward {
   }
 
   void recompute_hidden(Q* h, const Real<T>* saved_row, int64_t q, int vectors) const {
+    const int values = int(saved_values<Cell>(a_.zoneout));
     for (int u = 0; u < vectors; ++u) {
       const int64_t column = q * Groups::kWidth + u * kLanes<T>;
       const int n = valid_lanes<T>(column, n_.H);
       Vec<T> saved[kRoomForSaved<Cell>];
       FASTRNN_UNROLL
-      for (int i = 0; i < Cell::kSaved; ++i) saved[i] = load(saved_row + saved_at(Cell::kSaved, column, i, n), n);
+      for (int i = 0; i < Cell::kSaved; ++i) saved[i] = load(saved_row + saved_at(values, column, i, n), n);
       store(h + column, Cell::template hidden<T>(saved), n);
     }
   }
@@ -284,7 +298,7 @@ class LayerBackward {
   CellGradientRows<T, Q> cell_rows(const Steps& steps, int64_t s, int64_t row, Q* now, bool begun) const {
     CellGradientRows<T, Q> at{};
     const int64_t number = steps.number(s, row);
-    const int64_t saved_width = Cell::kSaved * n_.H, y_width = n_.D * n_.P;
+    const int64_t saved_width = saved_values<Cell>(a_.zoneout) * n_.H, y_width = n_.D * n_.P;
     const T* y = a_.y + d_ * n_.P;
     const Real<T>* saved = a_.saved + d_ * n_.N * saved_width;
     at.saved = saved + number * saved_width, at.saved_ld = steps.stride() * saved_width;
@@ -300,9 +314,15 @@ class LayerBackward {
       at.cell_state_prev_ld = steps.parts * n_.H;
     }
     at.carry = a_.carry ? a_.carry + of_batch(steps, row) * n_.H : nullptr, at.carry_ld = steps.parts * n_.H;
+    Real<T>* const past = past_steps();
+    at.h_carry = past ? past + of_batch(steps, row) * n_.H : nullptr, at.h_carry_ld = steps.parts * n_.H;
+    if (a_.zoneout) at.zoneout = {&a_.zoneout, d_, steps.y_rows(s, row)};
     at.dsums = now + row * dsums_ld(), at.dsums_ld = dsums_ld(), at.bias = rows_.bias;
     return at;
   }
+
+  // The gradient of h that passes steps by, or null: by a cell that carries it, or by zoneout.
+  Real<T>* past_steps() const { return Cell::kCarry == Carry::kHidden ? a_.carry : a_.h_carry; }
 
   // The gradient of the initial hidden state, for rows whose first step this was.
   void finish(const Steps& steps, Range rows, const Q* now) {
@@ -311,14 +331,14 @@ class LayerBackward {
       for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
         alignas(64) Real<T> sums[kMostRows<Q> * kTileCols * kLanes<T>];
         const int cols = outputs_.vectors(q);
-        hidden_gradient(sums, count, q, cols, now + row * dsums_ld(), nullptr, Nothing());
+        hidden_gradient(sums, steps, row, count, q, cols, now, nullptr, Nothing());
         for (int r = 0; r < count; ++r) {
           const int64_t at = of_batch(steps, row + r) * n_.P;
           for (int c = 0; c < cols; ++c) {
             const int64_t column = q * Groups::kWidth + c * kLanes<T>;
             const int n = valid_lanes<T>(column, n_.P);
             Vec<T> v = load(sums + (r * cols + c) * kLanes<T>);
-            if (Cell::kCarry == Carry::kHidden) v += load(a_.carry + at + column, n);
+            if (const Real<T>* past = past_steps()) v += load(past + at + column, n);
             store(a_.dh_0 + at + column, v, n);
           }
         }
@@ -338,6 +358,9 @@ class LayerBackward {
           thread_.previous[k] = y + steps.y_row(s - 1, j) * n_.D * n_.P;
         else
           thread_.previous[k] = a_.h_0 ? a_.h_0 + of_batch(steps, j) * n_.P : nullptr;
+        if (!thread_.masked || !thread_.previous[k]) continue;
+        copy_masked(thread_.masked + k * n_.P, thread_.previous[k], mask_of(steps, j), n_.P);
+        thread_.previous[k] = thread_.masked + k * n_.P;
       }
     }
   }

@@ -44,6 +44,13 @@ struct LastGateApart {
 template <class Cell>
 constexpr int kRoomForSaved = Cell::kSaved > 0 ? Cell::kSaved : 1;
 
+// Saved values where states may stay. Those of the cell belong to its new states; then the cell state that the next
+// step finds is not among them, nor is y the h from which a derivative follows.
+template <class Cell>
+constexpr int kSavedByZoneout = Cell::kCellState >= 0 || Cell::kReadsOutput;
+template <class Cell, bool kZoneout>
+constexpr int kSavedWith = Cell::kSaved + (kZoneout ? kSavedByZoneout<Cell> : 0);
+
 template <class T, class Cell>
 struct StepValues {
   Vec<T> saved[kRoomForSaved<Cell>];

@@ -57,6 +57,9 @@ constexpr CellFacts facts_of() {
                 "kCellState: the cell state is the last saved value, at kSaved - 1, or there is none, -1");
   static_assert((Cell::kCarry == Carry::kCellState) == has_cell_state,
                 "kCarry: the gradient of a cell state is carried, and without one it cannot be");
+  static_assert(!(has_cell_state && Cell::kReadsOutput),
+                "kReadsOutput: not beside a cell state, with which it would be "
+                "a second value that zoneout saves");
   static_assert(Cell::kUnitVectors >= 1, "kUnitVectors: a register tile covers a vector of units");
   static_assert(HasForward<Cell>,
                 "forward takes (sum, h_prev, cell_state, saved) and gives h: one state beside h at most");
@@ -65,13 +68,10 @@ constexpr CellFacts facts_of() {
                 "kProjectable: a cell that may be projected, and no other, has hidden(saved), which gives h");
   static_assert(!Cell::kProjectable || !(Cell::kReadsHidden || Cell::kReadsOutput || Cell::kCarry == Carry::kHidden),
                 "kProjectable: what a cell finds as h is projected then, so it cannot read h or carry its gradient");
-  return {Cell::kName,
-          gates,
-          Gates::kSums,
-          gates_apart<Gates>(),
-          Cell::kSaved,
-          has_cell_state ? 2 : 1,
-          Cell::kCarry != Carry::kNone,
+  return {Cell::kName,           gates,
+          Gates::kSums,          gates_apart<Gates>(),
+          Cell::kSaved,          has_cell_state ? 2 : 1,
+          kSavedByZoneout<Cell>, Cell::kCarry != Carry::kNone,
           Cell::kProjectable};
 }
 

@@ -46,6 +46,7 @@ class LayerForward {
         Staged staged;
         if (plan.hoist_rows == 0) staged.x = take<Q>(part_rows * row_ld<Q>(n_.I));
         staged.h = take<Q>(part_rows * row_ld<Q>(n_.P));
+        if (keeps_previous()) staged.previous = take<Real<T>>(part_rows * row_ld<Real<T>>(n_.P));
         if (kRounds<T, Q> && args.weights[0].w_hr) staged.unprojected = take<Q>(part_rows * row_ld<Q>(n_.H));
         return staged;
       });
@@ -73,12 +74,17 @@ class LayerForward {
     Q* x = nullptr;
   };
 
-  // A step's left operands where products do not take them as they lie: for the matrix unit, rounded, or from places of
-  // their own. Every thread copies all of them for itself: that takes less than a second barrier.
+  // A step's left operands where products do not take them as they lie: for the matrix unit, rounded, from places of
+  // their own, or masked. Every thread copies all of them for itself: that takes less than a second barrier.
   struct Staged {
     Q *x = nullptr, *h = nullptr, *unprojected = nullptr;
+    Real<T>* previous = nullptr;  // h as the cell finds it, where products take another
   };
-  bool stages() const { return kRounds<T, Q> || plan_.matrix_steps || a_.rows.place; }
+  bool stages() const { return kRounds<T, Q> || plan_.matrix_steps || a_.rows.place || a_.h_mask || keeps_previous(); }
+  bool keeps_previous() const {
+    if (kUnroundedHidden<Q, Cell>) return false;
+    return (a_.zoneout && !a_.weights[0].w_hr) || (a_.h_mask && Cell::kReadsHidden);
+  }
 
   template <class U>
   U* take(int64_t elements) {
@@ -207,8 +213,9 @@ class LayerForward {
     const StepRows<const T> h_0{a_.h_0 ? a_.h_0 + (d * n_.B + steps.part) * n_.P : nullptr, steps.parts * n_.P};
     if (stages()) {
       if (staged_.x) copy_rows(staged_.x, x, {0, active}, n_.I);
-      copy_rows(staged_.h, h, {0, begun}, n_.P);
-      copy_rows(staged_.h, h_0, {begun, active}, n_.P);
+      const StepRows<const T> mask{a_.h_mask ? a_.h_mask + (d * n_.B + steps.part) * n_.P : nullptr, h_0.ld};
+      stage_hidden(h, mask, {0, begun});
+      stage_hidden(h_0, mask, {begun, active});
       advance(d, steps, groups, s, {0, active}, {staged_.x, row_ld<Q>(n_.I)}, {staged_.h, row_ld<Q>(n_.P)},
               hoisted_row);
     } else if constexpr (!kRounds<T, Q>) {
@@ -234,14 +241,22 @@ class LayerForward {
     const E* row(int64_t number) const { return data ? data + number * ld : nullptr; }
   };
 
-  static void copy_rows(Q* to, StepRows<const T> from, Range rows, int64_t width) {
+  template <class E>
+  static void copy_rows(E* to, StepRows<const T> from, Range rows, int64_t width) {
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      Q* const at = to + row * row_ld<Q>(width);
+      E* const at = to + row * row_ld<E>(width);
       if (from.data)
         copy_row(at, from.row(row), width);
       else
-        __builtin_memset(at, 0, width * sizeof(Q));
+        __builtin_memset(at, 0, width * sizeof(E));
     }
+  }
+
+  void stage_hidden(StepRows<const T> h, StepRows<const T> mask, Range rows) {
+    if (staged_.previous) copy_rows(staged_.previous, h, rows, n_.P);
+    if (!mask.data || !h.data) return copy_rows(staged_.h, h, rows, n_.P);
+    for (int64_t row = rows.begin; row < rows.end; ++row)
+      copy_masked(staged_.h + row * row_ld<Q>(n_.P), h.row(row), mask.row(row), n_.P);
   }
 
   // Rows from their inputs and their previous hidden state.
@@ -302,12 +317,16 @@ class LayerForward {
     if constexpr (kUnroundedHidden<Q, Cell>) {
       at.unrounded_h = unrounded_h_ + of_batch * n_.H, at.unrounded_h_ld = steps.parts * n_.H;
       at.h_prev = {at.unrounded_h, at.unrounded_h_ld};
+    } else if (staged_.previous) {
+      at.h_prev = {staged_.previous + row * row_ld<Real<T>>(n_.P), row_ld<Real<T>>(n_.P)};
     } else if constexpr (Cell::kReadsHidden) {
       at.h_prev = {h_prev, h_ld};
     }
     at.cell_state = a_.cell_state ? a_.cell_state + of_batch * n_.H : nullptr, at.cell_state_ld = steps.parts * n_.H;
-    at.saved = a_.saved ? a_.saved + (d * n_.N + number) * Cell::kSaved * n_.H : nullptr;
-    at.saved_ld = steps.stride() * Cell::kSaved * n_.H;
+    const int64_t saved_width = saved_values<Cell>(a_.zoneout) * n_.H;
+    at.saved = a_.saved ? a_.saved + (d * n_.N + number) * saved_width : nullptr;
+    at.saved_ld = steps.stride() * saved_width;
+    if (a_.zoneout) at.zoneout = {&a_.zoneout, d, steps.y_rows(s, row)};
     at.cell_states = a_.cell_states ? a_.cell_states + (d * n_.N + number) * n_.H : nullptr;
     at.cell_states_ld = steps.stride() * n_.H;
     if (unprojected_) {

@@ -263,7 +263,8 @@ class FrozenForward {
       Format::template begin<Gates, Cell::kUnitVectors, Side::kHidden>(block, step_before);
       const int64_t of_batch = d * n_.B + steps.part + row * steps.parts;
       CellRows<float> at{};
-      if (Cell::kReadsHidden) at.h_prev = h.from(row);
+      if (Cell::kReadsHidden || a_.zoneout) at.h_prev = h.from(row);
+      if (a_.zoneout) at.zoneout = {&a_.zoneout, d, steps.y_rows(s, row)};
       if (a_.cell_state) at.cell_state = a_.cell_state + of_batch * n_.H, at.cell_state_ld = steps.parts * n_.H;
       at.h = steps.of_y(a_.y + d * n_.H, n_.D * n_.H, s, row);
       step_before.turn_to(count, {{block}, {sums[buffer], vectors, q * Groups::kWidth, n_.H, at}});

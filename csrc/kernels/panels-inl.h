@@ -32,6 +32,15 @@ FASTRNN_INLINE void copy_row(Q* to, const T* from, int64_t width) {
   }
 }
 
+// With a factor for each value.
+template <class Q, class T>
+FASTRNN_INLINE void copy_masked(Q* to, const T* from, const T* mask, int64_t width) {
+  for (int64_t c = 0; c < width; c += kLanes<T>) {
+    const int n = valid_lanes<T>(c, width);
+    store(to + c, load(from + c, n) * load(mask + c, n), n);
+  }
+}
+
 // Gate panel of one group: dst[k][gate][unit] = w[gate * H + unit][k] for the units from `unit` on, zero past H. Pairs
 // along k stay side by side, and are transposed as one lane.
 template <class Q, class T>

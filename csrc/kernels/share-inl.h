@@ -45,6 +45,14 @@ struct StepRows {
   }
 };
 
+// The numbers of rows that go through a step together.
+struct RowNumbers {
+  int64_t first = 0, apart = 0;
+  const int64_t* place = nullptr;
+
+  int64_t operator[](int64_t r) const { return place ? place[first + r * apart] : first + r * apart; }
+};
+
 // The rows part, part + parts, part + 2 parts ... of a batch, seen by one direction: step s is the s-th one in its own
 // forward order. Taking every parts-th row balances ragged batches, which come sorted by length.
 struct Steps {
@@ -60,7 +68,7 @@ struct Steps {
   int64_t stride() const { return parts * rows.stride; }
   // A row's number, and its place in y and x.
   int64_t number(int64_t s, int64_t j) const { return first(s) + j * stride(); }
-  int64_t y_row(int64_t s, int64_t j) const { return placed(rows, number(s, j)); }
+  int64_t y_row(int64_t s, int64_t j) const { return y_rows(s, j)[0]; }
   int64_t x_row(int64_t s, int64_t j) const {
     return placed(x_rows, x_rows.first[time(s)] + (part + j * parts) * x_rows.stride);
   }
@@ -73,6 +81,8 @@ struct Steps {
   StepRows<E> of_x(E* tensor, int64_t width, int64_t s, int64_t j) const {
     return rows_at(x_rows, tensor, width, s, j);
   }
+  // Of y.
+  RowNumbers y_rows(int64_t s, int64_t j) const { return {number(s, j), stride(), rows.place}; }
   // Rows 0 .. begun(s) - 1 of step s also took part in step s - 1, rows 0 .. followed(s) - 1 do in step s + 1.
   int64_t begun(int64_t s) const { return smaller(active(s), active(s - 1)); }
   int64_t followed(int64_t s) const { return smaller(active(s), active(s + 1)); }

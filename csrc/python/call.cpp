@@ -98,8 +98,8 @@ Output record_layer(const Tensor& x, at::TensorList state, at::TensorList weight
       x, initial(0), initial(1), weights, /*batch_sizes=*/std::nullopt, cell_facts(options.cell).name,
       options.directions, options.has_bias, options.form == Form::kBatchFirst, /*save=*/false,
       /*lengths=*/std::nullopt, /*reset=*/std::nullopt, /*h_reset=*/std::nullopt, /*c_reset=*/std::nullopt,
-      /*every_state=*/false,
-      /*recompute=*/false);
+      /*every_state=*/false, /*recompute=*/false, /*h_mask=*/std::nullopt, /*zoneout_h=*/0, /*zoneout_c=*/0,
+      /*zoneout_seed=*/std::nullopt);
   return {std::move(y), {final_state.begin(), final_state.end()}};
 }
 

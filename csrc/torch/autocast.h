@@ -7,10 +7,6 @@
 
 namespace fastrnn {
 
-std::tuple<at::Tensor, Tensors, at::Tensor> layer_forward_autocast(
-    const at::Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
-    const OptionalTensor& batch_sizes, std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
-    bool save, const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& h_reset,
-    const OptionalTensor& c_reset, bool every_state, bool recompute);
+decltype(layer_forward) layer_forward_autocast;
 
 }  // namespace fastrnn

@@ -18,7 +18,8 @@ using DoubleBackwardFunction = Tensors(const OptionalTensors&, const OptionalTen
                                        const Tensor&, const OptionalTensor&, const OptionalTensor&, at::TensorList,
                                        const OptionalTensor&, std::string_view, int64_t, bool, bool,
                                        const c10::List<bool>&, const c10::List<bool>&, const OptionalTensor&,
-                                       const OptionalTensor&, const OptionalTensor&, const OptionalTensor&);
+                                       const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+                                       const OptionalTensor&, double, double, const OptionalTensor&);
 
 c10::List<bool> flags(const std::vector<bool>& values) {
   c10::List<bool> out;
@@ -45,14 +46,17 @@ std::tuple<Tensor, Tensors, Tensor> call_forward(const Call& c, bool save, bool 
   static const auto forward = find_operator<ForwardFunction>("fastrnn::layer_forward");
   return forward.call(c.x, if_defined(c.h_0), if_defined(c.c_0), c.weights, if_defined(c.batch_sizes), c.cell,
                       c.directions, c.has_bias, c.batch_first, save, if_defined(c.lengths), if_defined(c.reset),
-                      c.reset_at(0), c.reset_at(1), every_state, /*recompute=*/false);
+                      c.reset_at(0), c.reset_at(1), every_state, /*recompute=*/false, if_defined(c.noise.h_mask),
+                      c.noise.zoneout_h, c.noise.zoneout_c, if_defined(c.noise.zoneout_seed));
 }
 Tensors call_backward(const Call& c, const Tensor& dy, const OptionalTensors& dstate, const Tensor& y,
                       const Tensor& saved, const c10::List<bool>& needed, int64_t samples) {
   static const auto backward = find_operator<BackwardFunction>("fastrnn::layer_backward");
   return backward.call(if_defined(dy), dstate, c.x, if_defined(c.h_0), if_defined(c.c_0), c.weights, y, saved,
                        if_defined(c.batch_sizes), c.cell, c.directions, c.has_bias, c.batch_first, needed, samples,
-                       if_defined(c.lengths), if_defined(c.reset), c.reset_at(0), c.reset_at(1));
+                       if_defined(c.lengths), if_defined(c.reset), c.reset_at(0), c.reset_at(1),
+                       if_defined(c.noise.h_mask), c.noise.zoneout_h, c.noise.zoneout_c,
+                       if_defined(c.noise.zoneout_seed));
 }
 
 bool any(const std::vector<bool>& values) { return std::find(values.begin(), values.end(), true) != values.end(); }
@@ -142,11 +146,13 @@ struct OfBackward {
       return variable_list(wanted.size());
     TORCH_CHECK_NOT_IMPLEMENTED(kept.samples == 1, "fastrnn: gradients by sample have no derivative");
     static const auto double_backward = find_operator<DoubleBackwardFunction>("fastrnn::layer_double_backward");
-    return spread(double_backward.call(optionals(gradients), if_defined(kept.dy), kept.dstate, c.x, if_defined(c.h_0),
-                                       if_defined(c.c_0), c.weights, if_defined(c.batch_sizes), c.cell, c.directions,
-                                       c.has_bias, c.batch_first, flags(kept.needed), flags(wanted),
-                                       if_defined(c.lengths), if_defined(c.reset), c.reset_at(0), c.reset_at(1)),
-                  wanted);
+    return spread(
+        double_backward.call(optionals(gradients), if_defined(kept.dy), kept.dstate, c.x, if_defined(c.h_0),
+                             if_defined(c.c_0), c.weights, if_defined(c.batch_sizes), c.cell, c.directions, c.has_bias,
+                             c.batch_first, flags(kept.needed), flags(wanted), if_defined(c.lengths),
+                             if_defined(c.reset), c.reset_at(0), c.reset_at(1), if_defined(c.noise.h_mask),
+                             c.noise.zoneout_h, c.noise.zoneout_c, if_defined(c.noise.zoneout_seed)),
+        wanted);
   }
 };
 
@@ -174,9 +180,10 @@ std::tuple<Tensor, Tensors, Tensor> layer_forward_autograd(
     const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
     const OptionalTensor& batch_sizes, std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
     bool save, const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& h_reset,
-    const OptionalTensor& c_reset, bool every_state, bool recompute) {
+    const OptionalTensor& c_reset, bool every_state, bool recompute, const OptionalTensor& h_mask, double zoneout_h,
+    double zoneout_c, const OptionalTensor& zoneout_seed) {
   const Call c = call_of(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first, lengths, reset,
-                         h_reset, c_reset);
+                         h_reset, c_reset, noise_of(h_mask, zoneout_h, zoneout_c, zoneout_seed));
   refuse_forward_mode(c);
   const auto run = [&](bool save_) {
     const at::AutoDispatchBelowADInplaceOrView below;
@@ -189,7 +196,8 @@ std::tuple<Tensor, Tensors, Tensor> layer_forward_autograd(
   auto node = make_node<CallNode<OfForward>>();
   node->set_next_edges(torch::autograd::collect_next_edges(x, states, weights, at::TensorList(c.reset_state)));
   // Nothing need be formed again for a cell that saves nothing.
-  const bool again = recompute && cell_facts(cell_kind(c.cell)).saved > 0;
+  const CellFacts& facts = cell_facts(cell_kind(c.cell));
+  const bool again = recompute && facts.saved + (c.noise.zoneout() ? facts.saved_by_zoneout : 0) > 0;
   auto [y, final_state, saved] = run(save || !again);
   node->keep(c);
   torch::autograd::set_history(y, node);
@@ -207,9 +215,10 @@ Tensors layer_backward_autograd(const OptionalTensor& dy, const OptionalTensors&
                                 std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
                                 const c10::List<bool>& needed, int64_t samples, const OptionalTensor& lengths,
                                 const OptionalTensor& reset, const OptionalTensor& h_reset,
-                                const OptionalTensor& c_reset) {
+                                const OptionalTensor& c_reset, const OptionalTensor& h_mask, double zoneout_h,
+                                double zoneout_c, const OptionalTensor& zoneout_seed) {
   const Call c = call_of(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first, lengths, reset,
-                         h_reset, c_reset);
+                         h_reset, c_reset, noise_of(h_mask, zoneout_h, zoneout_c, zoneout_seed));
   const Tensor dy_given = or_undefined(dy);
   const auto run = [&] {
     const at::AutoDispatchBelowADInplaceOrView below;

@@ -27,18 +27,22 @@ Tensor of_h(const Layer& layer, const Tensor& dsums) {
   return at::cat(parts, -1);
 }
 
-// For each row of y [members, N, P], one direction's, the hidden state before it.
-Tensor previous(const Layer& layer, const Tensor& y, const Tensor& h_0, int64_t direction) {
+// For each row of y [members, N, P], one direction's, the hidden state before it, masked if there is a mask.
+Tensor previous(const Layer& layer, const Tensor& y, const Tensor& h_0, const Tensor& mask, int64_t direction) {
   const Sizes& n = layer.n;
   const Rows rows = layer.batch.rows();
-  Tensor number = at::empty({n.N}, at::kLong);
-  int64_t* out = number.mutable_data_ptr<int64_t>();
+  Tensor number = at::empty({n.N}, at::kLong), row = at::empty({n.N}, at::kLong);
+  int64_t *out = number.mutable_data_ptr<int64_t>(), *row_out = row.mutable_data_ptr<int64_t>();
   for (int64_t t = 0; t < n.T; ++t) {
     const int64_t before = direction == 0 ? t - 1 : t + 1;
     const int64_t begun = before < 0 || before >= n.T ? 0 : rows.active[before];
-    for (int64_t b = 0; b < rows.active[t]; ++b) out[rows.first[t] + b] = b < begun ? rows.first[before] + b : n.N + b;
+    for (int64_t b = 0; b < rows.active[t]; ++b) {
+      out[rows.first[t] + b] = b < begun ? rows.first[before] + b : n.N + b;
+      row_out[rows.first[t] + b] = b;
+    }
   }
-  return at::cat({y, h_0}, 1).index_select(1, number);
+  const Tensor h = at::cat({y, h_0}, 1).index_select(1, number);
+  return mask.defined() ? h * mask.index_select(1, row) : h;
 }
 
 }  // namespace
@@ -55,7 +59,7 @@ ByRow allocate_by_row(const Layer& layer, at::ScalarType type) {
 }
 
 Tensor of_weight_by_sample(const Layer& layer, const ByRow& by_row, const Tensor& x, at::TensorList state,
-                           const Tensor& y, int64_t samples, int64_t number) {
+                           const Tensor& y, const Tensor& h_mask, int64_t samples, int64_t number) {
   const Sizes& n = layer.n;
   const int64_t direction = number / layer.options.weights(), weight = number % layer.options.weights();
   const at::ScalarType real = real_type(x);
@@ -80,7 +84,8 @@ Tensor of_weight_by_sample(const Layer& layer, const ByRow& by_row, const Tensor
       const Tensor h_0 =
           state.empty() ? at::zeros({layer.members, n.B, n.P}, dsums.options()) : of_direction(state[0], n.B);
       const Tensor outputs = rows_of(y).narrow(-1, direction * n.P, n.P);
-      out = products(dgates, previous(layer, outputs, h_0, direction), samples);
+      const Tensor mask = h_mask.defined() ? of_direction(h_mask, n.B) : h_mask;
+      out = products(dgates, previous(layer, outputs, h_0, mask, direction), samples);
     } else {
       out = of_samples(dgates, samples).sum(2);
     }

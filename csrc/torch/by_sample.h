@@ -16,6 +16,6 @@ ByRow allocate_by_row(const Layer& layer, at::ScalarType type);
 
 // The gradient of weights[number] [samples, ...], the members in front. Row b of a batch belongs to sample b % samples.
 at::Tensor of_weight_by_sample(const Layer& layer, const ByRow& by_row, const at::Tensor& x, at::TensorList state,
-                               const at::Tensor& y, int64_t samples, int64_t number);
+                               const at::Tensor& y, const at::Tensor& h_mask, int64_t samples, int64_t number);
 
 }  // namespace fastrnn

@@ -50,6 +50,9 @@ class CallNode : public Node {
     batch_sizes_ = SavedVariable(c.batch_sizes, false);
     lengths_ = SavedVariable(c.lengths, false);
     reset_ = SavedVariable(c.reset, false);
+    h_mask_ = SavedVariable(c.noise.h_mask, false);
+    zoneout_seed_ = SavedVariable(c.noise.zoneout_seed, false);
+    zoneout_h_ = c.noise.zoneout_h, zoneout_c_ = c.noise.zoneout_c;
     for (const at::Tensor& t : c.weights) weights_.emplace_back(t, false);
     for (const at::Tensor& t : c.reset_state) reset_state_.emplace_back(t, false);
     cell_ = c.cell, directions_ = c.directions, has_bias_ = c.has_bias, batch_first_ = c.batch_first;
@@ -99,6 +102,10 @@ class CallNode : public Node {
     packed.pack(c.directions);
     packed.pack(c.has_bias);
     packed.pack(c.batch_first);
+    packed.pack(if_defined(c.noise.h_mask));
+    packed.pack(c.noise.zoneout_h);
+    packed.pack(c.noise.zoneout_c);
+    packed.pack(if_defined(c.noise.zoneout_seed));
     Own::pack(packed, own.unpack(getptr()));
     packed.pack(wanted);
     const auto arguments = std::move(packed).vec();
@@ -126,8 +133,10 @@ class CallNode : public Node {
     };
     const Tensors resets = unpack(reset_state_);
     const States reset_state(resets.begin(), resets.end());
-    return {x_.unpack(), h_0_.unpack(), c_0_.unpack(), unpack(weights_),  batch_sizes_.unpack(), cell_,
-            directions_, has_bias_,     batch_first_,  lengths_.unpack(), reset_.unpack(),       reset_state};
+    Noise noise{h_mask_.unpack(), zoneout_h_, zoneout_c_, zoneout_seed_.unpack()};
+    return {x_.unpack(),     h_0_.unpack(), c_0_.unpack(),   unpack(weights_), batch_sizes_.unpack(),
+            cell_,           directions_,   has_bias_,       batch_first_,     lengths_.unpack(),
+            reset_.unpack(), reset_state,   std::move(noise)};
   }
 
   template <class Kept>
@@ -147,7 +156,7 @@ class CallNode : public Node {
   template <class F>
   void visit(F f) {
     f(x_), f(h_0_), f(c_0_), f(batch_sizes_), f(lengths_), f(reset_), f(weights_), f(reset_state_), f(cell_);
-    f(directions_), f(has_bias_), f(batch_first_);
+    f(directions_), f(has_bias_), f(batch_first_), f(h_mask_), f(zoneout_h_), f(zoneout_c_), f(zoneout_seed_);
     own.visit(f);
   }
 
@@ -164,15 +173,20 @@ class CallNode : public Node {
     c.directions = packed.unpack<int64_t>();
     c.has_bias = packed.unpack<bool>();
     c.batch_first = packed.unpack<bool>();
+    c.noise.h_mask = or_undefined(packed.unpack<OptionalTensor>());
+    c.noise.zoneout_h = packed.unpack<double>();
+    c.noise.zoneout_c = packed.unpack<double>();
+    c.noise.zoneout_seed = or_undefined(packed.unpack<OptionalTensor>());
     const auto own = Own::unpack_packed(packed);
     return Own::apply(gradients, c, own, packed.unpack<std::vector<bool>>());
   }
 
-  SavedVariable x_, h_0_, c_0_, batch_sizes_, lengths_, reset_;
+  SavedVariable x_, h_0_, c_0_, batch_sizes_, lengths_, reset_, h_mask_, zoneout_seed_;
   std::vector<SavedVariable> weights_, reset_state_;
   std::string cell_;
   int64_t directions_ = 1;
   bool has_bias_ = true, batch_first_ = false;
+  double zoneout_h_ = 0, zoneout_c_ = 0;
 };
 
 }  // namespace fastrnn

@@ -114,6 +114,27 @@ Tensor Layer::swapped(const Tensor& t) const {
   return options.form == Form::kBatchFirst ? t.transpose(has_members, has_members + 1) : t;
 }
 
+void Layer::check_noise(const Noise& noise, const Tensor& x) const {
+  const Extent mask = state_extent(0);
+  TORCH_CHECK(!noise.h_mask.defined() || (noise.h_mask.sizes() == at::IntArrayRef(mask) &&
+                                          noise.h_mask.scalar_type() == x.scalar_type() && noise.h_mask.is_cpu()),
+              "fastrnn: expected h_mask of shape ", at::IntArrayRef(mask), " as ", x.scalar_type(),
+              " on the CPU like the input, got ", noise.h_mask.scalar_type(), " ", noise.h_mask.sizes(), " on ",
+              noise.h_mask.device());
+  const auto check = [](double p, const char* name, bool none) {
+    TORCH_CHECK(0 <= p && p <= (none ? 0 : 1), "fastrnn: expected ", name, none ? " of 0, for that state is " : "",
+                none ? "not the cell's own" : " from 0 to 1", ", got ", p);
+  };
+  check(noise.zoneout_h, "zoneout_h", options.projected);
+  check(noise.zoneout_c, "zoneout_c", facts.states == 1);
+  const Extent seed = extent({2});
+  TORCH_CHECK(
+      !noise.zoneout_seed.defined() || (noise.zoneout_seed.sizes() == at::IntArrayRef(seed) &&
+                                        noise.zoneout_seed.scalar_type() == at::kLong && noise.zoneout_seed.is_cpu()),
+      "fastrnn: expected zoneout_seed to be int64 ", at::IntArrayRef(seed), " on the CPU, got ",
+      noise.zoneout_seed.scalar_type(), " ", noise.zoneout_seed.sizes(), " on ", noise.zoneout_seed.device());
+}
+
 void Layer::set_rows(const Tensor& x) {
   const bool one_step = options.one_step(), batch_first = options.form == Form::kBatchFirst;
   const int first = has_members;

@@ -19,6 +19,16 @@ inline at::IntArrayRef sizes_of(const Shape& shape) { return {shape.size, size_t
 
 using Extent = c10::SmallVector<int64_t, 4>;
 
+// What disturbs the states between steps, as fastrnn/spec/noise.py describes it.
+struct Noise {
+  at::Tensor h_mask;  // undefined for ones
+  double zoneout_h = 0, zoneout_c = 0;
+  at::Tensor zoneout_seed;
+
+  bool zoneout() const { return zoneout_h > 0 || zoneout_c > 0; }
+  explicit operator bool() const { return h_mask.defined() || zoneout(); }
+};
+
 struct Layer {
   LayerOptions options;
   const CellFacts& facts;
@@ -51,6 +61,14 @@ struct Layer {
   Extent state_extent(int state) const {
     return extent(state_shapes_[state]);
   }  // [D, B, width], [B, width] of one step
+
+  // Of a row of `saved`.
+  int64_t saved_width(const Noise& noise) const {
+    return (facts.saved + (noise.zoneout() ? facts.saved_by_zoneout : 0)) * n.H;
+  }
+
+  // Raises what does not fit the layer.
+  void check_noise(const Noise& noise, const at::Tensor& x) const;
 
   // Of the cell state after every step.
   Extent every_state_extent() const;
@@ -88,6 +106,7 @@ struct Call {
   bool has_bias = true, batch_first = false;
   at::Tensor lengths, reset;
   States reset_state;
+  Noise noise;
 
   States state() const { return given(h_0, c_0); }
   std::optional<at::Tensor> reset_at(size_t state) const {

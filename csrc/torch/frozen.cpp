@@ -40,7 +40,7 @@ Tensor pack_panels(const Layer& layer, const Tensors& weights, const Tensors& sc
 
 template <class S>
 void run_as(const Layer& layer, const Tensor& x, const ReadyList& initial, at::TensorList given, const Tensors& weights,
-            const Tensors& scales, Output& out) {
+            const Tensors& scales, const Noise& noise, Output& out) {
   const Tensor panels = remembered_panels(given, &frozen_kernels<S>(), layer.options.cell, layer.n.D,
                                           [&] { return pack_panels<S>(layer, weights, scales); });
   FrozenArgs args;
@@ -52,6 +52,7 @@ void run_as(const Layer& layer, const Tensor& x, const ReadyList& initial, at::T
   args.y = pointer<float>(out.y);
   args.h_T = pointer<float>(out.final_state[0]);
   args.cell_state = layer.facts.states > 1 ? pointer<float>(out.final_state[1]) : nullptr;
+  args.zoneout.h = noise.zoneout_h, args.zoneout.c = noise.zoneout_c;
   run_frozen<S>(layer.options.cell, args, at::get_num_threads());
 }
 
@@ -69,9 +70,9 @@ Output run(const FrozenCall& f, const Layer& layer, at::TensorList state) {
   if (layer.empty()) return out;
   const Ready input = prepare_input(layer, f.call.x, at::kFloat);
   if (f.stored == at::kChar)
-    run_as<int8_t>(layer, *input, initial, f.given, f.call.weights, f.scales, out);
+    run_as<int8_t>(layer, *input, initial, f.given, f.call.weights, f.scales, f.call.noise, out);
   else
-    run_as<BFloat16>(layer, *input, initial, f.given, f.call.weights, f.scales, out);
+    run_as<BFloat16>(layer, *input, initial, f.given, f.call.weights, f.scales, f.call.noise, out);
   return out;
 }
 
@@ -81,7 +82,8 @@ std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, const OptionalTensor
                                            at::TensorList weights, const OptionalTensor& batch_sizes,
                                            std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
                                            const OptionalTensor& lengths, const OptionalTensor& reset,
-                                           const OptionalTensor& h_reset, const OptionalTensor& c_reset) {
+                                           const OptionalTensor& h_reset, const OptionalTensor& c_reset,
+                                           double zoneout_h, double zoneout_c) {
   TORCH_CHECK(x.scalar_type() == at::kFloat, "fastrnn: expected a float32 input, got ", x.scalar_type());
   TORCH_CHECK(!weights.empty(), "fastrnn: expected weights, got none");
   const at::ScalarType stored = weights[0].scalar_type();
@@ -93,7 +95,7 @@ std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, const OptionalTensor
   Tensors matrices, scales;
   for (size_t i = 0; i < weights.size(); ++i) (i % per_direction < plain ? matrices : scales).push_back(weights[i]);
   const FrozenCall f{call_of(x, h_0, c_0, matrices, batch_sizes, cell, directions, has_bias, batch_first, lengths,
-                             reset, h_reset, c_reset),
+                             reset, h_reset, c_reset, Noise{{}, zoneout_h, zoneout_c, {}}),
                      weights, scales, stored};
   const States state = f.call.state();
   const Layer layer(x, state, matrices, f.call.options(), f.call.batch_sizes, stored);
@@ -107,8 +109,10 @@ std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, const OptionalTensor
   TORCH_CHECK(stored == at::kBFloat16 || std::max(layer.n.I, layer.n.H) <= most, "fastrnn: expected at most ", most,
               " inputs and units with int8 weights, got ", layer.n.I, " and ", layer.n.H);
 
-  const auto run_on = [&](const Layer& of, at::TensorList initial) { return run(f, of, initial); };
-  Output out = f.call.segmented() ? segmented_forward(layer, f.call, run_on) : run_on(layer, state);
+  layer.check_noise(f.call.noise, x);
+
+  const auto run_on = [&](const Layer& of, at::TensorList initial, const Noise&) { return run(f, of, initial); };
+  Output out = f.call.segmented() ? segmented_forward(layer, f.call, run_on) : run(f, layer, state);
   return {std::move(out.y), Tensors(out.final_state.begin(), out.final_state.end())};
 }
 

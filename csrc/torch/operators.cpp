@@ -58,9 +58,19 @@ c10::SmallVector<Weights<T>, 2> weight_pointers(const Layer& layer, const ReadyL
   return out;
 }
 
+// That of each member.
+Zoneout zoneout_of(const Noise& noise, int64_t member) {
+  Zoneout out{noise.zoneout_h, noise.zoneout_c, noise.zoneout_seed.defined()};
+  if (!out || !out.drawn) return out;
+  const Tensor seed = noise.zoneout_seed.contiguous();
+  const int64_t* values = seed.const_data_ptr<int64_t>() + 2 * member;
+  out.key = uint64_t(values[0]), out.first_row = values[1];
+  return out;
+}
+
 template <class T, class Q>
-void forward_as(const Layer& layer, const Tensor& x, const ReadyList& state, const ReadyList& weights, Output& out,
-                Tensor& saved, Tensor& cell_states) {
+void forward_as(const Layer& layer, const Tensor& x, const ReadyList& state, const ReadyList& weights,
+                const Noise& noise, Output& out, Tensor& saved, Tensor& cell_states) {
   const int64_t members = layer.members;
   const auto pointers = weight_pointers<T>(layer, weights);
   const bool shared = out.final_state[0].is_same(out.y), has_cell_state = layer.facts.states > 1;
@@ -70,11 +80,12 @@ void forward_as(const Layer& layer, const Tensor& x, const ReadyList& state, con
   const auto y = written<T>(out.y, members), h_T_at = written<T>(h_T, members);
   const auto cell_state_at = written<Real<T>>(cell_state, members), saved_at = written<Real<T>>(saved, members);
   const auto cell_states_at = written<Real<T>>(cell_states, members);
+  const auto h_mask = read<T>(noise.h_mask, members);
   c10::SmallVector<ForwardArgs<T>, 1> layers;
   for (int64_t e = 0; e < members; ++e)
     layers.push_back({layer.n, layer.batch.x_rows(), layer.batch.rows(), x_at[e], h_0[e],
                       pointers.data() + e * layer.n.D, y[e], h_T_at[e], cell_state_at[e], saved_at[e],
-                      cell_states_at[e]});
+                      cell_states_at[e], h_mask[e], zoneout_of(noise, e)});
   run_forward<T, Q>(layer.options.cell, layers, at::get_num_threads());
 }
 
@@ -84,11 +95,12 @@ struct BackwardInputs {
   Ready x;
   ReadyList state, weights;
   Ready y, saved;
+  Noise noise;
 };
 
 // What it writes, as far as it is asked for.
 struct Gradients {
-  Tensor x, h_0, carry;
+  Tensor x, h_0, carry, h_carry;
   Tensors weights;
   ByRow by_row;
 };
@@ -108,7 +120,8 @@ void backward_as(const Layer& layer, const BackwardInputs& in, Gradients& out) {
   const auto dy = read<T>(in.dy, members), dh_T = read<T>(in.dh_T, members);
   const auto dcell_states = read<Real<T>>(in.dcell_states, members);
   const auto dx = written<Real<T>>(out.x, members), dh_0 = written<Real<T>>(out.h_0, members);
-  const auto carry = written<Real<T>>(out.carry, members);
+  const auto carry = written<Real<T>>(out.carry, members), h_carry = written<Real<T>>(out.h_carry, members);
+  const auto h_mask = read<T>(in.noise.h_mask, members);
   const auto dsums = written<T>(out.by_row.dsums, members), dh = written<T>(out.by_row.dh, members);
   const auto h = written<T>(out.by_row.h, members);
   c10::SmallVector<BackwardArgs<T>, 1> layers;
@@ -129,7 +142,10 @@ void backward_as(const Layer& layer, const BackwardInputs& in, Gradients& out) {
                       carry[e],
                       gradients.data() + e * layer.n.D,
                       {dsums[e], dh[e], h[e]},
-                      dcell_states[e]});
+                      dcell_states[e],
+                      h_mask[e],
+                      zoneout_of(in.noise, e),
+                      h_carry[e]});
   run_backward<T, Q>(layer.options.cell, layers, at::get_num_threads());
 }
 
@@ -146,9 +162,16 @@ Tensor allocate_rows(const Layer& layer, int64_t width, at::ScalarType type) {
   return t;
 }
 
+// As the kernels read it.
+Noise prepared_noise(const Noise& noise, at::ScalarType type) {
+  Noise out = noise;
+  if (out.h_mask.defined()) out.h_mask = *prepare(out.h_mask, type);
+  return out;
+}
+
 // `saved` and the cell state of every step are written where they are asked for.
-Output run_layer(const Layer& layer, const Tensor& x, at::TensorList state, at::TensorList weights, Tensor& saved,
-                 bool every_state, FinalHidden hidden) {
+Output run_layer(const Layer& layer, const Tensor& x, at::TensorList state, at::TensorList weights, const Noise& noise,
+                 Tensor& saved, bool every_state, FinalHidden hidden) {
   const at::ScalarType type = kernel_type(x), real = real_type(x);
   const ReadyList initial = prepare_states(state, type, real);
   Output out = allocate_output(layer, initial, type, real, hidden);
@@ -157,8 +180,9 @@ Output run_layer(const Layer& layer, const Tensor& x, at::TensorList state, at::
   if (!layer.empty()) {
     const Ready input = prepare_input(layer, x, type);
     const ReadyList prepared = prepare(weights, type);
+    const Noise as_type = prepared_noise(noise, type);
     with_types(type, rounds_products(type, layer.n), [&]<class T, class Q>() {
-      forward_as<T, Q>(layer, *input, initial, prepared, out, saved, cell_states);
+      forward_as<T, Q>(layer, *input, initial, prepared, as_type, out, saved, cell_states);
     });
   }
   if (cell_states.defined()) out.final_state.push_back(std::move(cell_states));
@@ -172,10 +196,14 @@ Output run_layer(const Layer& layer, const Tensor& x, at::TensorList state, at::
 
 }  // namespace
 
+Noise noise_of(const OptionalTensor& h_mask, double zoneout_h, double zoneout_c, const OptionalTensor& zoneout_seed) {
+  return {or_undefined(h_mask), zoneout_h, zoneout_c, or_undefined(zoneout_seed)};
+}
+
 Call call_of(const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
              const OptionalTensor& batch_sizes, std::string_view cell, int64_t directions, bool has_bias,
              bool batch_first, const OptionalTensor& lengths, const OptionalTensor& reset,
-             const OptionalTensor& h_reset, const OptionalTensor& c_reset) {
+             const OptionalTensor& h_reset, const OptionalTensor& c_reset, Noise noise) {
   return {x,
           or_undefined(h_0),
           or_undefined(c_0),
@@ -187,7 +215,8 @@ Call call_of(const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c
           batch_first,
           or_undefined(lengths),
           or_undefined(reset),
-          given(or_undefined(h_reset), or_undefined(c_reset))};
+          given(or_undefined(h_reset), or_undefined(c_reset)),
+          std::move(noise)};
 }
 
 void check_state_gradients(const Tensors& dstate, const CellFacts& facts) {
@@ -220,28 +249,28 @@ Output allocate_output(const Layer& layer, const ReadyList& initial, at::ScalarT
 
 Output infer_layer(const Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options) {
   Tensor nothing_saved;
-  return run_layer({x, state, weights, options}, x, state, weights, nothing_saved, /*every_state=*/false,
+  return run_layer({x, state, weights, options}, x, state, weights, /*noise=*/{}, nothing_saved, /*every_state=*/false,
                    FinalHidden::kOfOneStepShared);
 }
 
-std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0,
-                                                  at::TensorList weights, const OptionalTensor& batch_sizes,
-                                                  std::string_view cell, int64_t directions, bool has_bias,
-                                                  bool batch_first, bool save, const OptionalTensor& lengths,
-                                                  const OptionalTensor& reset, const OptionalTensor& h_reset,
-                                                  const OptionalTensor& c_reset, bool every_state,
-                                                  bool /*recompute: of interest to autograd*/) {
+std::tuple<Tensor, Tensors, Tensor> layer_forward(
+    const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
+    const OptionalTensor& batch_sizes, std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
+    bool save, const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& h_reset,
+    const OptionalTensor& c_reset, bool every_state, bool /*recompute: of interest to autograd*/,
+    const OptionalTensor& h_mask, double zoneout_h, double zoneout_c, const OptionalTensor& zoneout_seed) {
   const Call c = call_of(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first, lengths, reset,
-                         h_reset, c_reset);
+                         h_reset, c_reset, noise_of(h_mask, zoneout_h, zoneout_c, zoneout_seed));
   const States state = c.state();
   const Layer layer(x, state, weights, c.options(), c.batch_sizes);
+  layer.check_noise(c.noise, x);
   const Sizes& n = layer.n;
   Tensor nothing_saved;
-  Tensor saved = allocate(layer.extent({n.D, save ? n.N : 0, layer.facts.saved * n.H}), real_type(x));
-  const auto run = [&](const Layer& of, at::TensorList initial) {
-    return run_layer(of, x, initial, weights, save ? saved : nothing_saved, every_state, FinalHidden::kOwn);
+  Tensor saved = allocate(layer.extent({n.D, save ? n.N : 0, layer.saved_width(c.noise)}), real_type(x));
+  const auto run = [&](const Layer& of, at::TensorList initial, const Noise& noise) {
+    return run_layer(of, x, initial, weights, noise, save ? saved : nothing_saved, every_state, FinalHidden::kOwn);
   };
-  Output out = c.segmented() ? segmented_forward(layer, c, run) : run(layer, state);
+  Output out = c.segmented() ? segmented_forward(layer, c, run) : run(layer, state, c.noise);
   return {std::move(out.y), Tensors(out.final_state.begin(), out.final_state.end()), std::move(saved)};
 }
 
@@ -250,17 +279,19 @@ Tensors layer_backward(const OptionalTensor& dy, const OptionalTensors& dstate, 
                        const Tensor& saved, const OptionalTensor& batch_sizes, std::string_view cell,
                        int64_t directions, bool has_bias, bool batch_first, const c10::List<bool>& needed,
                        int64_t samples, const OptionalTensor& lengths, const OptionalTensor& reset,
-                       const OptionalTensor& h_reset, const OptionalTensor& c_reset) {
+                       const OptionalTensor& h_reset, const OptionalTensor& c_reset, const OptionalTensor& h_mask,
+                       double zoneout_h, double zoneout_c, const OptionalTensor& zoneout_seed) {
   const Call c = call_of(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first, lengths, reset,
-                         h_reset, c_reset);
+                         h_reset, c_reset, noise_of(h_mask, zoneout_h, zoneout_c, zoneout_seed));
   Backward given{or_undefined(dy), {}, y, saved, {needed.begin(), needed.end()}, samples};
   for (size_t i = 0; i < dstate.size(); ++i) given.dstate.push_back(or_undefined(dstate.get(i)));
   const States state = c.state();
   const Layer layer(x, state, weights, c.options(), c.batch_sizes);
-  return c.segmented() ? segmented_backward(layer, c, given) : backward(layer, x, state, weights, given);
+  layer.check_noise(c.noise, x);
+  return c.segmented() ? segmented_backward(layer, c, given) : backward(layer, x, state, weights, c.noise, given);
 }
 
-Tensors backward(const Layer& layer, const Tensor& x, at::TensorList state, at::TensorList weights,
+Tensors backward(const Layer& layer, const Tensor& x, at::TensorList state, at::TensorList weights, const Noise& noise,
                  const Backward& given) {
   const Tensor &y = given.y, &saved = given.saved;
   const LayerOptions& options = layer.options;
@@ -275,7 +306,7 @@ Tensors backward(const Layer& layer, const Tensor& x, at::TensorList state, at::
   const Rows rows = layer.batch.rows();
   TORCH_CHECK(samples > 0 && std::all_of(rows.active, rows.active + n.T, [&](int64_t b) { return b % samples == 0; }),
               "fastrnn: expected rows of each of ", samples, " samples at every step, got a batch of ", n.B);
-  const Extent saved_extent = layer.extent({n.D, layer.sequence_rows(), layer.facts.saved * n.H});
+  const Extent saved_extent = layer.extent({n.D, layer.sequence_rows(), layer.saved_width(noise)});
   const Tensor y_by_step = layer.swapped(y);
   TORCH_CHECK(y_by_step.sizes() == at::IntArrayRef(layer.step_extent(n.D * n.P)) &&
                   saved.sizes() == at::IntArrayRef(saved_extent) && saved.scalar_type() == real &&
@@ -310,6 +341,8 @@ Tensors backward(const Layer& layer, const Tensor& x, at::TensorList state, at::
   if (!state.empty() && needed[1]) gradients.h_0 = result(h_extent);
   if (layer.facts.has_carry)
     gradients.carry = copy_of(dcell_state_T.defined() ? &dcell_state_T : nullptr, carry_extent, real);
+  const bool carries_hidden = layer.facts.has_carry && states == 1;
+  if (noise.zoneout_h > 0 && !carries_hidden) gradients.h_carry = zeros(carry_extent, real);
   gradients.weights.resize(weights.size());
   bool any_weight = false;
   for (size_t i = 0; i < weights.size(); ++i) any_weight |= needed[first_weight + i];
@@ -322,6 +355,7 @@ Tensors backward(const Layer& layer, const Tensor& x, at::TensorList state, at::
   if (!layer.empty()) {
     in.x = prepare_input(layer, x, type), in.y = prepare(y_by_step, type), in.saved = prepare(saved, real);
     in.state = prepare_states(state, type, real), in.weights = prepare(weights, type);
+    in.noise = prepared_noise(noise, type);
     // Of single samples a bias gradient is a row of what products would take rounded.
     const bool rounds = !gradients.by_row.dsums.defined() && rounds_products(type, n);
     with_types(type, rounds, [&]<class T, class Q>() { backward_as<T, Q>(layer, in, gradients); });
@@ -329,7 +363,8 @@ Tensors backward(const Layer& layer, const Tensor& x, at::TensorList state, at::
   if (gradients.by_row.dsums.defined()) {
     for (size_t i = 0; i < weights.size(); ++i)
       if (needed[first_weight + i])
-        gradients.weights[i] = of_weight_by_sample(layer, gradients.by_row, x, state, y, samples, int64_t(i));
+        gradients.weights[i] =
+            of_weight_by_sample(layer, gradients.by_row, x, state, y, noise.h_mask, samples, int64_t(i));
   }
 
   Tensors out;

@@ -43,17 +43,19 @@ enum class FinalHidden { kOwn, kOfOneStepShared };
 Output allocate_output(const Layer& layer, const ReadyList& initial, at::ScalarType type, at::ScalarType real,
                        FinalHidden hidden);
 
+Noise noise_of(const OptionalTensor& h_mask, double zoneout_h, double zoneout_c, const OptionalTensor& zoneout_seed);
+
 Call call_of(const at::Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
              const OptionalTensor& batch_sizes, std::string_view cell, int64_t directions, bool has_bias,
              bool batch_first, const OptionalTensor& lengths, const OptionalTensor& reset,
-             const OptionalTensor& h_reset, const OptionalTensor& c_reset);
+             const OptionalTensor& h_reset, const OptionalTensor& c_reset, Noise noise);
 
 // One for each state, and perhaps one for the cell states of all steps.
 void check_state_gradients(const Tensors& dstate, const CellFacts& facts);
 
 // A layer's backward.
 Tensors backward(const Layer& layer, const at::Tensor& x, at::TensorList state, at::TensorList weights,
-                 const Backward& given);
+                 const Noise& noise, const Backward& given);
 
 // layer_forward where nothing is saved for backward.
 Output infer_layer(const at::Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options);
@@ -62,21 +64,25 @@ std::tuple<at::Tensor, Tensors, at::Tensor> layer_forward(
     const at::Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
     const OptionalTensor& batch_sizes, std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
     bool save, const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& h_reset,
-    const OptionalTensor& c_reset, bool every_state, bool recompute);
+    const OptionalTensor& c_reset, bool every_state, bool recompute, const OptionalTensor& h_mask, double zoneout_h,
+    double zoneout_c, const OptionalTensor& zoneout_seed);
 
 Tensors layer_backward(const OptionalTensor& dy, const OptionalTensors& dstate, const at::Tensor& x,
                        const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
                        const at::Tensor& y, const at::Tensor& saved, const OptionalTensor& batch_sizes,
                        std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
                        const c10::List<bool>& needed, int64_t samples, const OptionalTensor& lengths,
-                       const OptionalTensor& reset, const OptionalTensor& h_reset, const OptionalTensor& c_reset);
+                       const OptionalTensor& reset, const OptionalTensor& h_reset, const OptionalTensor& c_reset,
+                       const OptionalTensor& h_mask, double zoneout_h, double zoneout_c,
+                       const OptionalTensor& zoneout_seed);
 
 std::tuple<at::Tensor, Tensors> frozen_forward(const at::Tensor& x, const OptionalTensor& h_0,
                                                const OptionalTensor& c_0, at::TensorList weights,
                                                const OptionalTensor& batch_sizes, std::string_view cell,
                                                int64_t directions, bool has_bias, bool batch_first,
                                                const OptionalTensor& lengths, const OptionalTensor& reset,
-                                               const OptionalTensor& h_reset, const OptionalTensor& c_reset);
+                                               const OptionalTensor& h_reset, const OptionalTensor& c_reset,
+                                               double zoneout_h, double zoneout_c);
 
 // A registered operator, whichever implementation a call of it will reach; F is its type as of the functions above.
 template <class F>

@@ -140,6 +140,10 @@ class Segments {
       return anew(d, s) ? D_ * B_ + reset_row(d, s, by_step) : d * B_ + row;
     });
   }
+  // The rows [D, B] that the segments [D, S] belong to.
+  Index row() const {
+    return for_each_segment([&](int64_t d, int64_t s) { return d * B_ + segments_[s].row; });
+  }
   // Final states of the call [D, B], from those of the segments and behind them the initial ones of the call.
   Index final() const {
     return for_each_row([&](int64_t d, int64_t b) {
@@ -302,6 +306,12 @@ class SegmentStates {
     }
     return out;
   }
+  Noise noise() const {
+    Noise out = call_.noise;
+    if (out.h_mask.defined())
+      out.h_mask = take({{out.h_mask, n_.D * n_.B}}, segments_.row(), {n_.D, segments_.count(), width(0)});
+    return out;
+  }
   Tensor final(const Tensor& of_segments, int state) const {
     const States given = call_.state();
     const Source initial{given.empty() ? Tensor() : given[state], n_.D * n_.B};
@@ -353,7 +363,7 @@ class SegmentStates {
 
 Output segmented_forward(const Layer& layer, const Call& call, const SegmentsForward& run) {
   const SegmentStates states(layer, call);
-  Output out = run(states.as_rows(), states.initial());
+  Output out = run(states.as_rows(), states.initial(), states.noise());
   for (size_t i = 0; i < out.final_state.size(); ++i) {
     Tensor& s = out.final_state[i];
     s = int(i) < layer.facts.states ? states.final(s, int(i)) : states.every(s);
@@ -381,7 +391,7 @@ Tensors segmented_backward(const Layer& layer, const Call& call, const Backward&
     of_segments.needed.push_back(needs(1, i, given_states) || needs(first_reset, i, call.reset_state.size()));
   for (size_t i = 0; i < weights; ++i) of_segments.needed.push_back(given.needed[first_weight + i]);
 
-  Tensors found = backward(mapped.as_rows(), call.x, initial, call.weights, of_segments);
+  Tensors found = backward(mapped.as_rows(), call.x, initial, call.weights, mapped.noise(), of_segments);
   size_t next = 0;
   const auto take = [&](size_t i) { return of_segments.needed[i] ? std::move(found[next++]) : Tensor(); };
   const Tensor dx = take(0);

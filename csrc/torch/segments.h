@@ -11,8 +11,8 @@
 
 namespace fastrnn {
 
-// Forward of the segments as rows, from their initial states.
-using SegmentsForward = std::function<Output(const Layer& segments, at::TensorList initial)>;
+// Forward of the segments as rows, from their initial states, with the mask of the rows that they belong to.
+using SegmentsForward = std::function<Output(const Layer& segments, at::TensorList initial, const Noise& noise)>;
 
 // `layer` is the call's.
 Output segmented_forward(const Layer& layer, const Call& call, const SegmentsForward& run);

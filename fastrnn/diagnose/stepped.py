@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from fastrnn.functional import step
-from fastrnn.spec import LayerSpec
+from fastrnn.spec import LayerSpec, Noise
 
 __all__ = ["Reading", "State", "parts_of", "run_stepped"]
 
@@ -42,7 +42,10 @@ def run_stepped(module: Any, input: Tensor | PackedSequence, hx: Any = None) -> 
     ``module`` is an RNN, LSTM or GRU of ``torch.nn`` or fastrnn. The next step and the output are computed from the
     very tensors in the ``Reading``, h [B, P] and an LSTM's c [B, H], so that derivatives by them are total ones.
     """
-    spec = LayerSpec(module.mode.lower(), has_bias=module.bias, projected=module.proj_size > 0)
+    own: dict[str, Any] = getattr(module, "own_options", dict)()
+    projected, layer_norm = module.proj_size > 0, own.get("layer_norm", False)
+    spec = LayerSpec(module.mode.lower(), has_bias=module.bias, projected=projected, layer_norm=layer_norm)
+    noise = Noise(None, *own.get("zoneout", ()))
     x, lengths = _time_major(module, input)
     backwards = _backwards(len(x), lengths)
     real = [t < lengths for t in range(len(x))]
@@ -58,7 +61,7 @@ def run_stepped(module: Any, input: Tensor | PackedSequence, hx: Any = None) -> 
         widths = spec.state_widths(*spec.hidden_and_outputs(weights[1])).values()
         state = state or [x.new_zeros(x.size(1), width) for width in widths]
         source = _reordered(x, backwards) if reverse else x
-        states = _run(spec, source, real, state, weights)
+        states = _run(spec, source, real, state, weights, noise)
         y = torch.stack([h for h, *_ in states])
         outputs.append(_reordered(y, backwards) if reverse else y)
         readings.append(Reading(layer, bool(reverse), states, real))
@@ -95,13 +98,18 @@ def _reordered(x: Tensor, places: Tensor) -> Tensor:
 
 
 def _run(
-    spec: LayerSpec, x: Tensor, real: list[Tensor], initial: Sequence[Tensor], weights: Sequence[Tensor]
+    spec: LayerSpec,
+    x: Tensor,
+    real: list[Tensor],
+    initial: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    noise: Noise,
 ) -> list[State]:
     # A state that requires grad makes all that follow do so, even if no weight does.
     state = tuple(s if s.requires_grad else s.detach().requires_grad_() for s in initial)
     states = []
     for row, alive in zip(x, real, strict=True):
-        new = step(spec, row, state, weights)
+        new = step(spec, row, state, weights, noise)
         state = tuple(torch.where(alive[:, None], n, s) for n, s in zip(new, state, strict=True))
         states.append(state)
     return states

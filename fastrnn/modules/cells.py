@@ -5,14 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.jit import is_scripting
+from torch.nn import Parameter
 from torch.nn.modules.rnn import RNNCellBase
 
 from fastrnn.checks import autocast_enabled
-from fastrnn.functional import step
+from fastrnn.functional import step, zoneout_seed
 from fastrnn.modules import fx, onnx, scripted
 from fastrnn.modules.layers import hx_of, kind_of, weights_of
+from fastrnn.modules.options import OwnOptions, begin_gains
 from fastrnn.ops.dispatch import call_cell
-from fastrnn.spec import CELLS, CellSpec, LayerSpec
+from fastrnn.spec import CELLS, NONE, CellSpec, LayerSpec, Noise
 
 __all__ = ["Cell", "CellOfTwo"]
 
@@ -23,7 +25,7 @@ _WITH_BIAS = list(LayerSpec("").weight_names)
 _WITHOUT_BIAS = list(LayerSpec("", has_bias=False).weight_names)
 
 
-class Cell(RNNCellBase, scripted.ScriptedCell):
+class Cell(RNNCellBase, scripted.ScriptedCell, OwnOptions):
     """What all cells share. A class for another cell of ``CELLS`` states its ``mode``, the cell's name in capitals.
 
     ``forward`` has the types of a cell of one state, for TorchScript; ``CellOfTwo`` is for the others.
@@ -34,10 +36,37 @@ class Cell(RNNCellBase, scripted.ScriptedCell):
     __jit_unused_properties__ = ["cell_spec", "layer_spec", "mode", scripted.WEIGHTS]
 
     def __init__(
-        self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        zoneout: float | tuple[float, float] = 0.0,
+        layer_norm: bool = False,
     ) -> None:
         gates = len(self.cell_spec.gates)
         RNNCellBase.__init__(self, input_size, hidden_size, bias, num_chunks=gates, device=device, dtype=dtype)
+        self._set_own_of_cell(zoneout, layer_norm)
+
+    def _set_own_of_cell(self, zoneout: float | tuple[float, float], layer_norm: bool) -> None:
+        if layer_norm:
+            self.layer_norm = True
+            spec, w = self.layer_spec, self.weight_hh
+            shapes = spec.weight_shapes(self.input_size, self.hidden_size, self.hidden_size)
+            for name in spec.norm_names:
+                setattr(self, name, Parameter(w.new_empty(shapes[name])))
+            begin_gains(self)
+        self._set_own(self.layer_spec, zoneout=zoneout)
+
+    def reset_parameters(self) -> None:
+        """As ``torch.nn``; gains become 1, and the bias of a normalised state 0."""
+        super().reset_parameters()
+        begin_gains(self)
+
+    def extra_repr(self) -> str:
+        return self._with_own(super().extra_repr())
 
     @property
     def cell_spec(self) -> CellSpec:
@@ -45,7 +74,7 @@ class Cell(RNNCellBase, scripted.ScriptedCell):
 
     @property
     def layer_spec(self) -> LayerSpec:
-        return LayerSpec(self.mode.lower(), has_bias=bool(self.bias))
+        return LayerSpec(self.mode.lower(), has_bias=bool(self.bias), layer_norm=self.layer_norm)
 
     @property
     def _script_weights(self) -> list[Tensor]:
@@ -61,7 +90,7 @@ class Cell(RNNCellBase, scripted.ScriptedCell):
         return self._step(input, hx)
 
     def _step(self, input: Tensor, hx: Any) -> Any:
-        if not torch.compiler.is_compiling():
+        if not (torch.compiler.is_compiling() or self.zoneout or self.layer_norm):
             names = _WITH_BIAS if self.bias else _WITHOUT_BIAS
             result = call_cell(self._parameters, names, input, hx, self.mode.lower(), names is _WITH_BIAS)
             if result is not None:
@@ -78,12 +107,19 @@ class Cell(RNNCellBase, scripted.ScriptedCell):
         return hx_of(tuple([s.squeeze(0) for s in state]))
 
     def _run(self, x: Tensor, state: State) -> State:
-        weights = weights_of(self, _WITH_BIAS if self.bias else _WITHOUT_BIAS)
+        spec = self.layer_spec
+        weights = weights_of(self, spec.weight_names)
         self._check_input(x, state)
         if x.dtype != weights[0].dtype and not autocast_enabled(x):
             raise RuntimeError(f"Expected input of the weights' dtype {weights[0].dtype}, got {x.dtype}")
         run = onnx.step if onnx.exporting() else step
-        return run(self.layer_spec, x, state, weights)
+        return run(spec, x, state, weights, self._noise(x))
+
+    def _noise(self, x: Tensor) -> Noise:
+        if not self.zoneout:
+            return NONE
+        of_h, of_c = self._zoneout_of_states
+        return Noise(None, of_h, of_c, zoneout_seed(x) if self.training else None)
 
     def _check_input(self, x: Tensor, state: State) -> None:
         if torch.jit.is_tracing():

@@ -105,8 +105,8 @@ def _call(title: str, module: Any, x: Tensor | PackedSequence, hx: Any) -> Itera
         differentiable |= any(w.requires_grad for w in weights[i * per_layer : (i + 1) * per_layer])
         inputs = module.input_size if i == 0 else spec.directions * outputs
         sizes = Sizes(steps, batch, rows, inputs, module.hidden_size, outputs)
-        recompute = getattr(module, "recompute", False)
-        blocks.append(list(_layer(spec, sizes, data.device, dtype, differentiable, recompute)))
+        recompute, zoneout = getattr(module, "recompute", False), bool(getattr(module, "zoneout", 0.0))
+        blocks.append(list(_layer(spec, sizes, data.device, dtype, differentiable, recompute, zoneout)))
         if _chosen(spec, data.device, dtype) is cpu and rows:
             seconds += cpu.plan(spec, sizes, dtype, data.device).seconds
     for _, group in groupby(range(layers), key=blocks.__getitem__):
@@ -172,13 +172,16 @@ def _layer(
     dtype: torch.dtype,
     differentiable: bool,
     recompute: bool | int,
+    zoneout: bool,
 ) -> Iterator[str]:
     """One layer of a stack, or a cell."""
     backend = _chosen(spec, device, dtype)
     yield from _backend(spec, device, dtype)
     if backend and sizes.rows:
         yield f"  plan: {backend.plan(spec, sizes, dtype, device)}"
-    saved = spec.facts.saved
+    saved = spec.facts.saved + ("h" if len(spec.facts.states) == 1 else "c after zoneout",) * (
+        spec.facts.saved_by_zoneout * zoneout
+    )
     if not torch.is_grad_enabled():
         said = "nothing, gradients are disabled"
     elif not differentiable:
@@ -199,13 +202,13 @@ def _layer(
 
 
 def _chosen(spec: LayerSpec, device: torch.device, dtype: torch.dtype) -> Any:
-    against = reasons_against(spec.cell, device, dtype)
+    against = reasons_against(spec.cell, device, dtype, spec.layer_norm)
     return next((backend for backend in BACKENDS if not against[backend.NAME]), None)
 
 
 def _backend(spec: LayerSpec, device: torch.device, dtype: torch.dtype) -> Iterator[str]:
     backend = _chosen(spec, device, dtype)
     yield f"  backend: {backend.NAME if backend else 'none, so the reference in plain PyTorch'}"
-    for name, reasons in reasons_against(spec.cell, device, dtype).items():
+    for name, reasons in reasons_against(spec.cell, device, dtype, spec.layer_norm).items():
         if reasons:
             yield f"  not {name}: {'; '.join(reasons)}"

@@ -22,7 +22,7 @@ from fastrnn.modules.layers import Layers, assigned_weights
 from fastrnn.modules.replace import Choice, become, own_class, reason_of_foreign, swappable
 from fastrnn.ops import frozen_forward
 from fastrnn.ops.function import needs_gradient
-from fastrnn.spec import LayerSpec, pair_of
+from fastrnn.spec import WHOLE, LayerSpec, pair_of
 
 __all__ = ["Frozen", "freeze", "stored", "weight_names"]
 
@@ -113,6 +113,8 @@ def weight_names(module: Any) -> list[list[str]]:
 def _reason_against(module: Any, weights: str) -> str | None:
     if getattr(module, "proj_size", 0):
         return f"expected no projection, got proj_size={module.proj_size}"
+    if getattr(module, "layer_norm", False):
+        return "expected no layer_norm"
     if isinstance(module, RNNBase) and assigned_weights(module) is not None:
         return "expected its own weights, other tensors were assigned to _flat_weights"
     for name in sum(weight_names(module), []):
@@ -257,8 +259,9 @@ class Frozen(Module):
         for i, names in enumerate(self._order):
             of_layer = state if layers == 1 else [s[i * spec.directions : (i + 1) * spec.directions] for s in state]
             weights = [self._buffers[name] for name in names]
-            segments = of_layer_alone(options, i, layers, spec).segments.arguments
-            x, final = frozen_forward(x, *pair_of(of_layer), weights, batch_sizes, *spec.arguments, *segments)
+            lengths, reset, reset_state = of_layer_alone(options, i, layers, spec).segments
+            arguments: Any = (x, *pair_of(of_layer), weights, batch_sizes, *spec.arguments)
+            x, final = frozen_forward(*arguments, lengths, reset, *pair_of(reset_state), *options.zoneout)
             finals.append(final)
         if layers == 1:
             return x, tuple(finals[0]), ()
@@ -279,7 +282,9 @@ class _FrozenCell(Frozen):
     def _run(self: Any, x: Tensor, state: State) -> State:
         self._check(x, state)
         self._check_input(x, state)
-        _, final, _ = self._stack(self.layer_spec, x.unsqueeze(0), tuple([s.unsqueeze(0) for s in state]), None)
+        initial = tuple([s.unsqueeze(0) for s in state])
+        options = self._options_of_call(WHOLE, False)
+        _, final, _ = self._stack(self.layer_spec, x.unsqueeze(0), initial, None, options)
         return tuple([s.squeeze(0) for s in final])
 
 

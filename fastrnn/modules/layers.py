@@ -13,8 +13,9 @@ from torch.nn.utils.rnn import PackedSequence
 from fastrnn.checks import autocast_enabled, check_recompute, check_segments
 from fastrnn.functional import DEFAULTS, Options, stack
 from fastrnn.modules import fx, onnx, scripted
+from fastrnn.modules.options import OwnOptions, begin_gains
 from fastrnn.ops.dispatch import call_layers
-from fastrnn.spec import CELLS, WHOLE, CellSpec, LayerSpec, Segments
+from fastrnn.spec import CELLS, CellSpec, LayerSpec, Segments
 
 __all__ = ["Layers"]
 
@@ -74,15 +75,13 @@ class _OwnWeights(list[Any]):
         self._module._flat_weights = list(self)
 
 
-class Layers(RNNBase, scripted.ScriptedLayers):
+class Layers(RNNBase, scripted.ScriptedLayers, OwnOptions):
     """What all layers share. ``state`` is the tuple of a cell's states, ``hx`` what the user holds.
 
     A class for another cell of ``CELLS`` states its ``mode``, the cell's name in capitals.
     """
 
     mode: str
-    weight_dropout: float = 0.0
-    recompute: bool | int = False
     __jit_unused_properties__ = ["all_weights", "cell_spec", "layer_spec", "_flat_weights", scripted.WEIGHTS]
 
     def __init__(
@@ -99,12 +98,15 @@ class Layers(RNNBase, scripted.ScriptedLayers):
         dtype: Any = None,
         *,
         weight_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        layer_norm: bool = False,
         recompute: bool | int = False,
         **kwargs: Any,
     ) -> None:
-        options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, layer_norm)
         self._make(type(self).mode, input_size, hidden_size, options, {"device": device, "dtype": dtype}, kwargs)
-        self._set_own(weight_dropout, recompute)
+        self._set_own(self.layer_spec, weight_dropout, recurrent_dropout, zoneout, recompute)
 
     def _make(
         self,
@@ -115,8 +117,8 @@ class Layers(RNNBase, scripted.ScriptedLayers):
         made: dict[str, Any],
         unknown: dict[str, Any],
     ) -> None:
-        """Attributes and parameters. ``options`` are those from num_layers to proj_size."""
-        *others, proj_size = options
+        """Attributes and parameters. ``options`` are those from num_layers to proj_size, and layer_norm."""
+        *others, proj_size, layer_norm = options
         if proj_size is not None and not CELLS[mode.lower()].projectable:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         # torch.nn checks the arguments and names the parameters, but knows its own modes only: the one that takes all
@@ -127,6 +129,9 @@ class Layers(RNNBase, scripted.ScriptedLayers):
         new |= {name: value for name, value in template.items() if name not in new and name != "_flat_weights"}
         self.mode = mode
         self._flat_weight_refs = []
+        if layer_norm:
+            self.layer_norm = True
+            self._name_gains()
         spec = self.layer_spec
         outputs = self.proj_size or hidden_size
         for k, names in enumerate(self._all_weights):
@@ -136,22 +141,20 @@ class Layers(RNNBase, scripted.ScriptedLayers):
                 setattr(self, name, Parameter(torch.empty(shape, **made)))
         self.reset_parameters()
 
-    def _set_own(self, weight_dropout: float, recompute: bool | int) -> None:
-        """The options that ``torch.nn`` lacks, as attributes where they are not the defaults."""
-        if not 0 <= weight_dropout <= 1:
-            raise ValueError(f"weight_dropout: expected a probability from 0 to 1, got {weight_dropout!r}")
-        check_recompute(recompute, self.bidirectional, None, WHOLE)
-        if weight_dropout:
-            self.weight_dropout = float(weight_dropout)
-        if recompute:
-            self.recompute = recompute
+    def _name_gains(self) -> None:
+        """Those that torch.nn does not name, behind the others of each layer and direction."""
+        for names in self._all_weights:
+            suffix = names[0].removeprefix("weight_ih")
+            names += [name + suffix for name in self.layer_spec.norm_names]
+        self._flat_weights_names = sum(self._all_weights, [])
 
-    def own_options(self) -> dict[str, Any]:
-        """Those that ``torch.nn`` lacks, as far as they are not the defaults."""
-        return {name: vars(self)[name] for name in ("weight_dropout", "recompute") if vars(self).get(name)}
+    def reset_parameters(self) -> None:
+        """As ``torch.nn``; gains become 1, and the bias of a normalised state 0."""
+        super().reset_parameters()
+        begin_gains(self)
 
     def extra_repr(self) -> str:
-        return ", ".join([super().extra_repr(), *(f"{name}={value}" for name, value in self.own_options().items())])
+        return self._with_own(super().extra_repr())
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -182,7 +185,8 @@ class Layers(RNNBase, scripted.ScriptedLayers):
     def layer_spec(self) -> LayerSpec:
         """Of each layer of the stack."""
         directions = 2 if self.bidirectional else 1
-        return LayerSpec(self.mode.lower(), directions, self.bias, self.batch_first, self.proj_size > 0)
+        projected = self.proj_size > 0
+        return LayerSpec(self.mode.lower(), directions, self.bias, self.batch_first, projected, self.layer_norm)
 
     @property
     def _flat_weights(self) -> list[Any]:
@@ -236,9 +240,9 @@ class Layers(RNNBase, scripted.ScriptedLayers):
         What else can be asked for, ``fastrnn.LSTM`` explains.
         """
         plain = lengths is None and reset is None and reset_state is None and return_states is None
-        own = self.recompute or (self.weight_dropout and self.training)
         dropped = self.dropout and self.training
-        if plain and not (own or dropped or torch.compiler.is_compiling() or "_flat_weights" in self.__dict__):
+        own = dropped or self._takes_own_way()
+        if plain and not (own or torch.compiler.is_compiling() or "_flat_weights" in self.__dict__):
             result = call_layers(
                 self._parameters,
                 self._flat_weights_names,
@@ -255,10 +259,8 @@ class Layers(RNNBase, scripted.ScriptedLayers):
         if tracer := fx.tracer_of(input, hx, lengths, reset, reset_state):
             named = {"lengths": lengths, "reset": reset, "reset_state": reset_state, "return_states": return_states}
             return fx.record(tracer, self, input, hx, named)
-        options = DEFAULTS
-        if not plain or own:
-            segments = Segments(lengths, reset, () if reset_state is None else self._state(reset_state))
-            options = Options(segments, bool(return_states), self.recompute, self.weight_dropout * self.training)
+        segments = Segments(lengths, reset, () if reset_state is None else self._state(reset_state))
+        options = self._options_of_call(segments, bool(return_states))
         run: Any = self._forward_packed if isinstance(input, PackedSequence) else self._forward_tensor
         y, hx, states = run(input, hx, options)
         return (y, hx, _STATES[self.cell_spec.states](*states)) if return_states else (y, hx)
@@ -318,7 +320,7 @@ class Layers(RNNBase, scripted.ScriptedLayers):
             return
         widths = (self.hidden_size, self.proj_size or self.hidden_size)
         check_segments(self.layer_spec, self.num_layers, x, *widths, batch_sizes, options.segments)
-        check_recompute(options.recompute, self.bidirectional, batch_sizes, options.segments)
+        check_recompute(options.recompute, self.bidirectional, batch_sizes, options.segments, options.zoneout)
 
     def _check_sizes(self, x: Tensor, state: State, batch_sizes: Tensor | None) -> None:
         if torch.jit.is_tracing():

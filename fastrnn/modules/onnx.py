@@ -20,7 +20,7 @@ from torch.nn.functional import dropout as apply_dropout
 from fastrnn.checks import autocast_enabled
 from fastrnn.functional import DEFAULTS, Options
 from fastrnn.ops.function import layer
-from fastrnn.spec import LayerSpec
+from fastrnn.spec import NONE, LayerSpec, Noise
 
 __all__ = ["exporting", "stack", "step"]
 
@@ -70,10 +70,11 @@ def stack(
         RuntimeError: no node computes the cell, or the exporter has none for packed sequences, or for projected ones,
             or none computes what the options ask for.
     """
-    if options.segments or options.every_state or options.weight_dropout:
+    noise = options.weight_dropout or options.recurrent_dropout or any(options.zoneout)
+    if options.segments or options.every_state or spec.layer_norm or noise:
         raise RuntimeError(
-            "torch.onnx: expected a layer without lengths, reset, return_states and weight_dropout in training, "
-            "which its operators lack"
+            "torch.onnx: expected a layer without lengths, reset, return_states, zoneout, layer_norm, and "
+            "weight_dropout and recurrent_dropout in training, which its operators lack"
         )
     if batch_sizes is not None:
         _check_packed(spec)
@@ -93,8 +94,10 @@ def stack(
     return x.transpose(0, 1) if transposed else x, final, ()
 
 
-def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor]) -> State:
+def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor], noise: Noise = NONE) -> State:
     """As ``functional.step``: a sequence of one step."""
+    if spec.layer_norm or noise:
+        raise RuntimeError("torch.onnx: expected a cell without zoneout and layer_norm, which its operators lack")
     _, final = _layer(spec, x.unsqueeze(0), tuple([s.unsqueeze(0) for s in state]), weights, None)
     return tuple([s[0] for s in final])
 

@@ -59,22 +59,26 @@ class RNN(Layers):
         dtype: Any = None,
         *,
         weight_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
+        layer_norm: bool = False,
         recompute: bool | int = False,
         **kwargs: Any,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
-        options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, layer_norm)
         made = {"device": device, "dtype": dtype}
         self._make(f"RNN_{nonlinearity.upper()}", input_size, hidden_size, options, made, kwargs)
         self.nonlinearity = nonlinearity
-        self._set_own(weight_dropout, recompute)
+        self._set_own(self.layer_spec, weight_dropout, recurrent_dropout, zoneout, recompute)
 
 
 class RNNCell(Cell):
     """``torch.nn.RNNCell``: one step of ``RNN``. ``h' = cell(input, h=None)``.
 
-    input is [B, I] or [I], h and h' are [B, H] or [H], all of the parameters' dtype.
+    input is [B, I] or [I], h and h' are [B, H] or [H], all of the parameters' dtype. Every cell takes ``zoneout`` and
+    ``layer_norm`` by name, as ``LSTM``; draws of ``zoneout`` are new at each call.
 
     Raises:
         ValueError: wrong number of dimensions.
@@ -91,9 +95,13 @@ class RNNCell(Cell):
         nonlinearity: str = "tanh",
         device: Any = None,
         dtype: Any = None,
+        *,
+        zoneout: float | tuple[float, float] = 0.0,
+        layer_norm: bool = False,
     ) -> None:
         RNNCellBase.__init__(self, input_size, hidden_size, bias, num_chunks=1, device=device, dtype=dtype)
         self.nonlinearity = nonlinearity
+        self._set_own_of_cell(zoneout, layer_norm)
 
     @property
     def mode(self) -> str:  # type: ignore[override]
@@ -152,10 +160,22 @@ class LSTM(Layers):
     and by name when it is made:
         weight_dropout: probability of zeroing an element of ``weight_hh`` in training, the same for all steps of a call
             (DropConnect: Merity et al., 2018). Masks come from torch's generator.
+        recurrent_dropout: probability of zeroing an element of ``h`` before the products with ``weight_hh``, in
+            training: one mask for each row, layer and direction, the same at all steps (Gal and Ghahramani, 2016). What
+            else a cell does with ``h``, as a GRU, sees it whole.
+        zoneout: probability that a unit's states stay as they were before a step, drawn anew for each unit and step in
+            training (Krueger et al., 2017), or one for ``h`` and one for ``c``; in ``eval()`` the states are mixed as
+            expected. With a projection for ``c`` alone. Draws follow from torch's generator and the place in the batch,
+            whatever the number of threads, and nothing is kept of them.
+        layer_norm: the products with ``x`` and with ``h`` are normalised over the units of all gates, a GRU's ``n`` by
+            itself, before their biases are added, and the cell's own state on its way to ``h`` (Ba et al., 2016), with
+            gains ``weight_ln_ih_l0`` and ``weight_ln_hh_l0`` [G*H], ``weight_ln_c_l0`` and ``bias_ln_c_l0`` [H] and so
+            on for each layer and direction, last in ``all_weights``. Computed by the reference, as yet: no kernel has
+            it. Not with ``recompute``.
         recompute: True: nothing is kept for backward but inputs and outputs; backward runs forward once more, with the
             same results, bit for bit. A number: of so many steps at a time, so that backward of a long sequence, too,
             holds no more than these need; results may differ in rounding where shorter parts are computed by another
-            plan. Not for packed inputs, nor for two directions with ``lengths`` or ``reset``.
+            plan. Not for packed inputs, nor for two directions with ``lengths``, ``reset`` or ``zoneout``.
     """
 
     mode = "LSTM"

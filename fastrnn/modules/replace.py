@@ -15,7 +15,8 @@ from torch.nn.utils import parametrize
 
 from fastrnn.modules.counterparts import FAST, PLAIN, is_fast, plain_of, written_class
 from fastrnn.modules.derived import derived_class, original_class, reason_against
-from fastrnn.modules.layers import Layers, assigned_weights
+from fastrnn.modules.layers import assigned_weights
+from fastrnn.modules.options import OwnOptions
 from fastrnn.modules.scripted import WEIGHTS
 
 __all__ = ["accelerate", "restore"]
@@ -131,7 +132,7 @@ def _without_plain(module: Module) -> Choice:
 def _restored(module: Module) -> Choice:
     cls = written_class(module)
     own = PLAIN.get(cls) or own_class(module)
-    if isinstance(module, Layers) and (options := module.own_options()):
+    if isinstance(module, OwnOptions) and (options := module.own_options()):
         return f"torch.nn has no {' and no '.join(options)}"
     if own is not cls or not is_fast(module):
         return own

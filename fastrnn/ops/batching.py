@@ -68,6 +68,7 @@ class _Rows:
             reset=self.fold(call.reset, dims.reset, self.sequence_axis - self.members),
             h_reset=self.reset_state(call.h_reset, dims.h_reset),
             c_reset=self.reset_state(call.c_reset, dims.c_reset),
+            h_mask=self.state(call.h_mask, dims.h_mask),
         )
 
     def axes_of_states(self, count: int) -> list[int]:
@@ -125,8 +126,9 @@ def _mapped(dims: Any) -> bool:
     return any(dim is not None for dim in dims)
 
 
-def _maps_weights(dims: Any) -> bool:
-    with_weights = _mapped(dims.weights)
+def _maps_weights(call: Any, dims: Any) -> bool:
+    # Draws are numbered by the rows of a layer: only as that of a member do they stay what they are, mapped or not.
+    with_weights = _mapped(dims.weights) or call.zoneout_seed is not None
     for name in ("batch_sizes", *(("lengths", "reset") if with_weights else ())):
         if getattr(dims, name) is not None:
             beside = " beside weights" if with_weights else ""
@@ -187,7 +189,7 @@ _BATCHED = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchBatched)
 
 
 def _forward(size: int, call: ForwardCall, dims: ForwardCall) -> Any:
-    if _maps_weights(dims):
+    if _maps_weights(call, dims):
         members = _Members(size, call, dims)
         return members.parted(layer_forward(*members.joined(call, dims)))
     rows = _Rows(size, call, dims)
@@ -197,16 +199,15 @@ def _forward(size: int, call: ForwardCall, dims: ForwardCall) -> Any:
 
 
 def _frozen(size: int, call: ForwardCall, dims: ForwardCall) -> Any:
-    if _maps_weights(dims):
+    if _maps_weights(call, dims):
         raise NotImplementedError("fastrnn: expected frozen weights that are the same for all that vmap maps over")
     rows = _Rows(size, call, dims)
     call = rows.folded()
-    arguments = (call.x, call.h_0, call.c_0, call.weights, call.batch_sizes, *call.options, *call.segments.arguments)
-    return rows.unfolded(*frozen_forward(*arguments))
+    return rows.unfolded(*frozen_forward(*call.frozen_arguments))
 
 
 def _backward(size: int, call: BackwardCall, dims: BackwardCall) -> Any:
-    if _maps_weights(dims):
+    if _maps_weights(call, dims):
         members = _Members(size, call, dims)
         return members.parted(layer_backward(*members.joined(call, dims)))
     rows = _Rows(size, call.forward, dims.forward)
@@ -230,6 +231,7 @@ def _backward(size: int, call: BackwardCall, dims: BackwardCall) -> Any:
         reset=forward.reset,
         h_reset=forward.h_reset,
         c_reset=forward.c_reset,
+        h_mask=forward.h_mask,
     )
     resets = [rows.state_axis + (s.dim() - rows.members == 4) for s in forward.reset_state]
     # None for a weight, whose gradients come by sample.

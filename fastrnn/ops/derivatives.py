@@ -16,18 +16,19 @@ __all__: list[str] = []
 def _run(call: ForwardCall) -> tuple[Tensor, ...]:
     """y and the final states by the reference, of every form that the operators take."""
     if call.members:
-        each = [_run(call.with_inputs(of_member)) for of_member in zip(*call.inputs, strict=True)]
+        pairs = enumerate(zip(*call.inputs, strict=True))
+        each = [_run(call.with_inputs(inputs).with_noise(call.noise.of_member(i))) for i, inputs in pairs]
         return tuple([torch.stack(t) for t in zip(*each, strict=True)])
     if call.one_step:
-        final = reference.step(call.spec, call.x, tuple(call.state), call.weights)
+        final = reference.one_step(call.spec, call.x, tuple(call.state), call.weights, call.noise)
         return final[0], *final
     y, final = reference.layer(
-        call.spec, call.x, call.state, call.weights, call.batch_sizes, call.segments, call.every_state
+        call.spec, call.x, call.state, call.weights, call.batch_sizes, call.segments, call.every_state, call.noise
     )
     return y, *final
 
 
-_PLAIN = 11  # arguments up to ``wanted``; those of the segments are left out where they have their defaults
+_PLAIN = 11  # arguments up to ``wanted``; those of segments and noise are left out where they have their defaults
 
 
 def _pairs(tensors: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> dict[str, Any]:

@@ -14,16 +14,19 @@ __all__ = ["BACKENDS", "call_cell", "call_layers", "reasons_against", "runs_fuse
 BACKENDS = (cpu, triton)
 
 
-def reasons_against(cell: str, device: torch.device, dtype: torch.dtype) -> dict[str, list[str]]:
+def reasons_against(
+    cell: str, device: torch.device, dtype: torch.dtype, layer_norm: bool = False
+) -> dict[str, list[str]]:
     """For each backend by name, why it does not take a cell on this device and dtype; no reasons if it does."""
-    return {backend.NAME: backend.reasons_against(cell, device, dtype) for backend in BACKENDS}
+    of_norm = ["it has no layer normalisation"] * layer_norm
+    return {backend.NAME: backend.reasons_against(cell, device, dtype) + of_norm for backend in BACKENDS}
 
 
 # The question is asked at every call and its answer does not change. A plain dict, which Dynamo traces through.
-_answers: dict[tuple[str, str, torch.dtype], bool] = {}
+_answers: dict[tuple[str, str, torch.dtype, bool], bool] = {}
 
 
-def runs_fused(cell: str, x: torch.Tensor) -> bool:
+def runs_fused(cell: str, x: torch.Tensor, layer_norm: bool = False) -> bool:
     """Whether a fused backend takes a cell on tensors like ``x``. Warns once for each kind that none takes.
 
     Inside ``torch.autograd.forward_ad`` the answer is no: the operators have no forward-mode derivative. So it is
@@ -31,10 +34,10 @@ def runs_fused(cell: str, x: torch.Tensor) -> bool:
     """
     if forward_ad._current_level >= 0 or _in_nested_gradients():
         return False
-    kind = (cell, x.device.type, x.dtype)
+    kind = (cell, x.device.type, x.dtype, layer_norm)
     answer = _answers.get(kind)
     if answer is None:
-        answer = _ask(cell, x.device, x.dtype)
+        answer = _ask(cell, x.device, x.dtype, layer_norm)
         if not torch.compiler.is_compiling():  # Dynamo would guard on the missing entry and compile again
             _answers[kind] = answer
     return answer
@@ -47,14 +50,13 @@ def _in_nested_gradients() -> bool:
     return sum(level.key() == torch._C._functorch.TransformType.Grad for level in levels) > 1
 
 
-def _ask(cell: str, device: torch.device, dtype: torch.dtype) -> bool:
-    against = reasons_against(cell, device, dtype)
+def _ask(cell: str, device: torch.device, dtype: torch.dtype, layer_norm: bool) -> bool:
+    against = reasons_against(cell, device, dtype, layer_norm)
     if not all(against.values()):
         return True
     told = "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in against.items())
-    warnings.warn(
-        f"fastrnn: {cell} layers on {device.type} in {dtype} run on the slow reference ({told})", stacklevel=4
-    )
+    kind = f"{cell} layers{' with layer_norm' * layer_norm}"
+    warnings.warn(f"fastrnn: {kind} on {device.type} in {dtype} run on the slow reference ({told})", stacklevel=4)
     return False
 
 

@@ -10,7 +10,7 @@ from torch.autograd.function import _SingleLevelFunction
 
 from fastrnn.backends import cpu
 from fastrnn.ops.operators import layer_backward, layer_double_backward, layer_forward, library
-from fastrnn.spec import CELLS, BackwardCall, ForwardCall
+from fastrnn.spec import CELLS, CONSTANTS, BackwardCall, ForwardCall
 
 __all__: list[str] = []
 
@@ -31,11 +31,11 @@ def _apply(function: Any, *arguments: Any) -> tuple[Tensor, ...]:
         return function.apply(*arguments)
 
 
-_PLACES = 3  # tensors of ForwardCall.places
+_CONSTANTS = len(CONSTANTS)
 
 
 class _Forward(_SingleLevelFunction):
-    """Arguments: ``ForwardCall.form``, ``places`` and ``inputs``. Results: y, the final states, ``saved``."""
+    """Arguments: ``ForwardCall.form``, ``constants`` and ``inputs``. Results: y, the final states, ``saved``."""
 
     @staticmethod
     def forward(form: ForwardCall, *tensors: Any) -> tuple[Tensor, ...]:
@@ -55,7 +55,7 @@ class _Forward(_SingleLevelFunction):
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *dstate_and_saved: Tensor | None) -> tuple[Tensor | None, ...]:
         y, saved, *tensors = ctx.saved_tensors
-        dstate, needed = list(dstate_and_saved[:-1]), list(ctx.needs_input_grad[1 + _PLACES :])
+        dstate, needed = list(dstate_and_saved[:-1]), list(ctx.needs_input_grad[1 + _CONSTANTS :])
         if dy is None and all(d is None for d in dstate):
             return (None,) * len(ctx.needs_input_grad)
         call = _filled(ctx.form, tensors)
@@ -63,20 +63,20 @@ class _Forward(_SingleLevelFunction):
             with torch.no_grad():
                 saved = layer_forward(*call._replace(save=True, every_state=False, recompute=False))[2]
         backward = BackwardCall.after(call, dy=dy, dstate=dstate, y=y, saved=saved, needed=needed)
-        return *(None,) * (1 + _PLACES), *_spread(layer_backward(*backward), needed)
+        return *(None,) * (1 + _CONSTANTS), *_spread(layer_backward(*backward), needed)
 
 
 class _Backward(_SingleLevelFunction):
     """Arguments: ``ForwardCall.form``, how many states have gradients, ``needed``, ``samples``, ``y``, ``saved``,
-    ``ForwardCall.places``, then dy, dstate and ``ForwardCall.inputs``."""
+    ``ForwardCall.constants``, then dy, dstate and ``ForwardCall.inputs``."""
 
     @staticmethod
     def forward(
         form: ForwardCall, states: int, needed: list[bool], samples: int, y: Tensor, saved: Tensor, *others: Any
     ) -> tuple[Tensor, ...]:
-        places, (dy, *dstate), inputs = _split(others, states)
+        constants, (dy, *dstate), inputs = _split(others, states)
         backward = BackwardCall.after(
-            _filled(form, (*places, *inputs)), dy=dy, dstate=dstate, y=y, saved=saved, needed=needed, samples=samples
+            _filled(form, (*constants, *inputs)), dy=dy, dstate=dstate, y=y, saved=saved, needed=needed, samples=samples
         )
         with torch._C._AutoDispatchBelowAutograd():
             return tuple(layer_backward(*backward))
@@ -91,23 +91,23 @@ class _Backward(_SingleLevelFunction):
     def backward(ctx: Any, *ddgradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if ctx.samples != 1:
             raise NotImplementedError("fastrnn: gradients by sample have no derivative")
-        places, (dy, *dstate), inputs = _split(ctx.saved_tensors, ctx.states)
-        call = _filled(ctx.form, (*places, *inputs))
-        before = 6 + _PLACES
+        constants, (dy, *dstate), inputs = _split(ctx.saved_tensors, ctx.states)
+        call = _filled(ctx.form, (*constants, *inputs))
+        before = 6 + _CONSTANTS
         wanted = list(ctx.needs_input_grad[before:])
         arguments = (call.x, call.h_0, call.c_0, call.weights, call.batch_sizes, *call.options, ctx.needed, wanted)
-        found = layer_double_backward(list(ddgradients), dy, dstate, *arguments, *call.segments.arguments)
+        found = layer_double_backward(list(ddgradients), dy, dstate, *arguments, *call.trailing_arguments)
         return *(None,) * before, *_spread(found, wanted)
 
 
 def _filled(form: ForwardCall, tensors: Sequence[Any]) -> ForwardCall:
-    return form.with_inputs(tensors[_PLACES:]).with_places(*tensors[:_PLACES])
+    return form.with_inputs(tensors[_CONSTANTS:]).with_constants(tensors[:_CONSTANTS])
 
 
 def _split(tensors: Sequence[Any], states: int) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
-    """Places, gradients of the results, inputs."""
-    first = _PLACES + 1 + states
-    return tensors[:_PLACES], tensors[_PLACES:first], tensors[first:]
+    """Constants, gradients of the results, inputs."""
+    first = _CONSTANTS + 1 + states
+    return tensors[:_CONSTANTS], tensors[_CONSTANTS:first], tensors[first:]
 
 
 def _again(call: ForwardCall) -> bool:
@@ -124,7 +124,7 @@ def _forward(*args: Any) -> tuple[Tensor, list[Tensor], Tensor]:
     if not _requires_gradient(call.inputs):
         with torch._C._AutoDispatchBelowAutograd():
             return layer_forward(*call)
-    y, *final, saved = _apply(_Forward, call.form, *call.places, *call.inputs)
+    y, *final, saved = _apply(_Forward, call.form, *call.constants, *call.inputs)
     return y, final, saved if call.save else _none_of(saved)
 
 
@@ -136,7 +136,7 @@ def _backward(*args: Any) -> list[Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
             return layer_backward(*call)
     options = (forward.form, len(call.dstate), call.needed, call.samples)
-    return list(_apply(_Backward, *options, call.y, call.saved, *forward.places, *differentiable))
+    return list(_apply(_Backward, *options, call.y, call.saved, *forward.constants, *differentiable))
 
 
 if cpu.extension is None:

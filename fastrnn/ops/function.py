@@ -9,7 +9,7 @@ from torch import Tensor
 from fastrnn.ops import flops
 from fastrnn.ops.dispatch import runs_fused
 from fastrnn.ops.operators import layer_forward
-from fastrnn.spec import WHOLE, LayerSpec, Segments, pair_of, reference
+from fastrnn.spec import NONE, WHOLE, LayerSpec, Noise, Segments, pair_of, reference
 
 __all__ = ["layer", "needs_gradient", "step"]
 
@@ -25,21 +25,22 @@ def layer(
     segments: Segments = WHOLE,
     every_state: bool = False,
     recompute: bool = False,
+    noise: Noise = NONE,
 ) -> tuple[Tensor, State]:
     """One layer, all its directions. Contract of ``reference.layer``, and ``state`` may be empty where it is packed.
 
     With ``recompute`` backward forms again what it needs besides inputs and outputs.
     """
-    if not runs_fused(spec.cell, x):
-        return reference.layer(spec, x, state, weights, batch_sizes, segments, every_state)
-    return _fused(spec, x, state, weights, batch_sizes, segments, every_state, recompute)
+    if not runs_fused(spec.cell, x, spec.layer_norm):
+        return reference.layer(spec, x, state, weights, batch_sizes, segments, every_state, noise)
+    return _fused(spec, x, state, weights, batch_sizes, segments, every_state, recompute, noise)
 
 
-def step(spec: LayerSpec, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor]) -> State:
-    """One step of a layer of one direction. Contract of ``reference.step``, and ``state`` may be empty for zeros."""
-    if not runs_fused(spec.cell, x):
-        return reference.step(spec, x, tuple(state), weights)
-    return _fused(spec, x, state, weights, None)[1]
+def step(spec: LayerSpec, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], noise: Noise = NONE) -> State:
+    """One step of a layer of one direction. Contract of ``reference.one_step``; ``state`` may be empty for zeros."""
+    if not runs_fused(spec.cell, x, spec.layer_norm):
+        return reference.one_step(spec, x, tuple(state), weights, noise)
+    return _fused(spec, x, state, weights, None, noise=noise)[1]
 
 
 def _fused(
@@ -51,12 +52,15 @@ def _fused(
     segments: Segments = WHOLE,
     every_state: bool = False,
     recompute: bool = False,
+    noise: Noise = NONE,
 ) -> tuple[Tensor, State]:
     flops.announce()
     arguments: Any = (x, *pair_of(state), list(weights), batch_sizes, *spec.arguments)
-    if segments or every_state or recompute:
+    if segments or every_state or recompute or noise:
         lengths, reset, reset_state = segments
         arguments = (*arguments, False, lengths, reset, *pair_of(reset_state), every_state, recompute)
+    if noise:
+        arguments = (*arguments, *noise)
     y, final, _ = layer_forward(*arguments)
     return y, tuple(final)
 

@@ -11,13 +11,15 @@ projection w_hr [P, H], for each direction. ``y`` lies in memory step by step, a
 in ``torch.nn``.
 
 ``saved`` is [D, N, S*H], its rows those of y in memory, with N = 0 if ``save`` is false; on the CPU it is of the type
-of computation, on a GPU of the type of ``x``. A gradient that is recorded saves what it needs unasked.
+of computation, on a GPU of the type of ``x``. S is that of the cell, and with zoneout ``saved_by_zoneout`` more. A
+gradient that is recorded saves what it needs unasked.
 
 ``lengths``, ``reset`` and, of its ``reset_state``, ``h_reset`` and ``c_reset`` are those of ``fastrnn.spec.Segments``.
 Lengths that are not from 0 to T are refused on the CPU; on a GPU, which is not waited for, the nearest are taken.
 With ``every_state`` the final states are followed by the cell's own states after every step, [D, T, B, H], [D, N, H] of
 a packed batch, so that ``dstate`` has one more. With ``recompute`` a gradient that is recorded saves only y, and runs
-forward once more.
+forward once more. ``h_mask``, ``zoneout_h``, ``zoneout_c`` and ``zoneout_seed`` are those of ``fastrnn.spec.Noise``,
+the mask shaped as ``h_0``.
 
 ``layer_backward`` returns gradients for those of (x, *state, *weights, *reset_state) that ``needed`` flags, in order,
 the state being ``h_0`` and ``c_0`` as far as given. With ``samples`` > 1 those of the weights come for each sample,
@@ -103,7 +105,7 @@ class _Results:
         call = self.call
         rows = math.prod(self.leading) if call.save else 0
         wide = torch.float64 if call.x.dtype == torch.float64 else torch.float32
-        shape = (*self.members, call.directions, rows, len(self.spec.facts.saved) * self.hidden)
+        shape = (*self.members, call.directions, rows, call.saved_width * self.hidden)
         return call.x.new_empty(shape, dtype=call.x.dtype if call.x.is_cuda else wide)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.ops.function import layer
-from fastrnn.spec import LayerSpec, Segments
+from fastrnn.spec import LayerSpec, Noise, Segments
 
 __all__ = ["in_parts"]
 
@@ -20,12 +20,13 @@ def in_parts(
     weights: Sequence[Tensor],
     segments: Segments,
     every_state: bool,
+    noise: Noise,
     size: int,
 ) -> tuple[Tensor, State]:
     """``layer`` of a batch that is not packed, in parts of ``size`` steps, each with ``recompute``.
 
     Between parts stand the states alone. The second direction is a layer of its own, on the steps turned round; it
-    takes no segments.
+    takes neither segments nor zoneout, which tell rows by their step.
     """
     one = spec._replace(directions=1)
     per_direction = len(weights) // spec.directions
@@ -34,7 +35,8 @@ def in_parts(
     for d in range(spec.directions):
         steps = x if d == 0 else x.flip(axis)
         mine = weights[d * per_direction : (d + 1) * per_direction]
-        y, *states = _direction(one, steps, [s[d : d + 1] for s in state], mine, segments, every_state, size)
+        of_state = noise if noise.h_mask is None else noise._replace(h_mask=noise.h_mask[d : d + 1])
+        y, *states = _direction(one, steps, [s[d : d + 1] for s in state], mine, segments, every_state, of_state, size)
         if d == 1:
             count = len(spec.facts.states)
             y, states = y.flip(axis), [*states[:count], *[s.flip(1) for s in states[count:]]]
@@ -52,13 +54,15 @@ def _direction(
     weights: Sequence[Tensor],
     segments: Segments,
     every_state: bool,
+    noise: Noise,
     size: int,
 ) -> tuple[Tensor, ...]:
     axis, count = int(spec.batch_first), len(spec.facts.states)
+    batch = x.size(1 - axis)
     ys, every = [], []
     for first, of_part in _parts(segments, x.size(axis), axis, size):
         part = x.narrow(axis, first, min(size, x.size(axis) - first))
-        y, final = layer(spec, part, state, weights, None, of_part, every_state, True)
+        y, final = layer(spec, part, state, weights, None, of_part, every_state, True, noise.from_row(first * batch))
         state = final[:count]
         ys.append(y)
         every.append(final[count:])

@@ -1,17 +1,21 @@
 """What is computed: cells and layers as data, and the oracle in plain PyTorch. It imports nothing else of fastrnn."""
 
-from fastrnn.spec.call import BackwardCall, ForwardCall, pair_of
+from fastrnn.spec.call import CONSTANTS, BackwardCall, ForwardCall, pair_of
 from fastrnn.spec.cell import CELLS, CellSpec
 from fastrnn.spec.layer import LayerSpec, Sizes
+from fastrnn.spec.noise import NONE, Noise
 from fastrnn.spec.segments import WHOLE, Segments
 
 __all__ = [
     "CELLS",
+    "CONSTANTS",
+    "NONE",
     "WHOLE",
     "BackwardCall",
     "CellSpec",
     "ForwardCall",
     "LayerSpec",
+    "Noise",
     "Segments",
     "Sizes",
     "pair_of",

@@ -5,10 +5,22 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from fastrnn.spec.cell import CELLS
 from fastrnn.spec.layer import LayerSpec
+from fastrnn.spec.noise import Noise
 from fastrnn.spec.segments import Segments
 
-__all__ = ["BackwardCall", "ForwardCall", "pair_of"]
+__all__ = ["CONSTANTS", "BackwardCall", "ForwardCall", "pair_of"]
+
+# Arguments that are tensors, or None, without a gradient.
+CONSTANTS = ("batch_sizes", "lengths", "reset", "h_mask", "zoneout_seed")
+
+_SEGMENTS = ("lengths", "reset", "h_reset", "c_reset")
+_NOISE = Noise._fields
+
+
+_PLAIN = 9  # arguments up to batch_first
+_OF_FROZEN = (*_SEGMENTS, "zoneout_h", "zoneout_c")
 
 
 def pair_of(state: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
@@ -42,18 +54,25 @@ class ForwardCall(NamedTuple):
     c_reset: Tensor | None = None
     every_state: bool = False
     recompute: bool = False
+    h_mask: Tensor | None = None
+    zoneout_h: float = 0.0
+    zoneout_c: float = 0.0
+    zoneout_seed: Tensor | None = None
 
     @staticmethod
-    def of(plain: Sequence[Any], segments: Sequence[Any]) -> "ForwardCall":
-        """From the arguments up to ``batch_first``, and those from ``lengths`` to ``c_reset`` or the first of them."""
-        names = ForwardCall._fields[ForwardCall._fields.index("lengths") :]
-        return ForwardCall(*plain)._replace(**dict(zip(names, segments, strict=False)))
+    def of(plain: Sequence[Any], others: Sequence[Any]) -> "ForwardCall":
+        """From the arguments up to ``batch_first``, and those of segments and noise or the first of them."""
+        return ForwardCall(*plain)._replace(**dict(zip(_SEGMENTS + _NOISE, others, strict=False)))
 
     @staticmethod
     def of_frozen(*args: Any) -> "ForwardCall":
-        """From those of ``frozen_forward``, which has neither ``save`` nor what comes behind the segments."""
-        plain = ForwardCall._fields.index("save")
-        return ForwardCall.of(args[:plain], args[plain:])
+        """From those of ``frozen_forward``, which takes no noise but what is expected of zoneout."""
+        return ForwardCall(*args[:_PLAIN])._replace(**dict(zip(_OF_FROZEN, args[_PLAIN:], strict=False)))
+
+    @property
+    def frozen_arguments(self) -> tuple[Any, ...]:
+        """Those of ``frozen_forward``."""
+        return *self[:_PLAIN], *[getattr(self, name) for name in _OF_FROZEN]
 
     @property
     def options(self) -> tuple[str, int, bool, bool]:
@@ -62,6 +81,24 @@ class ForwardCall(NamedTuple):
     @property
     def segments(self) -> Segments:
         return Segments(self.lengths, self.reset, self.reset_state)
+
+    @property
+    def noise(self) -> Noise:
+        return Noise(self.h_mask, self.zoneout_h, self.zoneout_c, self.zoneout_seed)
+
+    def with_noise(self, noise: Noise) -> "ForwardCall":
+        return self._replace(**noise._asdict())
+
+    @property
+    def trailing_arguments(self) -> tuple[Any, ...]:
+        """Those of ``layer_backward`` and ``layer_double_backward`` of segments and noise."""
+        return tuple([getattr(self, name) for name in _SEGMENTS + _NOISE])
+
+    @property
+    def saved_width(self) -> int:
+        """Values of size H in a row of ``saved``."""
+        facts = CELLS[self.cell]
+        return len(facts.saved) + facts.saved_by_zoneout * self.noise.zoneout
 
     @property
     def spec(self) -> LayerSpec:
@@ -95,17 +132,17 @@ class ForwardCall(NamedTuple):
         )
 
     @property
-    def places(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Tensors that say where things are, which have no gradient."""
-        return self.batch_sizes, self.lengths, self.reset
+    def constants(self) -> tuple[Tensor | None, ...]:
+        """Tensors that have no gradient."""
+        return tuple([getattr(self, name) for name in CONSTANTS])
 
-    def with_places(self, batch_sizes: Any, lengths: Any, reset: Any) -> "ForwardCall":
-        return self._replace(batch_sizes=batch_sizes, lengths=lengths, reset=reset)
+    def with_constants(self, constants: Sequence[Any]) -> "ForwardCall":
+        return self._replace(**dict(zip(CONSTANTS, constants, strict=True)))
 
     @property
     def form(self) -> "ForwardCall":
-        """With a number in the place of every tensor, to be filled in by ``with_inputs`` and ``with_places``."""
-        return self.with_inputs(range(len(self.inputs))).with_places(None, None, None)
+        """With a number in the place of every tensor, to be filled in by ``with_inputs`` and ``with_constants``."""
+        return self.with_inputs(range(len(self.inputs))).with_constants([None] * len(CONSTANTS))
 
     @property
     def members(self) -> int:
@@ -144,6 +181,10 @@ class BackwardCall(NamedTuple):
     reset: Tensor | None = None
     h_reset: Tensor | None = None
     c_reset: Tensor | None = None
+    h_mask: Tensor | None = None
+    zoneout_h: float = 0.0
+    zoneout_c: float = 0.0
+    zoneout_seed: Tensor | None = None
 
     @property
     def forward(self) -> ForwardCall:

@@ -31,6 +31,18 @@ class CellSpec:
     projectable: bool = False
 
     @property
+    def normalised(self) -> tuple[int, ...]:
+        """How many gates, in their order, are normalised together: those whose products are added, and those apart."""
+        together = len(self.gates) - len(self.apart)
+        return (together, *(1 for _ in self.apart))
+
+    @property
+    def saved_by_zoneout(self) -> int:
+        """How many values are saved besides where states may stay: what is saved belongs to the new states, and the
+        cell's own state as it stays, or a cell that saves nothing its new ``h``, comes behind it."""
+        return int(len(self.states) > 1 or not self.saved)
+
+    @property
     def kept(self) -> tuple[str, ...]:
         """The saved values that are not states."""
         return self.saved[: len(self.saved) - (len(self.states) - 1)]

@@ -21,6 +21,8 @@ class LayerSpec(NamedTuple):
         has_bias: each direction has ``bias_ih`` and ``bias_hh``.
         batch_first: x and y are [B, T, ...]. A packed batch has neither order.
         projected: each direction has ``weight_hr``, and P outputs instead of H.
+        layer_norm: the products with x and with h are normalised, and the cell's own state on its way to h: each
+            direction has the gains of that.
     """
 
     cell: str
@@ -28,6 +30,7 @@ class LayerSpec(NamedTuple):
     has_bias: bool = True
     batch_first: bool = False
     projected: bool = False
+    layer_norm: bool = False
 
     @staticmethod
     def of_weights(
@@ -67,7 +70,14 @@ class LayerSpec(NamedTuple):
     def weight_names(self) -> tuple[str, ...]:
         """Of one direction, in order; with ``_l0`` and the like behind them they are those of ``torch.nn``."""
         biases = ("bias_ih", "bias_hh") if self.has_bias else ()
-        return ("weight_ih", "weight_hh", *biases, *(("weight_hr",) if self.projected else ()))
+        names = ("weight_ih", "weight_hh", *biases, *(("weight_hr",) if self.projected else ()))
+        return names + self.norm_names if self.layer_norm else names
+
+    @property
+    def norm_names(self) -> tuple[str, ...]:
+        """Of the gains of a layer that is normalised, and a bias for what has none otherwise: the cell's own state."""
+        of_state = ("weight_ln_c", *(("bias_ln_c",) if self.has_bias else ()))
+        return ("weight_ln_ih", "weight_ln_hh", *(of_state if len(self.facts.states) > 1 else ()))
 
     def weight_shapes(self, inputs: int, hidden: int, outputs: int) -> dict[str, Shape]:
         """Of one direction, by name."""
@@ -78,6 +88,10 @@ class LayerSpec(NamedTuple):
             "bias_ih": (gates,),
             "bias_hh": (gates,),
             "weight_hr": (outputs, hidden),
+            "weight_ln_ih": (gates,),
+            "weight_ln_hh": (gates,),
+            "weight_ln_c": (hidden,),
+            "bias_ln_c": (hidden,),
         }
         return {name: every[name] for name in self.weight_names}
 

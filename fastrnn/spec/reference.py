@@ -4,37 +4,41 @@ Any device, any floating dtype, differentiable to any order. The fused backends 
 second derivatives are taken through it, and layers that no fused backend accepts run on it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import layer_norm, linear
 
 from fastrnn.spec.cell import CELLS
 from fastrnn.spec.layer import LayerSpec
+from fastrnn.spec.noise import NONE, Noise
 from fastrnn.spec.segments import WHOLE, Segments
 
-__all__ = ["hidden", "layer", "step"]
+__all__ = ["hidden", "layer", "one_step", "step"]
 
 State = tuple[Tensor, ...]
+# What the cell's own state goes through on its way to h.
+Output = Callable[[Tensor], Tensor]
 
 
-def _rnn_tanh(gx: Tensor, gh: Tensor, state: State) -> State:
+def _rnn_tanh(gx: Tensor, gh: Tensor, state: State, _: Output) -> State:
     return (torch.tanh(gx + gh),)
 
 
-def _rnn_relu(gx: Tensor, gh: Tensor, state: State) -> State:
+def _rnn_relu(gx: Tensor, gh: Tensor, state: State, _: Output) -> State:
     return (torch.relu(gx + gh),)
 
 
-def _lstm(gx: Tensor, gh: Tensor, state: State) -> State:
+def _lstm(gx: Tensor, gh: Tensor, state: State, output: Output) -> State:
     """Hochreiter and Schmidhuber (1997) with the forget gate of Gers et al. (2000), as in ``torch.nn.LSTM``."""
     i, f, g, o = (gx + gh).chunk(4, -1)
     c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
+    return torch.sigmoid(o) * torch.tanh(output(c)), c
 
 
-def _gru(gx: Tensor, gh: Tensor, state: State) -> State:
+def _gru(gx: Tensor, gh: Tensor, state: State, _: Output) -> State:
     """Cho et al. (2014) with the reset gate after the product, as in ``torch.nn.GRU``."""
     gx_r, gx_z, gx_n = gx.chunk(3, -1)
     gh_r, gh_z, gh_n = gh.chunk(3, -1)
@@ -44,12 +48,12 @@ def _gru(gx: Tensor, gh: Tensor, state: State) -> State:
     return ((1 - z) * n + z * state[0],)
 
 
-def _cifg(gx: Tensor, gh: Tensor, state: State) -> State:
+def _cifg(gx: Tensor, gh: Tensor, state: State, output: Output) -> State:
     """Greff et al. (2015), the coupled input and forget gate: an LSTM whose i is 1 - f."""
     f, g, o = (gx + gh).chunk(3, -1)
     f = torch.sigmoid(f)
     c = f * state[1] + (1 - f) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
+    return torch.sigmoid(o) * torch.tanh(output(c)), c
 
 
 _CELL_FUNCTIONS = {"rnn_tanh": _rnn_tanh, "rnn_relu": _rnn_relu, "lstm": _lstm, "gru": _gru, "cifg": _cifg}
@@ -69,31 +73,91 @@ def hidden(spec: LayerSpec, saved: Mapping[str, Tensor]) -> Tensor:
     return _HIDDEN_FUNCTIONS[spec.cell](saved)
 
 
-def step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor]) -> State:
+# Which units' h and other states stay as they are: bool, or shares.
+Stays = tuple[Tensor | float, Tensor | float]
+
+
+def step(
+    spec: LayerSpec,
+    x: Tensor,
+    state: State,
+    weights: Sequence[Tensor],
+    h_mask: Tensor | None = None,
+    stays: Stays | None = None,
+) -> State:
     """One step of one direction: ``x`` [B, I] and ``state``, empty for zeros, to the new state.
 
-    It is projected if there is a projection.
+    It is projected if there is a projection. Mask and what stays are those of ``Noise``, of one direction.
     """
     w = dict(zip(spec.weight_names, weights, strict=True))
     if not state:
         widths = spec.state_widths(*spec.hidden_and_outputs(w["weight_hh"])).values()
         state = tuple([x.new_zeros(len(x), width) for width in widths])
-    gx = linear(x, w["weight_ih"], w.get("bias_ih"))
-    gh = linear(state[0], w["weight_hh"], w.get("bias_hh"))
-    h, *others = _CELL_FUNCTIONS[spec.cell](gx, gh, state)
-    return linear(h, w["weight_hr"]) if spec.projected else h, *others
+    h = state[0] if h_mask is None else state[0] * h_mask
+    gx, gh = _gates(spec, w, "ih", x), _gates(spec, w, "hh", h)
+    new = _CELL_FUNCTIONS[spec.cell](gx, gh, state, lambda c: _normalised_state(w, c))
+    if spec.projected:
+        new = (linear(new[0], w["weight_hr"]), *new[1:])
+    if stays is None:
+        return new
+    of_h, of_c = stays
+    return _mixed(of_h, state[0], new[0]), *[_mixed(of_c, s, n) for s, n in zip(state[1:], new[1:], strict=True)]
+
+
+_EPSILON = 1e-5  # added to variances, as in torch.nn.LayerNorm
+
+
+def _gates(spec: LayerSpec, w: Mapping[str, Tensor], side: str, x: Tensor) -> Tensor:
+    """A product with its bias; normalised before that, Ba et al. (2016), over the gates that are added together."""
+    gates = linear(x, w[f"weight_{side}"], None if spec.layer_norm else w.get(f"bias_{side}"))
+    if not spec.layer_norm:
+        return gates
+    hidden = gates.size(-1) // len(spec.facts.gates)
+    sizes = [count * hidden for count in spec.facts.normalised]
+    parts = [layer_norm(part, part.shape[-1:], eps=_EPSILON) for part in gates.split(sizes, -1)]
+    normalised = torch.cat(parts, -1) * w[f"weight_ln_{side}"]
+    return normalised + w[f"bias_{side}"] if spec.has_bias else normalised
+
+
+def _normalised_state(w: Mapping[str, Tensor], c: Tensor) -> Tensor:
+    if "weight_ln_c" not in w:
+        return c
+    return layer_norm(c, c.shape[-1:], w["weight_ln_c"], w.get("bias_ln_c"), _EPSILON)
+
+
+def _mixed(stays: Tensor | float, old: Tensor, new: Tensor) -> Tensor:
+    if isinstance(stays, Tensor):
+        return torch.where(stays, old, new)
+    return stays * old + (1 - stays) * new if stays > 0 else new
+
+
+def one_step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor], noise: Noise = NONE) -> State:
+    """``step`` of a layer that has one direction and takes a single step, with mask and states [B, width]."""
+    if not noise.zoneout:
+        return step(spec, x, state, weights, noise.h_mask)
+    hidden, _ = spec.hidden_and_outputs(weights[1])
+    rows = torch.arange(len(x), device=x.device)
+    return step(spec, x, state, weights, noise.h_mask, noise.stays(0, rows, hidden))
 
 
 class _Batch:
     """The steps of a batch, each with the rows that have it, in whichever way it is given."""
 
     def __init__(
-        self, spec: LayerSpec, x: Tensor, weights: Sequence[Tensor], batch_sizes: Tensor | None, segments: Segments
+        self,
+        spec: LayerSpec,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        batch_sizes: Tensor | None,
+        segments: Segments,
+        noise: Noise,
     ) -> None:
-        self.spec, self.segments, self.packed = spec, segments, batch_sizes is not None
+        self.spec, self.segments, self.noise, self.packed = spec, segments, noise, batch_sizes is not None
         self.steps = x.split(batch_sizes.tolist()) if batch_sizes is not None else x.unbind(int(spec.batch_first))
         self.rows = len(self.steps[0])
-        self.widths = spec.state_widths(*spec.hidden_and_outputs(weights[1])).values()
+        self.first_rows = list(accumulate([len(s) for s in self.steps], initial=0))
+        self.hidden, outputs = spec.hidden_and_outputs(weights[1])
+        self.widths = spec.state_widths(self.hidden, outputs).values()
         self.x = x
 
     def zeros(self) -> State:
@@ -118,6 +182,16 @@ class _Batch:
             return tuple([s[d] for s in self.zeros()])
         return tuple([s[d, t] if s.dim() == 4 else s[d] for s in self.segments.reset_state])
 
+    def h_mask(self, d: int, rows: int) -> Tensor | None:
+        return None if self.noise.h_mask is None else self.noise.h_mask[d, :rows]
+
+    def stays(self, d: int, t: int) -> Stays | None:
+        """Of the rows that have step t, by their places in y."""
+        if not self.noise.zoneout:
+            return None
+        rows = torch.arange(self.first_rows[t], self.first_rows[t + 1], device=self.x.device)
+        return self.noise.stays(d, rows, self.hidden)
+
     def joined(self, by_step: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(by_step)) if self.packed else torch.stack(list(by_step))
 
@@ -129,7 +203,8 @@ def _direction(batch: _Batch, state: State, weights: Sequence[Tensor], d: int) -
         if (anew := batch.anew(t, reverse=d == 1)) is not None:
             state = tuple([torch.where(anew, r, s) for r, s in zip(batch.reset_state(d, t), state, strict=True)])
         rows = len(batch.steps[t])
-        new = step(batch.spec, batch.steps[t], tuple([s[:rows] for s in state]), weights)
+        old = tuple([s[:rows] for s in state])
+        new = step(batch.spec, batch.steps[t], old, weights, batch.h_mask(d, rows), batch.stays(d, t))
         if (active := batch.active(t)) is None:
             after[t] = new
             state = tuple([torch.cat([n, s[rows:]]) for n, s in zip(new, state, strict=True)])
@@ -147,6 +222,7 @@ def layer(
     batch_sizes: Tensor | None = None,
     segments: Segments = WHOLE,
     every_state: bool = False,
+    noise: Noise = NONE,
 ) -> tuple[Tensor, State]:
     """One layer, the contract that every backend fulfils.
 
@@ -158,13 +234,14 @@ def layer(
         batch_sizes: int64 [T] on the CPU, not increasing: rows active at each step, as in ``PackedSequence``.
         segments: of a batch that is not packed.
         every_state: the cell's own states after each step are asked for.
+        noise: of the states between steps.
 
     Returns:
         ``y`` shaped as ``x`` with D*P in the last dimension, step by step in memory, and the final states shaped as
         ``state``, with ``every_state`` followed by the cell's other states after every step [D, T, B, H], of a packed
         batch [D, N, H].
     """
-    batch = _Batch(spec, x, weights, batch_sizes, segments)
+    batch = _Batch(spec, x, weights, batch_sizes, segments, noise)
     state = state or batch.zeros()
     per_direction = len(spec.weight_names)
     outputs, finals, others = [], [], []

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastrnn.modules import Cell, Layers
 from fastrnn.modules.counterparts import FAST, FASTRNN, cell_of
 from fastrnn.modules.layers import hx_of
-from fastrnn.spec import CELLS, LayerSpec, Segments, reference
+from fastrnn.spec import CELLS, LayerSpec, Noise, Segments, reference
 
 __all__ = ["CELL_MODULES", "IN_TORCH", "LAYERS", "TIED", "Counterpart", "Kind", "counterpart_of", "on_reference"]
 
@@ -132,7 +132,9 @@ def _forward_of_layers(
     reset_state: Any = None,
     return_states: bool | None = None,
 ) -> Any:
-    spec = LayerSpec(_cell(self), 2 if self.bidirectional else 1, self.bias, projected=self.proj_size > 0)
+    own: dict[str, Any] = getattr(self, "own_options", dict)()
+    directions, projected = 2 if self.bidirectional else 1, self.proj_size > 0
+    spec = LayerSpec(_cell(self), directions, self.bias, False, projected, own.get("layer_norm", False))
     state, resets = _tuple_of(hx), _tuple_of(reset_state)
     packed, unbatched = isinstance(input, PackedSequence), False
     batch_sizes = None
@@ -162,7 +164,8 @@ def _forward_of_layers(
         rows = slice(i * of_layer, (i + 1) * of_layer)
         segments = Segments(lengths, reset, [s[rows] for s in resets])
         initial = [s[rows] for s in state]
-        x, final = reference.layer(spec, x, initial, weights, batch_sizes, segments, every_state=True)
+        noise = _noise(self, own, spec, x, batch_sizes)
+        x, final = reference.layer(spec, x, initial, weights, batch_sizes, segments, True, noise)
         count = len(spec.facts.states)
         finals.append(final[:count])
         every.append((torch.stack(x.chunk(of_layer, -1)), *final[count:]))
@@ -180,12 +183,26 @@ def _forward_of_layers(
     return (y, hx_of(state), states) if return_states else (y, hx_of(state))
 
 
+def _noise(self: Any, own: dict[str, Any], spec: LayerSpec, x: Tensor, batch_sizes: Tensor | None) -> Noise:
+    """That of a layer, drawn in its order."""
+    mask = seed = None
+    if self.training and "recurrent_dropout" in own:
+        batch = x.size(1) if batch_sizes is None else int(batch_sizes[0])
+        ones = x.new_ones(spec.directions, batch, self.proj_size or self.hidden_size)
+        mask = torch.dropout(ones, own["recurrent_dropout"], True)
+    if self.training and "zoneout" in own:
+        seed = torch.cat([torch.randint(2**63 - 1, (1,)), torch.zeros(1, dtype=torch.int64)])
+    of_h, of_c = own.get("zoneout", (0.0, 0.0))
+    return Noise(mask, of_h, of_c, seed)
+
+
 def _tuple_of(hx: Any) -> tuple[Tensor, ...]:
     return () if hx is None else tuple(hx) if isinstance(hx, (tuple, list)) else (hx,)
 
 
 def _forward_of_cell(self: Any, input: Tensor, hx: Any = None) -> Any:
-    spec = LayerSpec(_cell(self), has_bias=self.bias)
+    own: dict[str, Any] = getattr(self, "own_options", dict)()
+    spec = LayerSpec(_cell(self), has_bias=self.bias, layer_norm=own.get("layer_norm", False))
     weights = [getattr(self, name) for name in spec.weight_names]
     x = input if input.dim() == 2 else input.unsqueeze(0)
     if hx is None:
@@ -193,7 +210,8 @@ def _forward_of_cell(self: Any, input: Tensor, hx: Any = None) -> Any:
     else:
         state = tuple(hx) if isinstance(hx, (tuple, list)) else (hx,)
         state = state if input.dim() == 2 else tuple(s.unsqueeze(0) for s in state)
-    new = reference.step(spec, x, state, weights)
+    noise = _noise(self, own, spec, x.unsqueeze(0), None)
+    new = reference.one_step(spec, x, state, weights, noise)
     return hx_of(new if input.dim() == 2 else tuple(s.squeeze(0) for s in new))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastrnn import ops
 from fastrnn.modules.layers import hx_of
-from fastrnn.spec import CELLS, WHOLE, LayerSpec, Segments, pair_of, reference
+from fastrnn.spec import CELLS, NONE, WHOLE, LayerSpec, Noise, Segments, pair_of, reference
 from fastrnn.testing.modules import IN_TORCH
 
 __all__ = [
@@ -40,6 +40,9 @@ class Case:
         reset: rows begin anew at some steps, ``"zeros"``, or with states of their own, ``"once"`` the same for all
             steps or ``"by-step"``; empty for nowhere.
         every_state: the cell's own states after every step are results, too.
+        mask: a mask of h.
+        zoneout: probabilities of h and c, ...
+        draws: ... which are drawn.
     """
 
     T: int
@@ -56,13 +59,19 @@ class Case:
     padded: bool = False
     reset: str = ""
     every_state: bool = False
+    mask: bool = False
+    zoneout: tuple[float, float] = (0.0, 0.0)
+    draws: bool = False
 
     def __str__(self) -> str:
         parts = [f"T{self.T}", f"B{self.B}", f"H{self.H}", f"I{self.I}"] + [f"P{self.P}"] * bool(self.P)
         parts += ["bidirectional"] * (self.directions == 2) + ["batch_first"] * self.batch_first
         parts += ["ragged"] * (self.lengths is not None) + ["no state"] * (not self.state)
         parts += ["no bias"] * (not self.bias) + ["padded"] * self.padded + [f"reset {self.reset}"] * bool(self.reset)
-        return " ".join(parts + ["every state"] * self.every_state)
+        parts += ["every state"] * self.every_state + ["mask"] * self.mask
+        if any(self.zoneout):
+            parts += ["zoneout {}/{}".format(*self.zoneout), "drawn" if self.draws else "expected"]
+        return " ".join(parts)
 
     @property
     def outputs(self) -> int:
@@ -99,6 +108,7 @@ class Problem:
     dy: Tensor
     dstate: list[Tensor]
     segments: Segments = WHOLE
+    noise: Noise = NONE
 
     @property
     def spec(self) -> LayerSpec:
@@ -116,6 +126,7 @@ class Problem:
             dy=self.dy.to(dtype),
             dstate=cast(self.dstate),
             segments=self.segments._replace(reset_state=cast([*self.segments.reset_state])),
+            noise=self.noise if self.noise.h_mask is None else self.noise._replace(h_mask=self.noise.h_mask.to(dtype)),
         )
 
 
@@ -153,7 +164,11 @@ def make_problem(cell: str, case: Case, dtype: torch.dtype = torch.float64, devi
     form = {"once": (D, B), "by-step": (D, T, B)}.get(case.reset)
     anew = [normal(*form, width) for width in widths] if form else []
     marks = reset.t() if reset is not None and case.batch_first else reset
-    return replace(p, dstate=p.dstate + after, segments=Segments(lengths, marks, anew)).to(dtype)
+    mask = 2.0 * (torch.rand(D, B, case.outputs, **options) < 0.5) if case.mask else None
+    of_c = case.zoneout[1] if len(CELLS[cell].states) > 1 else 0.0
+    seed = torch.tensor([2**62 - 2**40 + 1, 3], device=device) if case.draws else None  # words with their highest bit
+    noise = Noise(mask, case.zoneout[0] * (not case.P), of_c, seed)
+    return replace(p, dstate=p.dstate + after, segments=Segments(lengths, marks, anew), noise=noise).to(dtype)
 
 
 def names(p: Problem) -> list[str]:
@@ -183,13 +198,14 @@ def by_operators(p: Problem, operators: Any = ops) -> dict[str, Tensor]:
 
 def forward(p: Problem, save: bool, operators: Any = ops) -> tuple[Tensor, list[Tensor], Tensor]:
     arguments = (p.x, *pair_of(p.state), p.weights, p.case.batch_sizes, *p.spec.arguments, save)
-    return operators.layer_forward(*arguments, *p.segments.arguments, every_state=p.case.every_state)
+    others = {"every_state": p.case.every_state, **p.noise._asdict()}
+    return operators.layer_forward(*arguments, *p.segments.arguments, **others)
 
 
 def backward(p: Problem, y: Tensor, saved: Tensor, needed: list[bool], operators: Any = ops) -> list[Tensor]:
     kept = (p.x, *pair_of(p.state), p.weights, y, saved)
     arguments = (p.dy, p.dstate, *kept, p.case.batch_sizes, *p.spec.arguments, needed)
-    return operators.layer_backward(*arguments, 1, *p.segments.arguments)
+    return operators.layer_backward(*arguments, 1, *p.segments.arguments, **p.noise._asdict())
 
 
 def by_reference(p: Problem) -> dict[str, Tensor]:
@@ -197,7 +213,7 @@ def by_reference(p: Problem) -> dict[str, Tensor]:
 
     def compute(x: Tensor, state: list[Tensor], weights: list[Tensor], anew: list[Tensor]) -> tuple[Tensor, Any]:
         segments = p.segments._replace(reset_state=anew)
-        return reference.layer(p.spec, x, state, weights, p.case.batch_sizes, segments, p.case.every_state)
+        return reference.layer(p.spec, x, state, weights, p.case.batch_sizes, segments, p.case.every_state, p.noise)
 
     return _differentiated(p, compute)
 
@@ -219,8 +235,9 @@ def by_torch_nn(p: Problem) -> dict[str, Tensor]:
 def by_peer(p: Problem) -> dict[str, Tensor]:
     """By that whose error is the measure of ours: torch.nn, or for what it does not compute the reference."""
     # torch.nn refuses a projection to as many outputs as hidden units.
-    computed = p.cell in IN_TORCH and p.case.P != p.case.H and not p.segments and not p.case.every_state
-    return by_torch_nn(p) if computed else by_reference(p)
+    computed = p.cell in IN_TORCH and p.case.P != p.case.H
+    plain = not (p.segments or p.noise or p.case.every_state)
+    return by_torch_nn(p) if computed and plain else by_reference(p)
 
 
 def _differentiated(p: Problem, compute: Callable[..., tuple[Tensor, Sequence[Tensor]]]) -> dict[str, Tensor]:

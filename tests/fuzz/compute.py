@@ -41,8 +41,8 @@ def _module(layer: Layer) -> nn.Module:
         options |= {name: getattr(layer, name) for name in ("num_layers", "bidirectional", "batch_first")}
     if layer.P:
         options["proj_size"] = layer.P
-    if layer.recompute:
-        options["recompute"] = layer.recompute
+    own = {name: getattr(layer, name) for name in ("recompute", "recurrent_dropout", "zoneout")}
+    options |= {name: value for name, value in own.items() if value not in (0, (0.0, 0.0))}
     torch.manual_seed(layer.seed)
     return getattr(fastrnn, class_name)(layer.I, layer.H, **options)
 
@@ -115,7 +115,7 @@ def _tensors(nested: Any) -> Iterator[Tensor]:
 def _results(layer: Layer, module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """Outputs by place, and gradients by name, zeros where there is none."""
     x, state = _arguments(layer)
-    module.train(layer.mode == "train")
+    module.train(layer.mode == "train" and not layer.frozen)
     wanted: dict[str, Tensor] = {}
 
     def leaf(name: str, t: Tensor) -> Tensor:
@@ -134,6 +134,7 @@ def _results(layer: Layer, module: nn.Module, dtype: torch.dtype) -> dict[str, T
         if parameter.requires_grad:
             wanted[name] = parameter
     context = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}.get(layer.mode, nullcontext)
+    torch.manual_seed(layer.seed)
     with context():
         outputs = list(_tensors(module(argument, hx_of(state) if state else None, **asked)))
     found = {f"output[{i}]": y.detach() for i, y in enumerate(outputs)}

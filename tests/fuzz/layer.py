@@ -28,6 +28,7 @@ class Layer:
         mode: ``train``, ``eval``, ``no_grad`` or ``inference_mode``.
         frozen: the format of frozen weights, or empty.
         rounds: products may take float32 rounded to bfloat16.
+        recurrent_dropout, zoneout: probabilities, drawn in ``train``.
         no_gradient: of ``x``, ``hx[i]`` and the parameters by name, what does not require grad.
         no_loss: places among output and final states of what does not enter the loss.
     """
@@ -57,6 +58,8 @@ class Layer:
     reset_state: str = ""
     every_state: bool = False
     recompute: bool | int = False
+    recurrent_dropout: float = 0.0
+    zoneout: tuple[float, float] = (0.0, 0.0)
     no_gradient: tuple[str, ...] = ()
     no_loss: tuple[int, ...] = ()
     threads: int = 1
@@ -79,7 +82,7 @@ class Layer:
             f"{self.isa}, {self.threads} threads, {self.mode}",
             f"{call}; x {self.x_layout}, hx {self.hx_layout}",
         ]
-        asked = ("resets", "reset_state", "every_state", "recompute")
+        asked = ("resets", "reset_state", "every_state", "recompute", "recurrent_dropout", "zoneout")
         parts += [", ".join(f"{name}={given[name]}" for name in asked if name in given)] * any(map(given.get, asked))
         parts += [f"no gradient of {', '.join(self.no_gradient)}"] * bool(self.no_gradient)
         parts += [f"not in the loss: outputs {', '.join(map(str, self.no_loss))}"] * bool(self.no_loss)
@@ -149,7 +152,7 @@ def draw(seed: int) -> Layer:
         lengths = [at.randint(1, layer.T) for _ in range(layer.B)]
         lengths[at.randrange(layer.B)] = layer.T
         layer = replace(layer, lengths=tuple(sorted(lengths, reverse=True) if chance(0.5) else lengths))
-    layer = _with_segments(layer, at)
+    layer = _with_segments(_with_noise(layer, at), at)
     if not layer.inference and chance(0.5):
         names = differentiable(layer)
         kept = at.randint(1, len(names)) if chance(0.9) else 0
@@ -157,6 +160,17 @@ def draw(seed: int) -> Layer:
     if not layer.inference and chance(0.4):
         left_out = at.sample(range(layer.outputs), at.randint(0, layer.outputs - 1))
         layer = replace(layer, no_loss=tuple(sorted(left_out)))
+    return layer
+
+
+def _with_noise(layer: Layer, at: random.Random) -> Layer:
+    if layer.single:
+        return layer
+    if at.random() < 0.15 and not layer.frozen:
+        layer = replace(layer, recurrent_dropout=at.choice((0.25, 0.5)))
+    if at.random() < 0.2:
+        of_h, of_c = (at.choice((0.0, 0.1, 0.5, 1.0)) for _ in range(2))
+        layer = replace(layer, zoneout=(of_h * (not layer.P), of_c * (len(CELLS[layer.cell].states) > 1)))
     return layer
 
 
@@ -171,7 +185,8 @@ def _with_segments(layer: Layer, at: random.Random) -> Layer:
     if not layer.frozen:
         layer = replace(layer, every_state=at.random() < 0.15)
     if not layer.inference and at.random() < 0.2:
-        apart = layer.form != "packed" and not (layer.bidirectional and (layer.lengths or layer.resets))
+        in_one = layer.lengths or layer.resets or any(layer.zoneout)
+        apart = layer.form != "packed" and not (layer.bidirectional and in_one)
         apart &= not layer.rounds  # whether products are rounded goes by the rows of a part, not of the layer
         layer = replace(layer, recompute=at.randint(1, layer.T + 1) if apart and at.random() < 0.5 else True)
     return layer
