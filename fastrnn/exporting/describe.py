@@ -18,7 +18,7 @@ __all__ = ["FORMATS", "Operation", "describe"]
 FORMATS = ("float32", "bfloat16", "int8")
 
 # What acts in training alone.
-_WITHOUT_EFFECT = {"weight_dropout", "recompute"}
+_WITHOUT_EFFECT = {"weight_dropout", "recurrent_dropout", "recompute"}
 
 
 @dataclass(frozen=True)
