@@ -124,11 +124,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       "force_machine", [](const pybind11::dict& facts) { fastrnn::force_machine(fastrnn::machine_of(facts)); },
       pybind11::arg("facts"));
   m.def("call_layers", [](const pybind11::dict& parameters, const pybind11::list& names, const pybind11::object& input,
-                          const pybind11::object& hx, std::string_view cell, int64_t layers, bool bidirectional,
-                          bool has_bias, bool batch_first) {
+                          const pybind11::object& hx, const pybind11::object& lengths, const pybind11::object& reset,
+                          std::string_view cell, int64_t layers, bool bidirectional, bool has_bias, bool batch_first) {
     const fastrnn::Form form = batch_first ? fastrnn::Form::kBatchFirst : fastrnn::Form::kTimeFirst;
     return fastrnn::call_layers(
-        parameters, names, input, hx,
+        parameters, names, input, hx, lengths, reset,
         fastrnn::stack_of(cell, form, layers, bidirectional ? 2 : 1, has_bias, int64_t(names.size())));
   });
   m.def("call_cell", [](const pybind11::dict& parameters, const pybind11::list& names, const pybind11::object& input,

@@ -79,6 +79,32 @@ bool fits(const Tensor& x, const Taken& state, const Taken& weights, const Stack
   return true;
 }
 
+// Where the rows of a batch end and begin anew; undefined for nowhere.
+struct Ends {
+  Tensor lengths, reset;
+
+  explicit operator bool() const { return lengths.defined() || reset.defined(); }
+};
+
+// As fits(): of the forms that a module accepts.
+bool take_ends(const object& lengths, const object& reset, const Tensor& x, const Stack& stack, Ends& out) {
+  Taken taken;
+  const bool batch_first = stack.options.form == Form::kBatchFirst;
+  if (!lengths.is_none()) {
+    if (!take(lengths.ptr(), taken) || taken.back().dim() != 1 || taken.back().size(0) != x.size(batch_first ? 0 : 1) ||
+        !at::isIntegralType(taken.back().scalar_type(), /*includeBool=*/false))
+      return false;
+    out.lengths = taken.back();
+  }
+  if (!reset.is_none()) {
+    if (!take(reset.ptr(), taken) || taken.back().sizes() != x.sizes().slice(0, 2) ||
+        taken.back().scalar_type() != at::kBool)
+      return false;
+    out.reset = taken.back();
+  }
+  return true;
+}
+
 int64_t weights_size(const Taken& weights) {
   int64_t elements = 0;
   for (const Tensor& w : weights) elements += w.numel();
@@ -92,18 +118,20 @@ bool requires_gradient(const Tensor& x, const Taken& state, const Taken& weights
   return at::GradMode::is_enabled() && (x.requires_grad() || any(state) || any(weights));
 }
 
-Output record_layer(const Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options) {
+// A layer by layer_forward or layer_forward_autograd.
+Output call_operator(decltype(layer_forward)& forward, const Tensor& x, at::TensorList state, at::TensorList weights,
+                     const LayerOptions& options, const Ends& ends) {
   const auto initial = [&](size_t i) { return i < state.size() ? std::optional(state[i]) : std::nullopt; };
-  auto [y, final_state, saved] = layer_forward_autograd(
-      x, initial(0), initial(1), weights, /*batch_sizes=*/std::nullopt, cell_facts(options.cell).name,
-      options.directions, options.has_bias, options.form == Form::kBatchFirst, /*save=*/false,
-      /*lengths=*/std::nullopt, /*reset=*/std::nullopt, /*h_reset=*/std::nullopt, /*c_reset=*/std::nullopt,
-      /*every_state=*/false, /*recompute=*/false, /*h_mask=*/std::nullopt, /*zoneout_h=*/0, /*zoneout_c=*/0,
-      /*zoneout_seed=*/std::nullopt);
+  auto [y, final_state, saved] =
+      forward(x, initial(0), initial(1), weights, /*batch_sizes=*/std::nullopt, cell_facts(options.cell).name,
+              options.directions, options.has_bias, options.form == Form::kBatchFirst, /*save=*/false,
+              if_defined(ends.lengths), if_defined(ends.reset), /*h_reset=*/std::nullopt, /*c_reset=*/std::nullopt,
+              /*every_state=*/false, /*recompute=*/false, /*h_mask=*/std::nullopt, /*zoneout_h=*/0, /*zoneout_c=*/0,
+              /*zoneout_seed=*/std::nullopt);
   return {std::move(y), {final_state.begin(), final_state.end()}};
 }
 
-Output run(Tensor x, const Taken& state, const Taken& weights, const Stack& stack) {
+Output run(Tensor x, const Taken& state, const Taken& weights, const Stack& stack, const Ends& ends) {
   // Handing the interpreter over and taking it back costs 0.3 us, and another thread keeps it for 5 ms.
   constexpr int64_t kShort = 500'000;  // multiply-adds, some 20 us
   std::optional<pybind11::gil_scoped_release> release;
@@ -113,8 +141,9 @@ Output run(Tensor x, const Taken& state, const Taken& weights, const Stack& stac
   if (!recorded) below_autograd.emplace();
   RECORD_FUNCTION("fastrnn::layer_forward", c10::ArrayRef<const c10::IValue>{});
   const auto layer = [&](const Tensor& input, at::TensorList initial, at::TensorList of_layer) {
-    return recorded ? record_layer(input, initial, of_layer, stack.options)
-                    : infer_layer(input, initial, of_layer, stack.options);
+    if (!recorded && !ends) return infer_layer(input, initial, of_layer, stack.options);
+    return call_operator(recorded ? layer_forward_autograd : layer_forward, input, initial, of_layer, stack.options,
+                         ends);
   };
   if (stack.layers == 1) return layer(x, state, weights);
   const int64_t directions = stack.options.directions;
@@ -135,13 +164,15 @@ Output run(Tensor x, const Taken& state, const Taken& weights, const Stack& stac
 
 // Nothing where the arguments, or a mode in force, ask for more than the kernels do.
 std::optional<Output> run_plain(const pybind11::dict& parameters, const pybind11::list& names, const object& input,
-                                const object& hx, const std::optional<Stack>& stack) {
+                                const object& hx, const std::optional<Stack>& stack,
+                                const object& lengths = pybind11::none(), const object& reset = pybind11::none()) {
   Taken x, state, weights;
+  Ends ends;
   if (!stack || operators_are_observed() || !take(input.ptr(), x) ||
       !take_state(hx, cell_facts(stack->options.cell).states > 1, state) || !take_weights(parameters, names, weights) ||
-      !fits(x[0], state, weights, *stack))
+      !fits(x[0], state, weights, *stack) || !take_ends(lengths, reset, x[0], *stack, ends))
     return std::nullopt;
-  return run(std::move(x[0]), state, weights, *stack);
+  return run(std::move(x[0]), state, weights, *stack, ends);
 }
 
 }  // namespace
@@ -154,8 +185,8 @@ std::optional<Stack> stack_of(std::string_view cell, Form form, int64_t layers, 
 }
 
 object call_layers(const pybind11::dict& parameters, const pybind11::list& names, const object& input, const object& hx,
-                   const std::optional<Stack>& stack) {
-  const auto out = run_plain(parameters, names, input, hx, stack);
+                   const object& lengths, const object& reset, const std::optional<Stack>& stack) {
+  const auto out = run_plain(parameters, names, input, hx, stack, lengths, reset);
   if (!out) return pybind11::none();
   return pybind11::make_tuple(wrap(out->y), wrap_state(out->final_state));
 }

@@ -22,12 +22,13 @@ std::optional<Stack> stack_of(std::string_view cell, Form form, int64_t layers, 
 
 // y and hx of a stack of layers, or None where the arguments, or a mode in force, ask for more than the kernels do:
 // then the way through the operators answers, or says what is wrong. `parameters` is a module's dictionary, `names` in
-// the order of torch.nn.RNNBase.all_weights, `input` [T, B, I] or [B, T, I], `hx` None, a tensor or a tuple of tensors.
+// the order of torch.nn.RNNBase.all_weights, `input` [T, B, I] or [B, T, I], `hx` None, a tensor or a tuple of tensors,
+// `lengths` and `reset` None or a tensor.
 //
 // A step of one row takes 2 us; this way adds 3 us to it, from the call of the module on, the operators 12.
 pybind11::object call_layers(const pybind11::dict& parameters, const pybind11::list& names,
-                             const pybind11::object& input, const pybind11::object& hx,
-                             const std::optional<Stack>& stack);
+                             const pybind11::object& input, const pybind11::object& hx, const pybind11::object& lengths,
+                             const pybind11::object& reset, const std::optional<Stack>& stack);
 
 // The same for one step of a cell module: `input` [B, I], states [B, H]; gives the new hx.
 pybind11::object call_cell(const pybind11::dict& parameters, const pybind11::list& names, const pybind11::object& input,

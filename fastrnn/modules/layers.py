@@ -239,15 +239,17 @@ class Layers(RNNBase, scripted.ScriptedLayers, OwnOptions):
 
         What else can be asked for, ``fastrnn.LSTM`` explains.
         """
-        plain = lengths is None and reset is None and reset_state is None and return_states is None
+        short = reset_state is None and not return_states
         dropped = self.dropout and self.training
         own = dropped or self._takes_own_way()
-        if plain and not (own or torch.compiler.is_compiling() or "_flat_weights" in self.__dict__):
+        if short and not (own or torch.compiler.is_compiling() or "_flat_weights" in self.__dict__):
             result = call_layers(
                 self._parameters,
                 self._flat_weights_names,
                 input,
                 hx,
+                lengths,
+                reset,
                 self.mode.lower(),
                 self.num_layers,
                 self.bidirectional,
