@@ -20,11 +20,12 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 
 ENVIRONMENT := $(VENV)/.made-with-python-$(VERSION)
 PACKAGES := $(VENV)/.packages
+DOCS := $(VENV)/.docs
 EXTENSION := $(VENV)/.extension
 
 CXX_SOURCES := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/*.cpp tests/*/*.cpp)
 
-.PHONY: help demo compare test fuzz core sanitize clang arm bench gpu lint format clean
+.PHONY: help demo compare test fuzz core sanitize clang arm bench gpu docs lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -38,6 +39,7 @@ help:
 	@echo "make arm     compile the CPU kernels for 64-bit Arm and test them in an emulator (ARGS as above)"
 	@echo "make bench   run the benchmarks (ARGS as above)"
 	@echo "make gpu     on a machine with a GPU: check the results, time barriers and layers (ARGS='--part checks --only gru')"
+	@echo "make docs    build the documentation, build/docs/index.html, with every link and anchor checked"
 	@echo "make lint    check style and types;  make format  rewrite to the style"
 	@echo "make clean   remove build outputs and caches"
 	@echo "PYTHON=python3.12 make ...  uses that interpreter (3.10 or newer)"
@@ -78,6 +80,10 @@ gpu:
 	  || { echo "$(GPU_PYTHON) has no PyTorch with Triton. Try make gpu GPU_PYTHON=..."; exit 1; }
 	$(GPU_PYTHON) -m benches.gpu $(ARGS)
 
+docs: $(DOCS)
+	$(PY) -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
+	$(PY) docs/check.py build/docs
+
 lint: $(PACKAGES)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -91,7 +97,7 @@ format: $(PACKAGES)
 
 clean:
 	rm -rf build dist *.egg-info fastrnn/*.so .pytest_cache .ruff_cache .mypy_cache
-	rm -f $(PACKAGES) $(EXTENSION)
+	rm -f $(PACKAGES) $(DOCS) $(EXTENSION)
 	find . -name __pycache__ -type d -not -path './.*' -prune -exec rm -rf {} +
 
 $(ENVIRONMENT):
@@ -104,6 +110,10 @@ $(ENVIRONMENT):
 
 $(PACKAGES): requirements-dev.txt $(ENVIRONMENT)
 	$(PY) -m pip install -r requirements-dev.txt
+	@touch $@
+
+$(DOCS): requirements-docs.txt $(PACKAGES)
+	$(PY) -m pip install -r requirements-docs.txt
 	@touch $@
 
 # Ninja lives in the environment, and torch looks for it on PATH.

@@ -158,7 +158,7 @@ def _new_file(text: str) -> Path:
     return file
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fastrnn", description="torch.nn's recurrent layers, faster.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     command = commands.add_parser("info", help="what this build and this machine can run")
@@ -166,7 +166,11 @@ def main() -> None:
     _add_compile(commands)
     _add_measure(commands)
     examples.add(commands)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
     args.run(args)
 
 

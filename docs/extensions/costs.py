@@ -1,0 +1,76 @@
+"""What frozen layers gain and lose, and what a training step keeps, from ``benches/results``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sphinx.application import Sphinx
+
+from benches.cases import Case
+from extensions.chart import Dot, Row, dot_chart, figure, folded, table
+from extensions.directive import HtmlDirective
+from extensions.measured import KINDS, RESULTS
+
+
+def _results(name: str) -> list[dict[str, Any]]:
+    return json.loads((RESULTS / f"{name}.json").read_text())["results"]
+
+
+class Frozen(HtmlDirective):
+    """``{frozen} RUN``: errors and times of frozen layers."""
+
+    required_arguments = 1
+
+    def html(self, name: str) -> str:  # type: ignore[override]
+        results = _results(name)
+        kinds = {"bfloat16": "c1", "int8": "c2", "torch int8": "c5"}
+        rows: dict[str, list[Dot]] = {}
+        cells = []
+        for r in results:
+            case = Case(**r["case"])
+            label = f"{case.cell_name} {case.hidden_size} units"
+            error, us, ratio = r["max_error"], 1e6 * r["seconds"]["median"], r["ratio"]
+            hover = f"{label}, {r['layer']}: {ratio['median']:.2f} times as fast as float32, largest error {error:.1e}"
+            if r["layer"] in kinds:
+                dot = Dot(ratio["median"], ratio["q1"], ratio["q3"], kinds[r["layer"]], hover)
+                rows.setdefault(label, []).append(dot)
+            numbers = [f"{error:.1e}", f"{r['rms_error']:.1e}", f"{us:.0f}", f"{ratio['median']:.2f}"]
+            cells.append([label, r["layer"], *numbers])
+        legend = {kind: layer for layer, kind in kinds.items()}
+        heading = "time of fastrnn in float32 / time of the frozen layer"
+        chart = dot_chart({heading: [Row(*row) for row in rows.items()]}, legend, "Frozen layers", 620)
+        header = ["layer", "weights", "largest error", "rms error", "us", "times as fast"]
+        caption = "One row, 100 steps. Right of the line a frozen layer is faster than the same one in float32."
+        return figure(chart, caption) + folded("The same as a table, with the errors", table(header, cells, 2))
+
+
+class Memory(HtmlDirective):
+    """``{memory} RUN``: what a training step keeps for backward."""
+
+    required_arguments = 1
+
+    def html(self, name: str) -> str:  # type: ignore[override]
+        results = _results(name)
+        rows: dict[str, list[Dot]] = {}
+        cells, legend = [], {}
+        for r in results:
+            case = Case(**r["case"])
+            kept, peak = ([f"{r[what][who] / 1e6:.3g}" for who in ("torch", "fastrnn")] for what in ("kept", "peak"))
+            ratio = r["kept"]["torch"] / r["kept"]["fastrnn"]
+            hover = f"{case.name}, {case.cell_name}: torch.nn keeps {kept[0]} MB, fastrnn {kept[1]} MB"
+            dot = Dot(ratio, ratio, ratio, KINDS[case.cell], hover)
+            rows.setdefault(f"{case.name} {case.shape}", []).append(dot)
+            legend[dot.kind] = case.cell_name
+            cells.append([case.name, case.shape, case.cell_name, *kept, f"{ratio:.2f}", *peak])
+        heading = "bytes torch.nn keeps / bytes fastrnn keeps"
+        chart = dot_chart({heading: [Row(*row) for row in rows.items()]}, legend, "Memory of a training step", 760)
+        header = ["case", "shape", "cell", "torch MB", "fastrnn MB", "ratio", "torch peak", "fastrnn peak"]
+        picture = figure(chart, "Right of the line fastrnn keeps less.", "every")
+        return picture + folded("The same as a table, with the peaks in MB", table(header, cells, 3))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("frozen", Frozen)
+    app.add_directive("memory", Memory)
+    return {"parallel_read_safe": True}
