@@ -26,8 +26,8 @@ from benches.cases import MODES
 from benches.machine import describe, provenance
 from benches.packages import largest_difference
 from benches.results import save
-from benches.table import format_table
-from benches.timing import Budget, Quartiles, race
+from fastrnn.bench.text import format_table
+from fastrnn.bench.timing import Budget, Quartiles, race
 from fastrnn.diagnose import bytes_kept
 
 __all__ = ["PARTS", "Timed", "main"]

@@ -11,7 +11,7 @@ sys.path[:0] = [str(_HERE), str(_HERE.parent)]
 
 from extensions.measured import load, summary  # noqa: E402
 
-from benches.providers import TORCH  # noqa: E402
+from fastrnn.bench.providers import TORCH  # noqa: E402
 
 RUN = "xeon-amx-2-threads"
 PICTURE = _HERE / "result.svg"

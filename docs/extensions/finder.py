@@ -9,9 +9,9 @@ from typing import Any
 from sphinx.application import Sphinx
 
 from benches.cases import MODES
-from benches.providers import TORCH
 from extensions.directive import HtmlDirective
-from extensions.measured import TITLES, load
+from extensions.measured import load
+from fastrnn.bench.providers import TITLES, TORCH
 from fastrnn.spec import CELLS
 
 _SIZES = {

@@ -6,17 +6,15 @@ from functools import cache
 from pathlib import Path
 
 from benches.cases import MODES, Case
-from benches.engines import ENGINES
-from benches.providers import FLOAT32, TORCH
 from benches.results import Report, Result, groups
 from extensions.chart import Dot, Row, dot_chart
 from extensions.svg import Canvas
+from fastrnn.bench.providers import TITLES
 from fastrnn.spec import CELLS
 
-__all__ = ["KINDS", "RESULTS", "TITLES", "case_panels", "load", "summary"]
+__all__ = ["KINDS", "RESULTS", "case_panels", "load", "summary"]
 
 RESULTS = Path(__file__).resolve().parents[2] / "benches" / "results"
-TITLES = {TORCH: "torch.nn", FLOAT32: "fastrnn in float32"} | {name: engine.title for name, engine in ENGINES.items()}
 KINDS = {cell: f"c{n % 5 + 1}" for n, cell in enumerate(CELLS)}  # classes of static/svg.css
 
 

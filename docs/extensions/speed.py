@@ -12,7 +12,8 @@ from sphinx.application import Sphinx
 from benches.results import Result
 from extensions.chart import dot_chart, figure, folded, table
 from extensions.directive import HtmlDirective
-from extensions.measured import KINDS, RESULTS, TITLES, case_panels, load, summary
+from extensions.measured import KINDS, RESULTS, case_panels, load, summary
+from fastrnn.bench.providers import TITLES
 
 
 def _against(text: str) -> str:
