@@ -25,12 +25,13 @@ EXTENSION := $(VENV)/.extension
 
 CXX_SOURCES := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/*.cpp tests/*/*.cpp)
 
-.PHONY: help demo compare test fuzz core sanitize clang arm bench gpu docs lint format clean
+.PHONY: help demo compare notebooks test fuzz core sanitize clang arm bench gpu docs lint format clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    train a model on poems with torch.nn.LSTM and fastrnn.LSTM (DATA=path for another UTF-8 text)"
+	@echo "make demo    what you gain: poems on torch.nn.LSTM and fastrnn.LSTM, then other layers (DATA=path: another text)"
 	@echo "make compare RNN, GRU, LSTM and a Transformer on the same tasks: size, time, memory, quality, gradients"
+	@echo "make notebooks  why did my RNN forget, and how fast is it here: two notebooks as scripts, with pictures"
 	@echo "make test    run the tests (ARGS='-k lstm' passes options to pytest)"
 	@echo "make fuzz    compute random layers and compare them with the reference (ARGS='--minutes 10')"
 	@echo "make core    the CPU kernels as a library without torch and Python, build/core/libfastrnn_core.a"
@@ -50,6 +51,10 @@ demo: $(EXTENSION)
 
 compare: $(EXTENSION)
 	$(PY) -m fastrnn.examples.compare $(ARGS)
+
+notebooks: $(EXTENSION)
+	$(PY) -m fastrnn.examples.forgetting
+	$(PY) -m fastrnn.examples.how_fast
 
 test: $(EXTENSION)
 	$(PY) -m pytest tests --ignore tests/test_arm.py $(ARGS)

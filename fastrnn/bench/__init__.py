@@ -7,6 +7,6 @@ bench`` takes the shape from its arguments, ``benches`` has many by name.
 from fastrnn.bench.case import MODES, Case
 from fastrnn.bench.measured import Measured, measure
 from fastrnn.bench.picture import draw_ratios
-from fastrnn.bench.timing import Budget, Quartiles
+from fastrnn.bench.timing import Budget, Quartiles, race
 
-__all__ = ["MODES", "Budget", "Case", "Measured", "Quartiles", "draw_ratios", "measure"]
+__all__ = ["MODES", "Budget", "Case", "Measured", "Quartiles", "draw_ratios", "measure", "race"]

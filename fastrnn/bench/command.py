@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,8 @@ def run(request: Request) -> None:
     """Prints a table as it grows, then saves the picture where ``matplotlib`` is installed."""
     threads = torch.get_num_threads()
     machine = f"{cpu.processor()}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}"
-    print(f"{machine}. Each result is verified before it is timed; all take turns on the same inputs.")
+    load = f"load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else "unknown load"
+    print(f"{machine}, {load}. Each result is verified before it is timed, and all take turns.")
     print("A ratio is someone's time divided by fastrnn's: above 1, fastrnn is faster.\n")
     found = []
     for case, mode in itertools.product(request.cases, request.modes):
