@@ -28,6 +28,7 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False  # torch.nn.Module has one for every forward
 napoleon_numpy_docstring = False
 napoleon_use_param = False
 napoleon_use_rtype = False

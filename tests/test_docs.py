@@ -110,3 +110,21 @@ def test_the_picture_of_the_readme_is_that_of_the_results(monkeypatch):
     import readme_picture
 
     assert readme_picture.PICTURE.read_text() == readme_picture.draw()
+
+
+def test_links_and_anchors_of_built_pages_are_checked(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import check
+
+    good = '<h1 id="top"></h1><a href="a/other.html#there"></a><a href="#top"></a><a href="https://x.y"></a>'
+    wrong = '<p id="there"></p><img src="../gone.png"><a href="../index.html#gone"></a><a href="b.html"></a>'
+    (tmp_path / "a").mkdir()
+    (tmp_path / "index.html").write_text(good)
+    (tmp_path / "a/other.html").write_text(wrong)
+    count, elsewhere, found = check.check(tmp_path)
+    assert (count, elsewhere) == (6, {"https://x.y"})
+    assert found == [
+        "a/other.html: ../gone.png: no such file",
+        "a/other.html: ../index.html#gone: no such anchor",
+        "a/other.html: b.html: no such file",
+    ]

@@ -95,16 +95,21 @@ def loop() -> Canvas:
     canvas.arrow((606, 90), (606, 108), (70, 108), (70, 90))
     canvas.text(338, 124, "h and c stay in registers or L1", "quiet", "middle")
     canvas.text(8, 168, "backward: t = T - 1 to 0", "strong")
-    said = ["dy and what was saved", "dgates times W_hh", "dgates, carry", "dgates", "to the step before"]
+    said = ["dy, saved values", "dgates times W_hh", "dgates, carry", "dgates", "to the step before"]
     for n, (part, text) in enumerate(zip(parts, said, strict=True)):
         canvas.box(8 + 134 * n, 182, 122, 52, [part, text], "accent" if part == "cell" else "box")
         if n:
             canvas.arrow((8 + 134 * n - 12, 208), (8 + 134 * n, 208))
     canvas.arrow((606, 236), (606, 254), (70, 254), (70, 236))
     canvas.text(8, 288, "after the loop, over all steps at once", "strong")
-    canvas.text(
-        8, 310, "dW_hh = sum dgates' h     dW_ih = sum dgates' x     db = sum dgates     dx = dgates W_ih", "code"
-    )
+    gradients = {
+        8: "dW_hh = sum dgates' h",
+        190: "dW_ih = sum dgates' x",
+        372: "db = sum dgates",
+        508: "dx = dgates W_ih",
+    }
+    for x, gradient in gradients.items():
+        canvas.text(x, 310, gradient, "code")
     return canvas
 
 

@@ -11,7 +11,7 @@ from sphinx.application import Sphinx
 from benches.cases import MODES
 from extensions.directive import HtmlDirective
 from extensions.measured import load
-from fastrnn.bench.providers import TITLES, TORCH
+from fastrnn.bench.providers import PEERS, TITLES
 from fastrnn.spec import CELLS
 
 _SIZES = {
@@ -23,9 +23,10 @@ _SIZES = {
 
 
 def measured(run: str) -> Iterator[dict[str, Any]]:
-    """Dense and ragged float32, bfloat16 and float64 cases of a run, as the page needs them."""
+    """The cases of a run, as the page needs them."""
     report = load(run)
-    machine = f"{report.machine['cpu']}, {report.machine['isa']}, {report.machine['threads']} thread(s)"
+    about = report.machine
+    machine = f"{about['cpu']}, {about['isa']}, {about['threads']} thread{'s' * (about['threads'] != 1)}"
     for r in report.results:
         case = r.case
         yield {
@@ -37,8 +38,7 @@ def measured(run: str) -> Iterator[dict[str, Any]]:
             "dtype": case.dtype + (f" as {case.fp32_precision}" if case.fp32_precision else ""),
             "shape": case.shape,
             "ms": float(f"{1e3 * r.seconds['fastrnn'].median:.3g}"),
-            "ratios": {TITLES[peer]: round(q.median, 2) for peer, q in r.ratios.items()},
-            "torch": round(r.ratios[TORCH].median, 2),
+            "ratios": {TITLES[peer]: round(r.ratios[peer].median, 2) for peer in PEERS if peer in r.ratios},
         }
 
 

@@ -43,7 +43,7 @@ class SpeedCases(HtmlDirective):
         panels = case_panels(report, peer)
         cells = {r.case.cell: r.case.cell_name for r in raced}
         legend = {KINDS[cell]: title for cell, title in cells.items()}
-        canvas = dot_chart(panels, legend, f"Every case against {TITLES[peer]}", 1000 if len(panels) > 1 else 760)
+        canvas = dot_chart(panels, legend, f"Every case against {TITLES[peer]}", 860 if len(panels) > 1 else 700)
         lost = sorted((r for r in raced if r.ratios[peer].median < 1), key=lambda r: r.ratios[peer].median)
         listed = ", ".join(f"{r.case.id} in {r.mode} {r.ratios[peer].median:.2f}" for r in lost)
         said = f"Slower than {TITLES[peer]}: {len(lost)} of {len(raced)} cases{': ' + listed if lost else ''}."

@@ -28,15 +28,19 @@
       .map((c) => [distance(mine, c.sizes) + !c.plain, c])
       .sort((a, b) => a[0] - b[0])
       .slice(0, SHOWN);
+    const peers = [...new Set(near.flatMap(([, c]) => Object.keys(c.ratios)))];
     const table = document.createElement("table");
     table.className = "docutils";
     const head = table.createTHead().insertRow();
-    ["measured shape", "fastrnn ms", "times as fast as", "machine"].forEach((t, n) => head.append(cell("th", t, n === 1)));
+    head.append(cell("th", "measured shape"), cell("th", "fastrnn ms", true));
+    peers.forEach((peer) => head.append(cell("th", `vs ${peer}`, true)));
+    head.append(cell("th", "machine"));
     const body = table.createTBody();
     for (const [, c] of near) {
       const row = body.insertRow();
-      const ratios = Object.entries(c.ratios).map(([who, ratio]) => `${who} ${ratio.toFixed(2)}`);
-      row.append(cell("td", c.shape), cell("td", c.ms, true), cell("td", ratios.join(", ")), cell("td", c.machine));
+      row.append(cell("td", c.shape), cell("td", c.ms, true));
+      peers.forEach((peer) => row.append(cell("td", c.ratios[peer]?.toFixed(2) ?? "", true)));
+      row.append(cell("td", c.machine));
     }
     found.replaceChildren(near.length ? table : "No case of this kind was measured.");
   };
