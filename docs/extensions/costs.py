@@ -1,4 +1,4 @@
-"""What frozen layers gain and lose, and what a training step keeps, from ``benches/results``."""
+"""Frozen layers, the memory of a training step, sizes at the edge: from ``benches/results``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-from benches.cases import Case
+from benches.cases import MODES, Case
 from extensions.chart import Dot, Row, dot_chart, figure, folded, table
 from extensions.directive import HtmlDirective
 from extensions.measured import KINDS, RESULTS
@@ -70,7 +70,37 @@ class Memory(HtmlDirective):
         return picture + folded("The same as a table, with the peaks in MB", table(header, cells, 3))
 
 
+class Scale(HtmlDirective):
+    """``{scale} RUN``: one size at a time from small to very large."""
+
+    required_arguments = 1
+    _NAMES = {"T": "steps", "B": "rows", "H": "units, inputs", "layers": "layers", "threads": "threads"}
+
+    def html(self, name: str) -> str:  # type: ignore[override]
+        rows: dict[str, list[Dot]] = {}
+        cells = []
+        for r in _results(name):
+            label = f"{r['size']:,} {self._NAMES[r['axis']]}"
+            both = [r[what].get(who) for what in ("seconds", "peak") for who in ("torch", "fastrnn")]
+            torch, ours, *peaks = both
+            dots = rows.setdefault(label, [])
+            ratio = ""
+            if torch:
+                ratio = f"{torch['median'] / ours['median']:.2f}"
+                bar = torch["q1"] / ours["q3"], torch["q3"] / ours["q1"]
+                dots.append(Dot(float(ratio), *bar, f"m{1 + MODES.index(r['mode'])}", f"{label}, {r['mode']}: {ratio}"))
+            times = [f"{1e3 * q['median']:,.4g}" if q else "" for q in (torch, ours)]
+            cells.append([label, r["mode"], *times, ratio, *(f"{p / 1e6:,.4g}" if p else "" for p in peaks)])
+        legend = {f"m{1 + n}": mode for n, mode in enumerate(MODES)}
+        drawn = [Row(*row) for row in rows.items() if row[1]]
+        chart = dot_chart({"time of torch.nn / time of fastrnn": drawn}, legend, "Sizes from small to very large", 620)
+        header = ["size", "mode", "torch ms", "fastrnn ms", "ratio", "torch peak MB", "fastrnn peak MB"]
+        picture = figure(chart, "An LSTM; right of the line fastrnn is faster.")
+        return picture + folded("The same as a table, with times and peaks of memory", table(header, cells, 2))
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("frozen", Frozen)
     app.add_directive("memory", Memory)
+    app.add_directive("scale", Scale)
     return {"parallel_read_safe": True}
