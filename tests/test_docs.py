@@ -44,7 +44,7 @@ def test_every_block_is_of_a_known_kind():
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if any(b.language == "python" for b in blocks(p))], ids=name)
-def test_a_page_is_a_program(page, tmp_path, monkeypatch):
+def test_a_page_is_a_program(page, single_thread, tmp_path, monkeypatch):
     """Its blocks run from top to bottom, but for those whose first line says why not."""
     monkeypatch.chdir(tmp_path)
     namespace: dict = {}

@@ -189,8 +189,6 @@ def pieces() -> Canvas:
     for place, (length, r, n) in enumerate(ordered):
         canvas.rect(380, 40 + 28 * place, 24 * length - 3, 22, kinds[n % 2])
         canvas.text(380 + 12 * length, 55 + 28 * place, f"{'ab'[r]}{n + 1}: {length}", "small", "middle")
-    canvas.text(8, 136, "The pieces do not depend on one another,", "small")
-    canvas.text(8, 153, "so the call takes as many steps as the longest.", "small")
     return canvas
 
 
