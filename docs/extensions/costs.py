@@ -1,4 +1,4 @@
-"""Frozen layers, the memory of a training step, sizes at the edge: from ``benches/results``."""
+"""Frozen layers, memory of a training step, sizes at the edge, trajectories: from ``benches/results``."""
 
 from __future__ import annotations
 
@@ -99,8 +99,28 @@ class Scale(HtmlDirective):
         return picture + folded("The same as a table, with times and peaks of memory", table(header, cells, 2))
 
 
+class Trajectories(HtmlDirective):
+    """``{trajectories} RUN``: rows of several trajectories in one call, and by torchrl's back ends."""
+
+    required_arguments = 1
+    _CALL, _PEERS = "one call", ("pad", "scan")
+
+    def html(self, name: str) -> str:  # type: ignore[override]
+        rows: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
+        for r in _results(name):
+            size = ",\N{NO-BREAK SPACE}".join(map(str, r["size"].values()))
+            numbers = rows.setdefault((r["cell"], size, f"{r['chance']:g}"), {})
+            text = f"{1e3 * r['seconds']['median']:.3g}" if r["name"] == self._CALL else f"{r['ratio']['median']:.1f}"
+            numbers[r["mode"], r["name"]] = text
+        columns = [(mode, who) for mode in MODES for who in (self._CALL, *self._PEERS)]
+        header = ["layer", "rows, steps, units", "a step begins anew"]
+        header += [f"{mode}: {'one call, ms' if who == self._CALL else who}" for mode, who in columns]
+        return table(header, [[*key, *map(numbers.__getitem__, columns)] for key, numbers in rows.items()], 3)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("frozen", Frozen)
     app.add_directive("memory", Memory)
     app.add_directive("scale", Scale)
+    app.add_directive("trajectories", Trajectories)
     return {"parallel_read_safe": True}
