@@ -108,7 +108,7 @@ class Trajectories(HtmlDirective):
     def html(self, name: str) -> str:  # type: ignore[override]
         rows: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
         for r in _results(name):
-            size = ",\N{NO-BREAK SPACE}".join(map(str, r["size"].values()))
+            size = ", ".join(map(str, r["size"].values()))
             numbers = rows.setdefault((r["cell"], size, f"{r['chance']:g}"), {})
             text = f"{1e3 * r['seconds']['median']:.3g}" if r["name"] == self._CALL else f"{r['ratio']['median']:.1f}"
             numbers[r["mode"], r["name"]] = text
