@@ -13,8 +13,6 @@ from fastrnn.__main__ import parser
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 NOT_RUN = re.compile(r"# not run: \S.+")
-# What a page shows besides what is run or looked up here.
-SHOWN = {"diff", "text", "cmake", "cpp"}
 # Commands that concern other programs.
 FOREIGN = {"pip", "torchrun", "python"}
 # Paths that something makes.
@@ -39,8 +37,9 @@ def name(page: Path) -> str:
 
 
 def test_every_block_is_of_a_known_kind():
+    """All but text, which is what a program prints, are run or looked up here."""
     found = {block.language for page in PAGES for block in blocks(page)}
-    assert found <= {"python", "sh"} | SHOWN, found
+    assert found <= {"python", "sh", "diff", "cpp", "cmake", "text"}, found
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if any(b.language == "python" for b in blocks(p))], ids=name)
@@ -51,6 +50,29 @@ def test_a_page_is_a_program(page, single_thread, tmp_path, monkeypatch):
     for block in blocks(page):
         if block.language == "python" and not NOT_RUN.match(block.text):
             exec(compile("\n" * block.line + block.text, str(page), "exec"), namespace)
+
+
+def test_both_sides_of_a_difference_are_python():
+    for page in PAGES:
+        for block in (block for block in blocks(page) if block.language == "diff"):
+            for side in "-+":
+                lines = [line[1:] for line in block.text.splitlines() if line[:1] in (side, " ", "")]
+                compile("\n".join(lines), f"{page}:{block.line}", "exec")
+
+
+def test_other_code_stands_in_the_sources():
+    """Line for line, in one file."""
+    files = {"cpp": (ROOT / "csrc").rglob("*.h"), "cmake": [ROOT / "tests/cpp_program/CMakeLists.txt"]}
+    sources = {kind: [lines_of(path.read_text()) for path in paths] for kind, paths in files.items()}
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language in sources:
+                known = sources[block.language]
+                assert any(lines_of(block.text) <= lines for lines in known), f"{name(page)}:{block.line}"
+
+
+def lines_of(text: str) -> set[str]:
+    return {line.strip() for line in text.splitlines()}
 
 
 def commands() -> list[tuple[str, str, bool]]:

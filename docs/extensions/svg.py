@@ -69,9 +69,10 @@ class Canvas:
         return self.render(f'style="width:{number(self.width)}px"')
 
     def alone(self, style: str) -> str:
-        """For a file of its own, with its style sheet."""
+        """For a file of its own, with its style sheet and, as nobody knows on what it will be shown, its own paper."""
         size = f'width="{number(self.width)}" height="{number(self.height)}"'
-        return self.render(f'class="alone" {size}', f"<style>{style}</style>") + "\n"
+        before = f'<style>{style}</style>\n<rect {size} class="paper"/>'
+        return self.render(f'class="alone" {size}', before) + "\n"
 
     def render(self, attributes: str, before: str = "") -> str:
         view = f'viewBox="0 0 {number(self.width)} {number(self.height)}"'
