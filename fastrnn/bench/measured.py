@@ -27,7 +27,13 @@ class Measured:
 
 
 def measure(case: Case, mode: str, threads: int, budget: Budget) -> Measured:
-    """
+    """Verifies a case in a mode, then times it, fastrnn and its peers in turn.
+
+    Args:
+        mode: of MODES, ``"inference"`` or ``"training"``, which is forward and backward.
+        threads: of the engines; for torch.nn and fastrnn they are those of ``torch.set_num_threads``.
+        budget: how long to time.
+
     Raises:
         AssertionError: fastrnn or a peer computes something else than torch.nn; nothing is timed then.
     """

@@ -35,6 +35,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class Quartiles:
+    """Of seconds, or of ratios."""
+
     q1: float
     median: float
     q3: float
