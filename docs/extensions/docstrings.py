@@ -19,7 +19,7 @@ def fields(lines: list[str]) -> list[str]:
         if line and not line.startswith(" "):
             plain, margin = bool(_SECTION.match(line)) or line.endswith("::"), ""
         field = None if plain else _FIELD.match(line)
-        if field:
+        if field and (not margin or len(field[1]) <= len(margin)):  # deeper it is text, such as "training: one mask"
             margin = field[1]
             found.append(_FIELD.sub(r"\1:\2: ", line))
         else:  # what goes on below a field is indented as its text, though the docstring may spare it
