@@ -150,3 +150,36 @@ def test_links_and_anchors_of_built_pages_are_checked(monkeypatch, tmp_path):
         "a/other.html: ../index.html#gone: no such anchor",
         "a/other.html: b.html: no such file",
     ]
+
+
+def test_indented_names_of_docstrings_are_fields(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from extensions.docstrings import fields
+
+    text = """Call: ``y = rnn(x)``.
+    x, y: [T, B, I], in
+        training: with noise.
+    goes on
+    hx: zeros.
+
+Equation::
+
+    r: literal
+
+Raises:
+    ValueError: a size.
+"""
+    expected = """Call: ``y = rnn(x)``.
+    :x, y: [T, B, I], in
+            training: with noise.
+        goes on
+    :hx: zeros.
+
+Equation::
+
+    r: literal
+
+Raises:
+    ValueError: a size.
+"""
+    assert fields(text.splitlines()) == expected.splitlines()

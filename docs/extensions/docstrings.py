@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 _FIELD = re.compile(r"^(\s+)((?:\w+, )*\w+): (?=\S)")
 # Google's sections, which napoleon reads.
