@@ -20,17 +20,20 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 
 ENVIRONMENT := $(VENV)/.made-with-python-$(VERSION)
 PACKAGES := $(VENV)/.packages
+DOCS := $(VENV)/.docs
 EXTENSION := $(VENV)/.extension
 
 CXX_SOURCES := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/*.c tests/*.cpp tests/*/*.cpp benches/library/*.[ch] \
   benches/library/*.cpp examples/c/*.c)
 
-.PHONY: help demo compare test fuzz core library check-library fuzz-library sanitize clang arm bench gpu lint format clean
+.PHONY: help demo compare notebooks test fuzz core library check-library fuzz-library sanitize clang arm bench gpu docs \
+  lint format clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    train a model on poems with torch.nn.LSTM and fastrnn.LSTM (DATA=path for another UTF-8 text)"
+	@echo "make demo    what you gain: poems on torch.nn.LSTM and fastrnn.LSTM, then other layers (DATA=path: another text)"
 	@echo "make compare RNN, GRU, LSTM and a Transformer on the same tasks: size, time, memory, quality, gradients"
+	@echo "make notebooks  why did my RNN forget, and how fast is it here: two notebooks as scripts, with pictures"
 	@echo "make test    run the tests (ARGS='-k lstm' passes options to pytest)"
 	@echo "make fuzz    compute random layers and compare them with the reference (ARGS='--minutes 10')"
 	@echo "make core    the CPU kernels as a library without torch and Python, build/core/libfastrnn_core.a"
@@ -42,6 +45,7 @@ help:
 	@echo "make arm     compile the CPU kernels for 64-bit Arm and test them in an emulator (ARGS as above)"
 	@echo "make bench   run the benchmarks (ARGS as above)"
 	@echo "make gpu     on a machine with a GPU: check the results, time barriers and layers (ARGS='--part checks --only gru')"
+	@echo "make docs    build the documentation, build/docs/index.html, with every link and anchor checked"
 	@echo "make lint    check style and types;  make format  rewrite to the style"
 	@echo "make clean   remove build outputs and caches"
 	@echo "PYTHON=python3.12 make ...  uses that interpreter (3.10 or newer)"
@@ -52,6 +56,10 @@ demo: $(EXTENSION)
 
 compare: $(EXTENSION)
 	$(PY) -m fastrnn.examples.compare $(ARGS)
+
+notebooks: $(EXTENSION)
+	$(PY) -m fastrnn.examples.forgetting
+	$(PY) -m fastrnn.examples.how_fast
 
 test: $(EXTENSION)
 	$(PY) -m pytest tests --ignore tests/test_arm.py --ignore tests/test_library.py $(ARGS)
@@ -93,6 +101,10 @@ gpu:
 	  || { echo "$(GPU_PYTHON) has no PyTorch with Triton. Try make gpu GPU_PYTHON=..."; exit 1; }
 	$(GPU_PYTHON) -m benches.gpu $(ARGS)
 
+docs: $(DOCS)
+	$(PY) -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
+	$(PY) docs/check.py build/docs
+
 lint: $(PACKAGES)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -106,7 +118,7 @@ format: $(PACKAGES)
 
 clean:
 	rm -rf build dist *.egg-info fastrnn/*.so .pytest_cache .ruff_cache .mypy_cache
-	rm -f $(PACKAGES) $(EXTENSION)
+	rm -f $(PACKAGES) $(DOCS) $(EXTENSION)
 	find . -name __pycache__ -type d -not -path './.*' -prune -exec rm -rf {} +
 
 $(ENVIRONMENT):
@@ -119,6 +131,10 @@ $(ENVIRONMENT):
 
 $(PACKAGES): requirements-dev.txt $(ENVIRONMENT)
 	$(PY) -m pip install -r requirements-dev.txt
+	@touch $@
+
+$(DOCS): requirements-docs.txt $(PACKAGES)
+	$(PY) -m pip install -r requirements-docs.txt
 	@touch $@
 
 # Ninja lives in the environment, and torch looks for it on PATH.

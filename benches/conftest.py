@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benches.engines import ENGINES
 from benches.limits import rates
 from benches.machine import describe
 from benches.results import Report, Result
 from benches.table import HEADER, format_report, format_row, row
-from benches.timing import Budget
+from fastrnn.bench.engines import ENGINES
+from fastrnn.bench.timing import Budget
 
 _HERE = Path(__file__).resolve().parent
 _REPORT = pytest.StashKey[Report]()

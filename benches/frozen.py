@@ -20,10 +20,10 @@ from benches.cases import Case
 from benches.gpu.clock import HostClock, race
 from benches.machine import describe
 from benches.results import save
-from benches.table import format_table
-from benches.timing import Quartiles
-from benches.verify import check_fastrnn
-from benches.workload import Workload, build, converted, make_workload
+from fastrnn.bench.text import format_table
+from fastrnn.bench.timing import Quartiles
+from fastrnn.bench.verify import check_fastrnn
+from fastrnn.bench.workload import Workload, build, converted, make_workload
 
 FLOAT32, PEER = "float32", "torch int8"
 CASES = [Case("frozen", cell, 1, 100, size, size) for cell in ("lstm", "gru", "cifg") for size in (128, 256, 512)]

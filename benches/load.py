@@ -23,12 +23,12 @@ from tqdm import tqdm
 
 from benches.cases import CASES, MODES, Case
 from benches.machine import describe
-from benches.providers import OURS, TORCH, module_runs
 from benches.results import save
-from benches.table import format_table
-from benches.timing import Budget, Quartiles, race
-from benches.verify import check_fastrnn
-from benches.workload import make_workload
+from fastrnn.bench.providers import OURS, TORCH, module_runs
+from fastrnn.bench.text import format_table
+from fastrnn.bench.timing import Budget, Quartiles, race
+from fastrnn.bench.verify import check_fastrnn
+from fastrnn.bench.workload import make_workload
 
 _GOAL = 2.3
 _NAMES = {

@@ -27,10 +27,10 @@ from tqdm import tqdm
 import fastrnn
 from benches.cases import CASES, Case
 from benches.machine import describe
-from benches.providers import OURS, TORCH, module_run
 from benches.results import save
-from benches.table import format_table
-from benches.workload import Workload, build, make_workload, run_inference
+from fastrnn.bench.providers import OURS, TORCH, module_run
+from fastrnn.bench.text import format_table
+from fastrnn.bench.workload import Workload, build, make_workload, run_inference
 from fastrnn.diagnose import bytes_kept
 
 __all__ = ["kept_bytes", "peak_bytes", "prepare"]

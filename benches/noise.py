@@ -19,8 +19,8 @@ from torch import Tensor, nn
 import fastrnn
 from benches.machine import describe
 from benches.results import save
-from benches.timing import Budget, Quartiles, race
 from benches.variants import Call, Size, Timed, checked, flat, kept_table, run_of, table
+from fastrnn.bench.timing import Budget, Quartiles, race
 from fastrnn.diagnose import bytes_kept
 from fastrnn.spec import Noise
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 import fastrnn
 from benches.machine import describe
 from benches.package_models import MODELS
-from benches.providers import OURS, TORCH
-from benches.table import format_table
-from benches.timing import Budget, Quartiles, race
+from fastrnn.bench.providers import OURS, TORCH
+from fastrnn.bench.text import format_table
+from fastrnn.bench.timing import Budget, Quartiles, race
 from fastrnn.modules.counterparts import is_fast
 
 _HEADER = ["package", "version", "model", "layers", "mode", "difference", "torch ms", "fastrnn ms", "ratio"]

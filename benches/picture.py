@@ -11,9 +11,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benches.cases import MODES, Case
-from benches.engines import ENGINES
-from benches.providers import TORCH
 from benches.results import Report
+from fastrnn.bench.engines import ENGINES
+from fastrnn.bench.providers import TITLES, TORCH
 from fastrnn.spec import CELLS
 
 __all__ = ["draw"]
@@ -25,7 +25,6 @@ _STYLES = {  # colour, marker
     "rnn_relu": ("#8a4fae", "^"),
 }
 _OTHER = ("0.35", "v")
-_TITLES = {TORCH: "torch.nn"} | {name: engine.title for name, engine in ENGINES.items()}
 _BETWEEN = 0.22  # the dots of a row
 
 
@@ -60,7 +59,7 @@ def draw(report: Report, path: Path) -> None:
             panel.hlines(ys, [q.q1 for q in ratios], [q.q3 for q in ratios], colour, linewidth=1.2, alpha=0.6)
             panel.plot([q.median for q in ratios], ys, marker, color=colour, markersize=4.5, label=name)
         panel.axvline(1.0, color="0.25", linewidth=1)
-        panel.set_title(f"{mode}, against {_TITLES[peer]}")
+        panel.set_title(f"{mode}, against {TITLES[peer]}")
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         panel.grid(axis="x", color="0.9")

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 import fastrnn
 from benches.machine import describe
-from benches.table import format_table
-from benches.timing import Budget, Quartiles, race
+from fastrnn.bench.text import format_table
+from fastrnn.bench.timing import Budget, Quartiles, race
 
 STEPS, BATCH, HIDDEN = 50, 32, (64, 128, 256)
 WORDS, CLASSES = 1000, 2

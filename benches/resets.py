@@ -24,8 +24,8 @@ import fastrnn
 from benches.cases import MODES
 from benches.machine import describe, provenance
 from benches.results import save
-from benches.timing import Budget, Quartiles, race
 from benches.variants import Call, Size, Timed, checked, flat, kept_table, run_of, table
+from fastrnn.bench.timing import Budget, Quartiles, race
 from fastrnn.diagnose import bytes_kept
 
 __all__ = ["PARTS", "main"]

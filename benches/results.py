@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benches.cases import MODES, Case
-from benches.timing import Quartiles
+from fastrnn.bench.timing import Quartiles
 
 __all__ = ["Group", "Report", "Result", "groups", "result_of", "save"]
 

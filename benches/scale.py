@@ -33,12 +33,12 @@ from benches.cases import MODES, Case
 from benches.limits import bounds, work_of
 from benches.machine import describe
 from benches.memory import peak_bytes, prepare
-from benches.providers import OURS, TORCH, module_run, module_runs
 from benches.results import save
-from benches.table import format_table
-from benches.timing import Budget, Quartiles, race
 from benches.windows import check_large
-from benches.workload import make_workload
+from fastrnn.bench.providers import OURS, TORCH, module_run, module_runs
+from fastrnn.bench.text import format_table
+from fastrnn.bench.timing import Budget, Quartiles, race
+from fastrnn.bench.workload import make_workload
 from fastrnn.spec import CELLS
 
 __all__ = ["Point", "Scaled", "points"]

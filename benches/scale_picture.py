@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benches.cases import MODES
-from benches.providers import OURS, TORCH
+from fastrnn.bench.providers import OURS, TORCH
 
 if TYPE_CHECKING:
     from benches.scale import Scaled

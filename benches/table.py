@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from benches.cases import MODES
-from benches.engines import ENGINES
-from benches.providers import PEERS, TORCH
 from benches.results import Group, Report, Result, groups
+from fastrnn.bench.engines import ENGINES
+from fastrnn.bench.providers import PEERS, TORCH
+from fastrnn.bench.text import format_table
 
-__all__ = ["HEADER", "format_groups", "format_report", "format_row", "format_table", "row"]
+__all__ = ["HEADER", "format_groups", "format_report", "format_row", "row"]
 
 _OTHERS = [name for name in PEERS if name != TORCH]
 HEADER = ["case", "shape", "cell", "mode", "torch ms", "fastrnn ms", "vs torch", "quartiles"]
@@ -106,19 +107,6 @@ def format_groups(summary: list[Group], title: str, markdown: bool) -> str:
         lines.append(line)
     header = [title, *(f"{mode} {what}" for mode in modes for what in ("geo. mean", "min", "cases"))]
     return format_table(header, lines, 1, markdown)
-
-
-def format_table(header: list[str], lines: list[list[str]], left: int, markdown: bool) -> str:
-    """The first ``left`` columns flush left, numbers flush right."""
-    widths = [max(len(line[n]) for line in [header, *lines]) for n in range(len(header))]
-
-    def text(line: list[str]) -> str:
-        pairs = enumerate(zip(line, widths, strict=True))
-        cells = [f"{c:<{w}}" if n < left else f"{c:>{w}}" for n, (c, w) in pairs]
-        return f"| {' | '.join(cells)} |" if markdown else "  ".join(cells).rstrip()
-
-    rule = [("-" * w if n < left else "-" * (w - 1) + ":") if markdown else "-" * w for n, w in enumerate(widths)]
-    return "\n".join([text(header), text(rule), *map(text, lines)])
 
 
 def _listing(title: str, entries: list[str]) -> str:

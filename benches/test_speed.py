@@ -10,13 +10,13 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benches.cases import CASES, MODES, Case
-from benches.engines import ENGINES
 from benches.limits import floor_seconds
-from benches.providers import OURS, make_runs
 from benches.results import Result
-from benches.timing import Budget, Quartiles, race
-from benches.verify import check_fastrnn
-from benches.workload import lengths_of, make_workload
+from fastrnn.bench.engines import ENGINES
+from fastrnn.bench.providers import OURS, make_runs
+from fastrnn.bench.timing import Budget, Quartiles, race
+from fastrnn.bench.verify import check_fastrnn
+from fastrnn.bench.workload import lengths_of, make_workload
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -20,8 +20,8 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 
 import fastrnn
 from benches.machine import describe
-from benches.table import format_table
-from benches.timing import Budget, Quartiles, race
+from fastrnn.bench.text import format_table
+from fastrnn.bench.timing import Budget, Quartiles, race
 from fastrnn.testing import CELL_MODULES, IN_TORCH, LAYERS
 
 Runs = dict[str, Callable[[], object]]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from benches.packages import largest_difference
-from benches.table import format_table
-from benches.timing import Quartiles
+from fastrnn.bench.text import format_table
+from fastrnn.bench.timing import Quartiles
 
 __all__ = ["Call", "Size", "Timed", "checked", "flat", "kept_table", "run_of", "table"]
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import fastrnn
 from benches.limits import work_of
-from benches.verify import FLOOR_ULPS, check_fastrnn, results
-from benches.workload import Workload, build, converted
+from fastrnn.bench.verify import FLOOR_ULPS, check_fastrnn, results
+from fastrnn.bench.workload import Workload, build, converted
 from fastrnn.testing import compare
 
 __all__ = ["check_large"]

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,19 @@ import fastrnn
 from fastrnn.backends import cpu
 from fastrnn.backends import triton as triton_backend
 from fastrnn.backends.triton.plans import DEVICES
+from fastrnn.bench import MODES
+from fastrnn.bench import command as benchmark
 from fastrnn.examples import command as examples
-from fastrnn.examples.arguments import reporting
+from fastrnn.examples.arguments import picture, positive, reporting
 from fastrnn.examples.checkpoint import load_best
 from fastrnn.exporting.describe import FORMATS
 from fastrnn.exporting.exporter import FILE_FORMATS
 from fastrnn.ops.dispatch import BACKENDS
 from fastrnn.spec import CELLS
+from fastrnn.testing import IN_TORCH, TIED
 
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
+_MEASURED = ("bfloat16", "float32", "float64")  # in which benchmarks have a rule of accuracy
 
 
 def info(args: argparse.Namespace) -> None:
@@ -150,12 +155,7 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command = commands.add_parser("compile", help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(run=compile_ahead)
 
-    def several(name: str, default: list | None, **kind: Any) -> None:
-        shown = f"{kind.pop('help')}; default: {' '.join(map(str, default))}" if default else kind.pop("help")
-        command.add_argument(
-            name, nargs="+", action=_Several, default=default, required=not default, help=shown, **kind
-        )
-
+    several = partial(_add_several, command)
     several("--target", None, choices=DEVICES, help="architectures")
     several("--cell", list(CELLS), choices=CELLS, help="cells")
     several("--hidden", None, type=_positive, metavar="H", help="hidden sizes")
@@ -168,6 +168,50 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("--json", type=_new_file, metavar="FILE", help="write plans and table to FILE")
     text = "kernels compiled at a time; default: %(default)s"
     command.add_argument("--jobs", type=_positive, default=_cores(), metavar="N", help=text)
+
+
+def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "how fast layers of your shapes are here, beside torch.nn, ONNX Runtime and OpenVINO"
+    note = "Several values of a size or cell are timed in all combinations. The peers besides torch.nn only infer."
+    command = commands.add_parser("bench", help=text, description=f"{text[0].upper()}{text[1:]}. {note}")
+    command.set_defaults(run=bench)
+    several = partial(_add_several, command)
+    several("--cell", ["lstm"], choices=[*IN_TORCH, *TIED], help="cells")
+    several("--batch", [32], type=_positive, metavar="B", help="rows")
+    several("--steps", [100], type=_positive, metavar="T", help="steps")
+    several("--input", [128], type=_positive, metavar="I", help="input sizes")
+    several("--hidden", [256], type=_positive, metavar="H", help="hidden sizes")
+    several("--mode", list(MODES), choices=MODES, help="what is timed; training is forward and backward")
+    command.add_argument("--layers", type=_positive, default=1, metavar="L", help="stacked; default: %(default)s")
+    command.add_argument("--bidirectional", action="store_true", help="both directions")
+    command.add_argument("--ragged", action="store_true", help="a packed batch of rows of half the steps on average")
+    command.add_argument("--dtype", default="float32", choices=_MEASURED, help="of the tensors; default: %(default)s")
+    text = "float32 that is multiplied as bfloat16, as torch.backends.mkldnn.rnn.fp32_precision allows"
+    command.add_argument("--as-bf16", action="store_true", help=text)
+    text = "threads of everyone; default: as torch chooses"
+    command.add_argument("--threads", type=_positive, metavar="N", help=text)
+    text = "to time the slowest in each race; default: %(default)s"
+    command.add_argument("--seconds", type=positive(float), default=1.0, metavar="S", help=text)
+    text = "of the picture, .png, .pdf or .svg; default: %(default)s"
+    command.add_argument("--output", type=picture, default=Path("bench.png"), metavar="FILE", help=text)
+
+
+def bench(args: argparse.Namespace) -> None:
+    if args.as_bf16 and args.dtype != "float32":
+        sys.exit(f"python -m fastrnn bench: --as-bf16: expected --dtype float32, got {args.dtype}")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    sizes = (args.batch, args.steps, args.input, args.hidden)
+    options = (args.layers, args.bidirectional, args.ragged, args.dtype, args.as_bf16)
+    try:
+        benchmark.run(benchmark.Request(args.cell, *sizes, args.mode, *options, args.seconds, args.output))
+    except AssertionError as error:
+        sys.exit(f"python -m fastrnn bench: not timed, for the results are wrong: {error}")
+
+
+def _add_several(command: argparse.ArgumentParser, name: str, default: list | None, **kind: Any) -> None:
+    shown = f"{kind.pop('help')}; default: {' '.join(map(str, default))}" if default else kind.pop("help")
+    command.add_argument(name, nargs="+", action=_Several, default=default, required=not default, help=shown, **kind)
 
 
 class _Several(argparse.Action):
@@ -198,16 +242,21 @@ def _new_file(text: str) -> Path:
     return file
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fastrnn", description="torch.nn's recurrent layers, faster.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     command = commands.add_parser("info", help="what this build and this machine can run")
     command.set_defaults(run=info)
+    _add_bench(commands)
     _add_compile(commands)
     _add_export(commands)
     _add_measure(commands)
     examples.add(commands)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
     args.run(args)
 
 

@@ -12,13 +12,13 @@ from torch import nn
 import fastrnn
 from benches import limits, noise, resets, windows
 from benches.cases import CASES, Case
-from benches.engines import ENGINES, OPENVINO
-from benches.providers import OURS, PEERS, TORCH, make_runs
 from benches.results import Report, Result, groups
 from benches.scale import Scaled, findings, points
 from benches.table import HEADER, format_report, row
-from benches.timing import Quartiles
-from benches.workload import build, make_workload, run_inference, run_training
+from fastrnn.bench.engines import ENGINES, OPENVINO
+from fastrnn.bench.providers import OURS, PEERS, TORCH, make_runs
+from fastrnn.bench.timing import Quartiles
+from fastrnn.bench.workload import build, make_workload, run_inference, run_training
 
 RESULTS = Path(__file__).resolve().parents[1] / "benches/results"
 SMALL = [
@@ -49,7 +49,7 @@ def test_engines_agree_with_torch(engine, case):
 
 @pytest.mark.parametrize("case", [SMALL[0], SMALL[4]], ids=lambda case: case.id)
 def test_an_engine_with_other_weights_is_refused(engine, case, monkeypatch):
-    model = importlib.import_module("benches.onnx_model")
+    model = importlib.import_module("fastrnn.bench.onnx_model")
     monkeypatch.setitem(model._OPERATORS, "lstm", model._Operator("LSTM", [0, 1, 2, 3]))
     if engine.takes(case):
         with pytest.raises(AssertionError, match=f"{engine.title} differs from torch.nn: error"):

@@ -10,8 +10,8 @@ from machines import GRANITE_RAPIDS, GRAVITON, LAPTOP, SERVER, SKYLAKE, ZEN4
 
 from benches.cases import CASES
 from benches.results import Report
-from benches.workload import lengths_of
 from fastrnn import _C
+from fastrnn.bench.workload import lengths_of
 from fastrnn.spec import CELLS
 from fastrnn.testing import bfloat16_products_allowed
 

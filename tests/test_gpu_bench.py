@@ -24,8 +24,8 @@ from benches.gpu.record import Record
 from benches.gpu.report import format_record
 from benches.gpu.speed import Measured
 from benches.gpu.table import format_cases
-from benches.timing import Quartiles
 from fastrnn.backends.triton.plans import DEVICES
+from fastrnn.bench.timing import Quartiles
 from fastrnn.spec import CELLS
 from fastrnn.testing import Comparison, compare
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     ["fastrnn.__main__"],  # its command train is an example's
     ["fastrnn.examples", "benches"],
+    ["fastrnn.bench"],
     ["fastrnn.models"],
     ["fastrnn.diagnose"],
     ["fastrnn.testing"],
@@ -30,7 +31,7 @@ ORDER = [
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 FOLDERS = {"fastrnn": "fastrnn", "kernels": "fastrnn.kernels", "examples": "fastrnn.examples", "benches": "benches"}
-PUBLIC = {"fastrnn", "fastrnn.models", "fastrnn.diagnose", "fastrnn.functional"}
+PUBLIC = {"fastrnn", "fastrnn.bench", "fastrnn.models", "fastrnn.diagnose", "fastrnn.functional"}
 
 
 def modules() -> dict[str, Path]:

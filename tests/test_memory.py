@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastrnn
 from benches.cases import Case
 from benches.memory import kept_bytes
-from benches.workload import build, make_workload
+from fastrnn.bench.workload import build, make_workload
 from fastrnn.spec import CELLS
 from fastrnn.testing import IN_TORCH
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastrnn.examples import compare, demo, recall
+from fastrnn.bench import Case
+from fastrnn.examples import compare, demo, gains, recall
+from fastrnn.examples.files import Refused
 from fastrnn.examples.transformer import Transformer
 
 SMALL = ["--hidden", "8", "--epochs", "1"]
@@ -18,14 +20,42 @@ def folder(single_thread, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def test_both_layers_race_on_a_text(monkeypatch, capsys):
+@pytest.fixture
+def small_gains(monkeypatch):
+    cases = {"GRU": Case("gains", "gru", 2, 3, 4, 8), "ragged LSTM": Case("gains", "lstm", 2, 3, 4, 8, ragged=True)}
+    monkeypatch.setattr(gains, "CASES", cases)
+    monkeypatch.setattr(gains, "FROZEN", (1, 3, 16))
+
+
+def test_both_layers_race_on_a_text(small_gains, monkeypatch, capsys):
     lines = [f"title\tauthor\tthe {n} men went to mow a meadow\n" for n in range(30)]
     Path("text.txt").write_text("".join(["I\n", *lines]))
     monkeypatch.setattr(sys, "argv", ["demo", "--data", "text.txt", *SMALL, "--output", "a/b.png"])
     demo.main()
     out = capsys.readouterr().out
     assert "The losses agree to 0.001 in every epoch." in out and re.search(r"is [\d.]+ times as fast", out)
-    assert Path("a/b.png").exists()
+    for name in (
+        "GRU, inference",
+        "GRU, training",
+        "ragged LSTM, training",
+        "LSTM, one step",
+        "LSTM frozen to int8, one row",
+    ):
+        assert re.search(rf"^  {name} +[\d.]+$", out, re.MULTILINE), name
+    assert Path("a/b.png").exists() and Path("a/b-gains.png").exists()
+
+
+def test_gains_of_wrong_results_are_refused(small_gains, monkeypatch):
+    monkeypatch.setattr(gains, "ALLOWED_WHEN_FROZEN", 0.0)
+    with pytest.raises(Refused, match="a frozen layer differs from torch.nn's by"):
+        gains.show_gains(Path("gains.png"))
+
+    def differ(*_):
+        raise AssertionError("output: error 1")
+
+    monkeypatch.setattr(gains, "measure", differ)
+    with pytest.raises(Refused, match="a layer differs from torch.nn's: output: error 1"):
+        gains.show_gains(Path("gains.png"))
 
 
 def test_the_race_stops_where_losses_differ(monkeypatch):

@@ -14,7 +14,7 @@ import warnings
 
 from benches.compatibility import code, programs, transforms  # noqa: F401  they register their rows
 from benches.compatibility.rows import ROWS, Row, Side
-from benches.table import format_table
+from fastrnn.bench.text import format_table
 
 WIDTH = 60  # of an error
 

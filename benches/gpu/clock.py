@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from benches.timing import Race
+from fastrnn.bench.timing import Race
 
 __all__ = ["Clock", "DeviceClock", "HostClock", "Race", "clock_for", "median_seconds", "race"]
 

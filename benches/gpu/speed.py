@@ -14,12 +14,12 @@ from benches.gpu.clock import clock_for, race
 from benches.gpu.cudnn import algorithm
 from benches.gpu.floor import floors
 from benches.gpu.precision import PRECISIONS
-from benches.providers import OURS, TORCH, module_run
 from benches.results import Result
-from benches.timing import Quartiles
-from benches.verify import results
-from benches.workload import Workload, build, converted, lengths_of, make_workload
 from fastrnn.backends.triton.plans import Device
+from fastrnn.bench.providers import OURS, TORCH, module_run
+from fastrnn.bench.timing import Quartiles
+from fastrnn.bench.verify import results
+from fastrnn.bench.workload import Workload, build, converted, lengths_of, make_workload
 from fastrnn.ops.dispatch import BACKENDS, reasons_against
 from fastrnn.testing import Comparison, compare, counterpart_of
 

@@ -5,7 +5,8 @@ from benches.gpu.cases import label, precision_of
 from benches.gpu.record import Record
 from benches.gpu.speed import Measured
 from benches.results import groups
-from benches.table import format_groups, format_table
+from benches.table import format_groups
+from fastrnn.bench.text import format_table
 
 __all__ = ["format_barriers", "format_cases", "format_facts", "format_means"]
 

@@ -20,8 +20,9 @@ class SequenceClassifier(nn.Module):
     any batch. ``dropout`` acts on embeddings, between layers and on the pooled vector.
 
     Call: ``scores = model(tokens, lengths=None, mask=None)``.
-        tokens: int64 [B, T]. lengths: integers [B]; or mask: bool [B, T], true at real positions, which stand on the
-        left. Without either every row has T tokens.
+        tokens: int64 [B, T].
+        lengths: integers [B]; or
+        mask: bool [B, T], true at real positions, which stand on the left. Without either every row has T tokens.
         scores: [B, classes].
 
     Raises:

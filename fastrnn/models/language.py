@@ -20,8 +20,9 @@ class LanguageModel(nn.Module):
     and Wolf. ``dropout`` acts on embeddings, between layers and before the scores.
 
     Call: ``scores, state = model(tokens, state=None)``.
-        tokens: int64 [B, T]. state: what an earlier call returned, to go on from there; zeros if None. For truncated
-        back-propagation through time pass ``fastrnn.models.detach(state)``.
+        tokens: int64 [B, T].
+        state: what an earlier call returned, to go on from there; zeros if None. For truncated back-propagation
+            through time pass ``fastrnn.models.detach(state)``.
         scores: [B, T, vocabulary], of the token that follows each.
     """
 

@@ -39,7 +39,9 @@ class Seq2Seq(nn.Module):
     to the position of the step alone, where ``SequenceTagger`` scores the encoder's output directly.
 
     Call: ``scores = model(source, source_lengths, target, teacher_forcing=1.0)``.
-        source: int64 [B, S]. source_lengths: integers [B], all S if None. target: int64 [B, T] beginning with start.
+        source: int64 [B, S].
+        source_lengths: integers [B], all S if None.
+        target: int64 [B, T] beginning with start.
         teacher_forcing: the probability with which a decoder's input is the target's token, for each row and step;
         otherwise it is the token of the highest score (scheduled sampling, Bengio et al. 2015). Below 1 steps are taken
         one by one, and numbers drawn from the global generator.

@@ -20,8 +20,9 @@ class SequenceTagger(nn.Module):
     Lample et al. 2016). ``dropout`` acts on this input, between layers and before the scores.
 
     Call: ``scores = model(tokens, lengths=None, characters=None)``.
-        tokens: int64 [B, T]. lengths: integers [B], all T if None. characters: int64 [B, T, C], padded on the right;
-        a word without characters contributes zeros.
+        tokens: int64 [B, T].
+        lengths: integers [B], all T if None.
+        characters: int64 [B, T, C], padded on the right; a word without characters contributes zeros.
         scores: [B, T, tags]. Those at padding mean nothing, and ``loss`` leaves them out.
 
     Raises:

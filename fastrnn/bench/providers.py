@@ -8,14 +8,16 @@ from dataclasses import replace
 from torch import nn
 
 import fastrnn
-from benches.engines import ENGINES
-from benches.workload import Workload, build, run_inference, run_training
+from fastrnn.bench.engines import ENGINES
+from fastrnn.bench.workload import Workload, build, run_inference, run_training
 
-__all__ = ["FLOAT32", "OURS", "PEERS", "TORCH", "make_runs", "module_run", "module_runs"]
+__all__ = ["FLOAT32", "OURS", "PEERS", "TITLES", "TORCH", "make_runs", "module_run", "module_runs"]
 
 TORCH, OURS = "torch", "fastrnn"
 FLOAT32 = "float32"  # fastrnn in the full precision of float32, where a case asks for less
 PEERS = (TORCH, *ENGINES, FLOAT32)
+TITLES = {TORCH: "torch.nn", FLOAT32: "fastrnn in float32", OURS: "fastrnn"}
+TITLES |= {name: engine.title for name, engine in ENGINES.items()}
 
 Run = Callable[[], object]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from benches.cases import Case
-from benches.verify import check_close
-from benches.workload import Workload, build, converted, run_inference
+from fastrnn.bench.case import Case
+from fastrnn.bench.verify import check_close
+from fastrnn.bench.workload import Workload, build, converted, run_inference
 from fastrnn.spec import CELLS
 from fastrnn.testing import counterpart_of
 
@@ -44,7 +44,7 @@ class Engine:
 
     def run(self, work: Workload, threads: int) -> Run:
         """The model of a workload, checked."""
-        from benches.onnx_model import onnx_model
+        from fastrnn.bench.onnx_model import onnx_model
 
         wide = converted(work, torch.float32)
         counterpart = counterpart_of(work.case.cell)

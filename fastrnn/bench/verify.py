@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from benches.workload import Workload, build, converted, run_inference, run_training
+from fastrnn.bench.workload import Workload, build, converted, run_inference, run_training
 from fastrnn.modules.counterparts import cell_of
 from fastrnn.spec import CELLS
 from fastrnn.testing import compare, counterpart_of

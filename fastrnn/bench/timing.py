@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -35,6 +35,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class Quartiles:
+    """Of seconds, or of ratios."""
+
     q1: float
     median: float
     q3: float
@@ -107,7 +109,8 @@ def race(
 
     if benchmark is not None:
         benchmark.pedantic(_repeat, args=(runs[ours], calls[ours]), setup=peers_turn, rounds=rounds)
-        seconds[ours] = [total / calls[ours] for total in benchmark.stats.stats.data]
+        timed: Any = benchmark.stats  # None until then
+        seconds[ours] = [total / calls[ours] for total in timed.stats.data]
         return Race(seconds, calls)
     for _ in range(rounds):
         peers_turn()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fastrnn
-from benches.cases import Case
+from fastrnn.bench.case import Case
 from fastrnn.modules.layers import hx_of
 from fastrnn.spec import LayerSpec
 from fastrnn.testing import LAYERS, bfloat16_products_allowed, counterpart_of

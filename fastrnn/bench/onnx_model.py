@@ -12,7 +12,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from benches.cases import Case
+from fastrnn.bench.case import Case
 from fastrnn.spec import CELLS
 
 __all__ = ["onnx_model"]

@@ -1,0 +1,1 @@
+"""What the pages have besides text: charts of measured results, drawings, docstrings."""
