@@ -156,6 +156,9 @@ def main() -> None:
     text = "folder of Eigen's headers; default: %(default)s"
     parser.add_argument("--eigen", type=Path, default=Path("/usr/include/eigen3"), metavar="DIR", help=text)
     parser.add_argument("--onnxruntime", type=Path, metavar="DIR", help="folder of onnxruntime_c_api.h")
+    text = "give the programs real-time priority, as an audio thread has: then other processes hardly count"
+    parser.add_argument("--realtime", action="store_true", help=text)
+    parser.add_argument("--hidden", type=int, choices=SIZES, nargs="+", default=SIZES, help="default: all")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--save", metavar="NAME", help="write benches/results/NAME.json")
     options = parser.parse_args()
@@ -165,14 +168,17 @@ def main() -> None:
         providers = programs(folder, options.eigen, options.onnxruntime)
         for name in {EIGEN, ONNXRT} - providers.keys():
             print(f"{name}: left out, its headers are not there")
-        chosen = {name: command for name, command in providers.items() if name in (options.only or providers)}
+        first = ["chrt", "--fifo", "50"] if options.realtime else []
+        chosen = {
+            name: [*first, *command] for name, command in providers.items() if name in (options.only or providers)
+        }
         for cell in options.cell:
-            for hidden in SIZES:
+            for hidden in options.hidden:
                 results += measure(make_case(cell, hidden, folder), chosen, options.calls, options.rounds)
-    machine = describe(1)
+    machine = describe(1) | {"realtime": options.realtime}
     print("  ".join(f"{key} {machine[key]}" for key in ("cpu", "isa", "load")))
-    first = {(r.cell, r.hidden): r for r in reversed(results)}
-    print(format_table(HEADER, [line(r, first[r.cell, r.hidden]) for r in results], 3, options.markdown))
+    base = {(r.cell, r.hidden): r for r in reversed(results)}
+    print(format_table(HEADER, [line(r, base[r.cell, r.hidden]) for r in results], 3, options.markdown))
     if options.save:
         print(f"written: {save(options.save, machine, results)}")
 
