@@ -23,9 +23,11 @@ PACKAGES := $(VENV)/.packages
 DOCS := $(VENV)/.docs
 EXTENSION := $(VENV)/.extension
 
-CXX_SOURCES := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/*.cpp tests/*/*.cpp)
+CXX_SOURCES := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/*.c tests/*.cpp tests/*/*.cpp benches/library/*.[ch] \
+  benches/library/*.cpp examples/c/*.c)
 
-.PHONY: help demo compare notebooks test fuzz core sanitize clang arm bench gpu docs lint format clean
+.PHONY: help demo compare notebooks test fuzz core library check-library fuzz-library sanitize clang arm bench gpu docs \
+  lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -35,6 +37,9 @@ help:
 	@echo "make test    run the tests (ARGS='-k lstm' passes options to pytest)"
 	@echo "make fuzz    compute random layers and compare them with the reference (ARGS='--minutes 10')"
 	@echo "make core    the CPU kernels as a library without torch and Python, build/core/libfastrnn_core.a"
+	@echo "make library the library for programs without Python, installed: PREFIX=/usr/local, or build/libfastrnn"
+	@echo "make check-library  test it, on this machine and for 64-bit Arm in an emulator (ARGS as above)"
+	@echo "make fuzz-library   files of any bytes through it, with libFuzzer (ARGS='-max_total_time=600')"
 	@echo "make sanitize  run these kernels on random layers under sanitizers, of memory and of threads (ARGS='--seconds 60')"
 	@echo "make clang   compile the extension with Clang and test that (ARGS as above)"
 	@echo "make arm     compile the CPU kernels for 64-bit Arm and test them in an emulator (ARGS as above)"
@@ -57,13 +62,24 @@ notebooks: $(EXTENSION)
 	$(PY) -m fastrnn.examples.how_fast
 
 test: $(EXTENSION)
-	$(PY) -m pytest tests --ignore tests/test_arm.py $(ARGS)
+	$(PY) -m pytest tests --ignore tests/test_arm.py --ignore tests/test_library.py $(ARGS)
 
 fuzz: $(EXTENSION)
 	$(PY) -m tests.fuzz $(ARGS)
 
 core:
 	$(MAKE) -f csrc/core.mk
+
+library: PREFIX ?= build/libfastrnn
+library:
+	$(MAKE) --no-print-directory -f csrc/library.mk install PREFIX="$(PREFIX)"
+
+check-library: $(EXTENSION)
+	$(PY) -m pytest tests/test_library.py $(ARGS)
+
+fuzz-library: $(EXTENSION)
+	@command -v clang++ >/dev/null || { echo "make fuzz-library needs clang++. Install the package clang."; exit 1; }
+	$(MAKE) --no-print-directory -f tests/fuzz_library.mk PY="$(PY)" $(if $(ARGS),ARGS="$(ARGS)")
 
 sanitize:
 	$(MAKE) --no-print-directory -f tests/sanitize.mk ARGS="$(ARGS)"

@@ -12,13 +12,17 @@ from typing import Any
 
 import torch
 
+import fastrnn
 from fastrnn.backends import cpu
 from fastrnn.backends import triton as triton_backend
 from fastrnn.backends.triton.plans import DEVICES
 from fastrnn.bench import MODES
 from fastrnn.bench import command as benchmark
 from fastrnn.examples import command as examples
-from fastrnn.examples.arguments import picture, positive
+from fastrnn.examples.arguments import picture, positive, reporting
+from fastrnn.examples.checkpoint import load_best
+from fastrnn.exporting.describe import FORMATS
+from fastrnn.exporting.exporter import FILE_FORMATS
 from fastrnn.ops.dispatch import BACKENDS
 from fastrnn.spec import CELLS
 from fastrnn.testing import IN_TORCH, TIED
@@ -102,6 +106,41 @@ def measure(args: argparse.Namespace) -> None:
         sys.exit(f"python -m fastrnn measure: {cpu.missing}")
     args.file.write_text("".join(f"{name} {value:.4g}\n" for name, value in cpu.measure().items()))
     print(f"written; FASTRNN_MACHINE={args.file} plans with it")
+
+
+def export(args: argparse.Namespace) -> None:
+    program = "python -m fastrnn export"
+    with reporting(program):
+        try:
+            made = fastrnn.export(_model_of(args.model), args.file, args.weights, args.format)
+        except (TypeError, ValueError, RuntimeError, ImportError) as error:
+            sys.exit(f"{program}: {error}")
+    print(
+        f"{made.path}: {made.bytes} bytes, largest difference from the model {made.error:.1e} "
+        f"beside {made.magnitude:.1e}"
+    )
+
+
+def _model_of(path: Path) -> torch.nn.Module:
+    if path.is_dir():
+        return load_best(path, torch.device("cpu"))[1]
+    model = torch.load(path, weights_only=False, map_location="cpu")
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"{path}: expected a module that torch.save has written whole, got {type(model).__name__}")
+    return model
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "write a model for programs without Python, and compare what the file computes with the model"
+    command = commands.add_parser("export", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(run=export)
+    text = "the folder of a training, or a module that torch.save has written whole: reading that one runs its code"
+    command.add_argument("model", type=Path, metavar="MODEL", help=text)
+    command.add_argument("file", type=_new_file, metavar="FILE", help="to write")
+    text = "c: for libfastrnn, safetensors; onnx: for ONNX Runtime; pt2: of AOTInductor; default: %(default)s"
+    command.add_argument("--format", choices=FILE_FORMATS, default="c", help=text)
+    text = "how matrices are stored; default: %(default)s"
+    command.add_argument("--weights", choices=FORMATS, default="float32", help=text)
 
 
 def _add_measure(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -210,6 +249,7 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=info)
     _add_bench(commands)
     _add_compile(commands)
+    _add_export(commands)
     _add_measure(commands)
     examples.add(commands)
     return parser

@@ -19,6 +19,7 @@ ORDER = [
     ["fastrnn.diagnose"],
     ["fastrnn.testing"],
     ["fastrnn"],
+    ["fastrnn.exporting"],
     ["fastrnn.modules"],
     ["fastrnn.functional"],
     ["fastrnn.checks"],
@@ -103,7 +104,11 @@ def test_examples_use_the_public_interface():
 # C++
 
 FOREIGN = re.compile(r"(torch|ATen|c10|pybind11)/|Python\.h$")
-BELOW = {"kernels": ["kernels"], "runtime": ["kernels", "runtime"]}
+BELOW = {
+    "kernels": ["kernels"],
+    "runtime": ["kernels", "runtime"],
+    "library": ["kernels", "runtime", "library"],
+}
 
 
 @pytest.mark.parametrize("folder", BELOW)

@@ -147,12 +147,12 @@ struct BackwardArgs {
   Real<T>* h_carry;  // [D, B, H], zero on entry: scratch for zoneout of h, of a cell whose carry is not of h
 };
 
-// One direction of a layer that is frozen: weights of bfloat16, or int8_t with a scale for each row.
+// One direction of a layer that is frozen: weights of float, of bfloat16, or of int8_t with a scale for each row.
 template <class S>
 struct FrozenWeights {
-  const S *w_ih, *w_hh;              // [G*H, I], [G*H, H]
+  const S *w_ih, *w_hh;              // [G*H, I], [G*H, P]
   const float *b_ih, *b_hh;          // [G*H] or null
-  const float *scale_ih, *scale_hh;  // [G*H], null for bfloat16
+  const float *scale_ih, *scale_hh;  // [G*H], null but for int8_t
 };
 
 struct FrozenArgs {
@@ -167,15 +167,42 @@ struct FrozenArgs {
   Zoneout zoneout;     // not drawn
 };
 
+// A linear layer: y = x W^T + b, no cell and no past.
+template <class S>
+struct DenseWeights {
+  const S* weight;     // [outputs, inputs]
+  const float* bias;   // [outputs] or null
+  const float* scale;  // [outputs], null but for int8_t
+};
+
+struct DenseArgs {
+  int64_t rows, inputs, outputs;
+  const float* x;      // [rows, inputs]
+  const char* panels;  // as DenseKernels::pack left them
+  float* y;            // [rows, outputs]
+};
+
+// The kernels of linear layers with weights stored as S. One thread runs them.
+template <class S>
+struct DenseKernels {
+  int64_t (*panel_bytes)(int64_t inputs, int64_t outputs);
+  void (*pack)(int64_t inputs, int64_t outputs, const DenseWeights<S>&, char* panels);  // panels aligned to 64 bytes
+  int64_t (*workspace)(const DenseArgs&);
+  void (*forward)(const DenseArgs&, char* workspace);
+};
+
+enum class Activation { kRelu, kTanh, kSigmoid };
+
 // The kernels of one instruction set for weights frozen as S.
 template <class S>
 struct FrozenKernels {
-  int64_t (*panel_bytes)(CellKind, const Sizes&);                               // of the sizes, only D, I and H count
+  int64_t (*panel_bytes)(CellKind, const Sizes&);                               // only D, I, H and P count
   void (*pack)(CellKind, const Sizes&, const FrozenWeights<S>*, char* panels);  // panels aligned to 64 bytes
   int64_t (*workspace)(CellKind, const FrozenArgs&, const Plan&);
   void (*forward)(CellKind, const FrozenArgs&, const Plan&, Team, char* workspace);
   int block_rows;  // as in Kernels
   bool matrix;
+  DenseKernels<S> dense;
 };
 
 // The compiled kernels of one instruction set.
@@ -200,6 +227,8 @@ struct ShortKernels {
   FrozenKernels<int8_t> frozen_int8;
 };
 
+// A build with FASTRNN_INFERENCE, for programs that train nothing, has forward in float32 and what is frozen; one
+// without it all but what only those use: frozen_f32, `dense` and `activate`. What a build lacks is null.
 struct InstructionSet {
   const char* name;
   int vector_bytes;
@@ -210,6 +239,8 @@ struct InstructionSet {
   float (*stream)(const float* buffer, int64_t elements, int64_t rounds);  // reads a buffer over and over
   FrozenKernels<BFloat16> frozen_bf16;
   FrozenKernels<int8_t> frozen_int8;
+  FrozenKernels<float> frozen_f32;
+  void (*activate)(Activation, const float* x, float* y, int64_t n);
   // Where it multiplies bfloat16: for tensors of it, which elsewhere are converted to float32, and for those of float32
   // whose products take them rounded.
   const Kernels<BFloat16>* bf16 = nullptr;

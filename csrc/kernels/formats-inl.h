@@ -26,8 +26,8 @@ namespace {
 template <class S>
 struct Columns {
   const S* panel;        // [k / kDepth][column vector][lane][kDepth]
-  const float* scale;    // [column vector][lane]; null for bfloat16
-  const int32_t* start;  // [column vector][lane]: -128 times the sum of a column; null for bfloat16
+  const float* scale;    // [column vector][lane]; null but for int8_t
+  const int32_t* start;  // [column vector][lane]: -128 times the sum of a column; null but for int8_t
 };
 
 template <class Format>
@@ -121,7 +121,7 @@ struct OnVectors {
 // Rows of activations are encoded a whole vector at a time.
 constexpr int64_t whole_vectors(int64_t n) { return divide_up(n, kLanes<float>) * kLanes<float>; }
 
-// For any processor: weights become float32 in registers, activations are float32.
+// For any processor: weights become float32 in registers, where they are not, activations are float32.
 template <class S>
 struct Widened : OnVectors<Widened<S>, kTileRows> {
   using Stored = S;
@@ -160,6 +160,7 @@ struct Widened : OnVectors<Widened<S>, kTileRows> {
   static FASTRNN_INLINE Vec<float> widened(const S* p, int i) {
     Bits<float> lanes;
     __builtin_memcpy(&lanes, p, sizeof lanes);
+    if constexpr (sizeof(S) == 4) return (Vec<float>)lanes;
     if constexpr (sizeof(S) == 2) return (Vec<float>)(lanes >> (16 * i) << 16);
     return __builtin_convertvector(lanes << (24 - 8 * i) >> 24, Vec<float>);
   }

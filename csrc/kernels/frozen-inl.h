@@ -21,7 +21,7 @@ class FrozenPanels {
     for (int64_t d = 0; d < n_.D; ++d) {
       bias_[d] = arena_.take<float>(groups_.padded() * Gates::kSums);
       x_[d] = take_matrix(n_.I);
-      h_[d] = take_matrix(n_.H);
+      h_[d] = take_matrix(n_.P);
     }
   }
 
@@ -33,14 +33,14 @@ class FrozenPanels {
       for (int64_t q = 0; q < groups_.count(); ++q) {
         if (w.b_ih) pack_bias(w, d, q);
         pack_matrix(x_[d], w.w_ih, w.scale_ih, n_.I, q);
-        pack_matrix(h_[d], w.w_hh, w.scale_hh, n_.H, q);
+        if (w.w_hh) pack_matrix(h_[d], w.w_hh, w.scale_hh, n_.P, q);
       }
     }
   }
 
   const float* bias(int64_t d, int64_t q) const { return bias_[d] + q * Groups::kWidth * Gates::kSums; }
   Columns<Stored> x(int64_t d, int64_t q) const { return columns(x_[d], n_.I, q); }
-  Columns<Stored> h(int64_t d, int64_t q) const { return columns(h_[d], n_.H, q); }
+  Columns<Stored> h(int64_t d, int64_t q) const { return columns(h_[d], n_.P, q); }
 
  private:
   struct Matrix {
@@ -77,7 +77,7 @@ class FrozenPanels {
     float* out = bias_[d] + q * Groups::kWidth * Gates::kSums;
     for_columns(q, [&](int g, int64_t unit, int64_t i, int64_t width) {
       out[Gates::x_sum(g) * width + i] += w.b_ih[g * n_.H + unit];
-      out[Gates::h_sum(g) * width + i] += w.b_hh[g * n_.H + unit];
+      if (w.b_hh) out[Gates::h_sum(g) * width + i] += w.b_hh[g * n_.H + unit];
     });
   }
 

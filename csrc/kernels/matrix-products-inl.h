@@ -172,7 +172,8 @@ FASTRNN_INLINE void matrix_product(float* out, int rows, int cols, const Segment
 
 // Left operand of a weight gradient: for every 16 columns of src a tile after another over k, [k / 32][16 columns][32],
 // zero past the end. A pair of rows is transposed as one lane.
-FASTRNN_NOINLINE void pack_column_tiles(BFloat16* dst, const BFloat16* src, int64_t ld, int64_t K, Range columns) {
+[[maybe_unused]] FASTRNN_NOINLINE void pack_column_tiles(BFloat16* dst, const BFloat16* src, int64_t ld, int64_t K,
+                                                         Range columns) {
   for (int64_t c = columns.begin; c < columns.end; c += kTileHeight) {
     const int n = valid_lanes<float>(c, columns.end);
     for (int64_t k = 0; k < K; k += kTileDepth<BFloat16>) {

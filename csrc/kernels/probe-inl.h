@@ -65,7 +65,7 @@ double tile_products(int64_t rounds, bool tall) {
 
 #if defined(FASTRNN_MATRIX)
 template <>
-FASTRNN_NOINLINE double multiply_adds<BFloat16>(int64_t rounds) {
+[[maybe_unused]] FASTRNN_NOINLINE double multiply_adds<BFloat16>(int64_t rounds) {
   const TilesInUse use(true);
   Tiles tiles;
   for_constants<8>([&]<int i>() { tiles.template zero<i>(); });
@@ -77,7 +77,7 @@ FASTRNN_NOINLINE double multiply_adds<BFloat16>(int64_t rounds) {
 
 // 32 rows by 2 vectors of columns, the one shape that four tiles of sums have for whole blocks.
 template <>
-FASTRNN_NOINLINE double tile_products<BFloat16>(int64_t rounds, bool) {
+[[maybe_unused]] FASTRNN_NOINLINE double tile_products<BFloat16>(int64_t rounds, bool) {
   constexpr int kRowTiles = 2, kCols = 2, kWidth = kCols * kTileWidth, kRows = kRowTiles * kTileHeight;
   constexpr int64_t kLength = 256;
   alignas(64) BFloat16 panel[kLength * kWidth] = {}, left[kRows * row_ld<BFloat16>(kLength)] = {};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/backward-inl.h"
+#include "kernels/dense-inl.h"
 #include "kernels/facts-inl.h"
 #include "kernels/forward-inl.h"
 #include "kernels/frozen-inl.h"
@@ -9,6 +10,12 @@
 
 namespace fastrnn {
 namespace {
+
+#if defined(FASTRNN_INFERENCE)
+constexpr bool kTrains = false;
+#else
+constexpr bool kTrains = true;
+#endif
 
 template <class T, class Q>
 int64_t forward_workspace(CellKind kind, const ForwardArgs<T>& args, const Plan& plan) {
@@ -37,14 +44,19 @@ void backward(CellKind kind, const BackwardArgs<T>& args, const Plan& plan, Team
 // For tensors of T, whose products take Q.
 template <class T, class Q = T>
 constexpr Kernels<T> kernels() {
-  return {forward_workspace<T, Q>,
-          forward<T, Q>,
-          backward_workspace<T, Q>,
-          backward<T, Q>,
-          multiply_adds<Q>,
-          tile_products<Q>,
-          kMostRows<Q>,
-          kMatrix<Q>};
+  if constexpr (kTrains)
+    return {forward_workspace<T, Q>,
+            forward<T, Q>,
+            backward_workspace<T, Q>,
+            backward<T, Q>,
+            multiply_adds<Q>,
+            tile_products<Q>,
+            kMostRows<Q>,
+            kMatrix<Q>};
+  else if constexpr (std::is_same_v<T, float> && std::is_same_v<Q, float>)
+    return {.forward_workspace = forward_workspace<T, Q>, .forward = forward<T, Q>};
+  else
+    return {};
 }
 
 template <class Format>
@@ -73,8 +85,16 @@ void frozen_forward(CellKind kind, const FrozenArgs& args, const Plan& plan, Tea
 
 template <class Format>
 constexpr FrozenKernels<typename Format::Stored> frozen_kernels() {
-  return {panel_bytes<Format>,    pack_frozen<Format>, frozen_workspace<Format>,
-          frozen_forward<Format>, Format::kBlockRows,  Format::kOnTiles};
+  FrozenKernels<typename Format::Stored> out{panel_bytes<Format>,
+                                             pack_frozen<Format>,
+                                             frozen_workspace<Format>,
+                                             frozen_forward<Format>,
+                                             Format::kBlockRows,
+                                             Format::kOnTiles,
+                                             {}};
+  if constexpr (!kTrains)
+    out.dense = {dense_panel_bytes<Format>, dense_pack<Format>, dense_workspace<Format>, dense_forward<Format>};
+  return out;
 }
 
 #if defined(FASTRNN_BFLOAT16)
@@ -85,15 +105,22 @@ constexpr ShortKernels short_kernels() {
 #endif
 
 [[maybe_unused]] constexpr InstructionSet instruction_set(const char* name) {
-  return {name,
-          FASTRNN_VECTOR_BYTES,
-          CellTable::of,
-          CellTable::count,
-          kernels<float>(),
-          kernels<double>(),
-          stream<float>,
-          frozen_kernels<Widened<BFloat16>>(),
-          frozen_kernels<Widened<int8_t>>()};
+  InstructionSet out{.name = name,
+                     .vector_bytes = FASTRNN_VECTOR_BYTES,
+                     .cells = CellTable::of,
+                     .cell_count = CellTable::count,
+                     .f32 = kernels<float>(),
+                     .f64 = kernels<double>(),
+                     .stream = nullptr,
+                     .frozen_bf16 = frozen_kernels<Widened<BFloat16>>(),
+                     .frozen_int8 = frozen_kernels<Widened<int8_t>>(),
+                     .frozen_f32 = {},
+                     .activate = nullptr};
+  if constexpr (kTrains)
+    out.stream = stream<float>;
+  else
+    out.frozen_f32 = frozen_kernels<Widened<float>>(), out.activate = activate;
+  return out;
 }
 
 }  // namespace

@@ -4,7 +4,6 @@
 #include <stdexcept>
 
 #include "runtime/amx.h"
-#include "runtime/machine.h"
 
 namespace fastrnn {
 
@@ -42,8 +41,10 @@ std::vector<const InstructionSet*> runnable() {
   if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vnni")) return sets;
   static const InstructionSet avx512bf16 = with_short_kernels("avx512bf16", kAvx512Bf16);
   sets.push_back(&avx512bf16);
+#if !defined(FASTRNN_INFERENCE)
   static const InstructionSet software_tiles = with_short_kernels("software_tiles", kSoftwareTiles);
   sets.insert(sets.begin(), &software_tiles);
+#endif
   static const InstructionSet amx = with_short_kernels("amx", kAmx);
   if (amx_is_usable()) sets.push_back(&amx);
 #endif
@@ -80,11 +81,6 @@ std::vector<std::string> runnable_isas() {
 
 void force_isa(const std::string& name) { current() = find_isa(name); }
 
-bool multiplies_bfloat16() {
-  const Kernels<BFloat16>* kernels = instruction_set().bf16;
-  return kernels && this_machine().multiplies_bfloat16(kernels->matrix);
-}
-
 template <>
 const Kernels<float>& kernels<float, float>() {
   return instruction_set().f32;
@@ -102,6 +98,10 @@ const Kernels<BFloat16>& kernels<BFloat16, BFloat16>() {
   return *instruction_set().bf16;
 }
 
+template <>
+const FrozenKernels<float>& frozen_kernels() {
+  return instruction_set().frozen_f32;
+}
 template <>
 const FrozenKernels<BFloat16>& frozen_kernels() {
   return instruction_set().frozen_bf16;

@@ -15,13 +15,10 @@ std::vector<std::string> runnable_isas();
 // Throws std::invalid_argument where the name is not among runnable_isas().
 void force_isa(const std::string& name);
 
-// Whether the one in use has products of bfloat16 that are faster on this machine than those of float32.
-bool multiplies_bfloat16();
-
 // Of the instruction set in use, for tensors of T whose products take Q; for BFloat16 only where it has bf16.
 template <class T, class Q = T>
 const Kernels<T>& kernels();
-// The same for weights frozen as S: BFloat16 or int8_t.
+// The same for weights frozen as S: BFloat16, int8_t or, with FASTRNN_INFERENCE, float.
 template <class S>
 const FrozenKernels<S>& frozen_kernels();
 

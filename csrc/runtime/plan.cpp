@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "runtime/isa.h"
+
 namespace fastrnn {
 namespace {
 
@@ -152,6 +154,11 @@ class Layer {
 // weights as they lie, which take a reduction each, add up in another order, and a row's result must not depend on the
 // number of threads.
 bool takes_weights_as_they_lie(const Sizes& n) { return n.N <= (n.T == 1 ? 24 : 8); }
+
+bool multiplies_bfloat16() {
+  const Kernels<BFloat16>* kernels = instruction_set().bf16;
+  return kernels && this_machine().multiplies_bfloat16(kernels->matrix);
+}
 
 int threads_for(const Machine& machine, const InstructionSet& set, CellKind kind, const Sizes& n, int element_bytes,
                 int64_t layers, int threads) {

@@ -10,6 +10,9 @@ namespace fastrnn {
 // they lie.
 bool takes_weights_as_they_lie(const Sizes& sizes);
 
+// Whether the instruction set in use has products of bfloat16 that are faster on this machine than those of float32.
+bool multiplies_bfloat16();
+
 // How many of the threads so many layers are worth.
 int threads_for(const Machine& machine, const InstructionSet& set, CellKind kind, const Sizes& sizes, int element_bytes,
                 int64_t layers, int threads);

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from fastrnn.exporting.links import Pool
 from fastrnn.models.recurrence import Recurrent, State, build, checked_lengths, last_hidden, lengths_of, mask_of, read
 from fastrnn.modules import LSTM
 
@@ -63,6 +64,10 @@ class SequenceClassifier(nn.Module):
         lengths = checked_lengths(tokens, lengths)
         y, state = read(self.rnn, self.dropout(self.embedding(tokens)), lengths)
         return self.scores(self.dropout(self._pool(y, state, lengths)))
+
+    def chain(self) -> list[nn.Module]:
+        """What ``fastrnn.export`` writes, for rows of equal length."""
+        return [self.embedding, self.rnn, Pool(self.pooling, self.directions), self.scores]
 
     def _pool(self, y: Tensor, state: State, lengths: Tensor) -> Tensor:
         if self.pooling == "last":

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from fastrnn.exporting.links import Affine, Pool
 from fastrnn.models.recurrence import Recurrent, State, build
 from fastrnn.modules import LSTM
 
@@ -93,6 +94,21 @@ class Forecaster(nn.Module):
         if not self.quantiles:
             return ahead.unflatten(1, (self.horizon, self.targets)) * deviation + mean
         return ahead.unflatten(1, (self.horizon, self.targets, -1)) * deviation[:, None] + mean[:, None]
+
+    def chain(self) -> list[nn.Module]:
+        """What ``fastrnn.export`` writes: the horizon's values side by side; of a recursive forecaster all features of
+        the next step, which a program gives it back as its next input."""
+        mean, deviation = self.mean, self.deviation
+        if not self.recursive:
+            size = (self.horizon, self.targets, max(1, len(self.quantiles)))
+            mean, deviation = (v[: self.targets, None].expand(size).flatten() for v in (mean, deviation))
+        normalised = Affine(1 / self.deviation, -self.mean / self.deviation)
+        return [normalised, self.rnn, Pool("last"), self.head, Affine(deviation, mean)]
+
+    def chain_output(self, x: Tensor) -> Tensor:
+        if not self.recursive:
+            return self(x)
+        return self.head(self.read(x)[0][:, -1]) * self.deviation + self.mean
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Of ``target`` [B, horizon, targets] in normalised units: mean squared error, or pinball loss of quantiles."""

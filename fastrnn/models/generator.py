@@ -46,6 +46,12 @@ class SequenceGenerator(nn.Module):
     def forward(self, vector: Tensor, tokens: Tensor) -> Tensor:
         return self._continue(tokens, self._initial(vector))[0]
 
+    def chain(self) -> list[nn.Module]:
+        raise TypeError(
+            "SequenceGenerator: expected one chain, got a vector beside the tokens: export [model.embedding, "
+            "model.rnn, model.scores], whose initial state the modules of model.initial give, a file each"
+        )
+
     def generate(
         self,
         vector: Tensor,

@@ -51,6 +51,10 @@ class LanguageModel(nn.Module):
         y, state = self.rnn(self.dropout(self.embedding(tokens)), state)
         return self.scores(self.projection(self.dropout(y))), state
 
+    def chain(self) -> list[nn.Module]:
+        """What ``fastrnn.export`` writes."""
+        return [self.embedding, self.rnn, self.projection, self.scores]
+
     def generate(
         self,
         prefix: Tensor,

@@ -98,6 +98,12 @@ class Seq2Seq(nn.Module):
             scores.append(step)
         return torch.cat(scores, 1)
 
+    def chain(self) -> list[nn.Module]:
+        raise TypeError(
+            "Seq2Seq: expected one chain, got an encoder and a decoder: export [model.source_embedding, model.encoder] "
+            "and, without attention, [model.target_embedding, model.decoder, model.scores]"
+        )
+
     def encode(self, source: Tensor, source_lengths: Tensor | None = None) -> tuple[State, Memory | None]:
         """The decoder's initial state, and what it attends to."""
         lengths = checked_lengths(source, source_lengths, "source_lengths")

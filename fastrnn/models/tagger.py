@@ -65,6 +65,16 @@ class SequenceTagger(nn.Module):
         y, _ = read(self.rnn, self.dropout(x), lengths)
         return self.scores(self.dropout(y))
 
+    def chain(self) -> list[nn.Module]:
+        """What ``fastrnn.export`` writes, for rows of equal length.
+
+        Raises:
+            TypeError: the model reads characters, which are beside the words, not before them.
+        """
+        if self.characters is not None:
+            raise TypeError("SequenceTagger: expected one that reads no characters, whose layers are no chain")
+        return [self.embedding, self.rnn, self.scores]
+
     def loss(self, scores: Tensor, tags: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Cross entropy of ``scores`` [B, T, tags] and ``tags`` int64 [B, T], the mean over all real tokens."""
         real = mask_of(checked_lengths(tags, lengths), tags.size(1), tags.device)

@@ -24,7 +24,7 @@ from fastrnn.ops import frozen_forward
 from fastrnn.ops.function import needs_gradient
 from fastrnn.spec import WHOLE, LayerSpec, pair_of
 
-__all__ = ["Frozen", "freeze"]
+__all__ = ["Frozen", "freeze", "stored", "weight_names"]
 
 M = TypeVar("M", bound=Module)
 
@@ -103,7 +103,7 @@ def _frozen_for(module: Module) -> Choice:
     )
 
 
-def _weight_names(module: Any) -> list[list[str]]:
+def weight_names(module: Any) -> list[list[str]]:
     """For each stacked layer and direction: weight_ih, weight_hh and, with bias, bias_ih, bias_hh."""
     if isinstance(module, RNNBase):
         return module._all_weights
@@ -117,7 +117,7 @@ def _reason_against(module: Any, weights: str) -> str | None:
         return "expected no layer_norm"
     if isinstance(module, RNNBase) and assigned_weights(module) is not None:
         return "expected its own weights, other tensors were assigned to _flat_weights"
-    for name in sum(_weight_names(module), []):
+    for name in sum(weight_names(module), []):
         w = getattr(module, name)
         if w.dtype != torch.float32 or w.device.type != "cpu":
             return f"expected {name} in torch.float32 on the CPU, got {w.dtype} on {w.device}"
@@ -138,7 +138,7 @@ def _pruning(module: Module, name: str) -> Any:
 
 
 def _freeze(module: Any, cls: type[Module], weights: str) -> None:
-    names = _weight_names(module)
+    names = weight_names(module)
     for name in sum(names, []):
         if parametrize.is_parametrized(module, name):
             parametrize.remove_parametrizations(module, name)
@@ -149,14 +149,14 @@ def _freeze(module: Any, cls: type[Module], weights: str) -> None:
     with torch.inference_mode(False), torch.no_grad():
         for name in sum(names, []):
             w = module._parameters.pop(name).detach().clone()
-            for key, buffer in _stored(name, w, weights).items():
+            for key, buffer in stored(name, w, weights).items():
                 module.register_buffer(key, buffer)
     module.stored_as = weights
     per_layer = len(names) // getattr(module, "num_layers", 1)
     module._order = [_order(names[i : i + per_layer], weights) for i in range(0, len(names), per_layer)]
 
 
-def _stored(name: str, w: Tensor, weights: str) -> dict[str, Tensor]:
+def stored(name: str, w: Tensor, weights: str) -> dict[str, Tensor]:
     """The buffers that stand for one weight [G*H, K] or bias [G*H]."""
     if w.dim() == 1:
         return {name: w}
@@ -196,7 +196,7 @@ class Frozen(Module):
         return [getattr(self, name) for name in sum(self._order, [])]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_flat_weights" or name in sum(_weight_names(self) + self.__dict__.get("_order", []), []):
+        if name == "_flat_weights" or name in sum(weight_names(self) + self.__dict__.get("_order", []), []):
             self._refuse(f"{name} cannot be assigned")
         super().__setattr__(name, value)
 
@@ -250,7 +250,7 @@ class Frozen(Module):
         if options.every_state:
             self._refuse("it does not keep the states after every step, so call it without return_states")
         if onnx.exporting():
-            weights = [getattr(self, name) for name in sum(_weight_names(self), [])]
+            weights = [getattr(self, name) for name in sum(weight_names(self), [])]
             return onnx.stack(
                 spec, x, state, weights, batch_sizes, num_layers=len(self._order), dropout=0.0, options=options
             )
