@@ -164,7 +164,7 @@ from pathlib import Path
 from triton.compiler import CompiledKernel
 from fastrnn.backends.triton import ahead, launch
 found = launch._ahead_of_time("sm_90")
-request = ahead.Request(["sm_90"], ["lstm"], [64, 256, 1024], ["bfloat16"], [1, 64], None, None, 1, "")
+request = ahead.Request(["sm_90"], ["lstm"], [64, 256, 1024], ["bfloat16"], [1, 64], ["none"], None, None, 1, "")
 kernels = {kernel for case in ahead.cases(request) for kernel, _ in ahead.kernels(case)}
 assert {kernel.key() for kernel in kernels} == set(found)
 for kernel in kernels:
