@@ -5,10 +5,10 @@ their recurrent weights stay on chip for all steps, their states in registers.
 
 Resident: a group is one program, which owns all units. The hidden state never leaves it.
 
-Cooperative: programs tell one another the hidden state (backward, the gate gradients) through the kernel's outputs in
-global memory. Each step writes to a place of its own, so one barrier a step is enough: nobody overwrites what another
-may still read. Backward every program gathers all gate gradients and forms the gradient of its own units, so no
-atomic additions are needed and results are the same every time.
+Cooperative: programs tell one another the hidden state as products take it (backward, the gate gradients) through the
+kernel's outputs in global memory. Each step writes to a place of its own, so one barrier a step is enough: nobody
+overwrites what another may still read. Backward every program gathers all gate gradients and forms the gradient of its
+own units, so no atomic additions are needed and results are the same every time.
 
 A launch goes from the states in ``carried`` to those in ``final``; ``counters`` [groups, LINE] of the barrier are zero
 at first. With ``BARRIER`` off, a launch of several programs a group may do one step only.
@@ -108,7 +108,7 @@ def forward(
 ):
     """gx [N, D*G*H], w_hh [D, G*H, H], b_hh [D, G*H], states [D, B, H] to y [N, D*H], saved [D, N, S*H].
 
-    ``h_mask`` [D, B, H], ``draws`` and ``shares`` are constants None where there are none.
+    ``h_mask``, ``draws`` and ``shares`` are constants None where there are none.
     """
     PROGRAMS: tl.constexpr = (HIDDEN + UNITS - 1) // UNITS
     CHUNKS: tl.constexpr = (HIDDEN + BLOCK_K - 1) // BLOCK_K
@@ -117,6 +117,7 @@ def forward(
     place = place_of(group, geometry, ROWS, UNITS, PROGRAMS, RAGGED)
     direction, b, unit, length, steps = place
     zoneout = Zoneout(draws, shares)
+    MASKED_IS_TOLD: tl.constexpr = PROGRAMS > 1 and h_mask is not None
 
     # One product for all gates, those of a unit side by side: they leave it in one thread and its neighbour.
     column = tl.arange(0, UNITS * PLANES)
@@ -134,14 +135,16 @@ def forward(
     at_state = state_line[:, None] * HIDDEN + unit[None, :]
     state_mask = (b < geometry.batch)[:, None] & (unit < HIDDEN)[None, :]
     state = load_each(carried, at_state, state_mask)
-    if h_mask is not None and PROGRAMS == 1:
-        factors = load(h_mask + at_state, state_mask)
+    if h_mask is not None:
+        factors = load(h_mask.factors + at_state, state_mask)
+    told = h_mask.h if MASKED_IS_TOLD else y
+    told_first = h_mask.initial if MASKED_IS_TOLD else initial[0]
     # Where h of the step before lies. Carried from step to step: computed in its step, the address would come after the
     # wait, 104 instructions in place of 34 between the last poll and the first load (sm_90).
     t = tl.where(direction == 0, launch.first_step - 1, steps - launch.first_step)
     begun = (launch.first_step > 0) & (t < length)
     line = line_of(row_at(t, place, geometry, RAGGED), place, geometry)
-    h = tl.where(begun, y + line * HIDDEN, initial[0] + state_line * HIDDEN)
+    h = tl.where(begun, told + line * HIDDEN, told_first + state_line * HIDDEN)
 
     for s in range(launch.first_step, tl.minimum(launch.last_step, steps)):
         t = tl.where(direction == 0, s, steps - 1 - s)
@@ -167,19 +170,23 @@ def forward(
                 within = active[:, None] & (k < HIDDEN)[None, :]
                 # Not from L1, which does not see what other multiprocessors store.
                 h_k = tl.load(row_starts(h, HIDDEN) + k[None, :], mask=within, other=0, cache_modifier=".cg")
-                if h_mask is not None:
-                    h_k *= tl.load(h_mask + state_line[:, None] * HIDDEN + k[None, :], mask=within, other=0)
                 acc = tl.dot(h_k, w[chunk], acc, input_precision=PRECISION)
 
         new, kept = CELL(gates_x, split_planes(acc, PLANES), state)
         after = mixed(stays, state, new)
-        store(y + line[:, None] * HIDDEN + unit[None, :], after[0], mask)
+        at_y = line[:, None] * HIDDEN + unit[None, :]
+        if MASKED_IS_TOLD:
+            store(told + at_y, after[0] * factors, mask)
+        else:
+            store(y + at_y, after[0], mask)
         if PROGRAMS > 1 and BARRIER:
             arrive(counters + group * LINE)
+        if MASKED_IS_TOLD:
+            store(y + at_y, after[0], mask)
         if SAVE:
             store_recorded(saved, to_save(stays, kept, new, after), row, mask, place, geometry, HIDDEN)
         state = select(mask, after, state)
-        h = tl.where(active, y + line * HIDDEN, h)
+        h = tl.where(active, told + line * HIDDEN, h)
 
     store_each(final, at_state, state, state_mask)
 
@@ -255,7 +262,7 @@ def backward(
     state_mask = (b < geometry.batch)[:, None] & (unit < HIDDEN)[None, :]
     dstate = load_each(carried, at_state, state_mask)
     if h_mask is not None:
-        factors = load(h_mask + at_state, state_mask)
+        factors = load(h_mask.factors + at_state, state_mask)
     # The same place in memory as the gate gradients of the step before, for a program that need not read them there.
     dgates = tl.zeros([ROWS, UNITS * PLANES], w_hh.dtype.element_ty)
     upcoming = recorded(launch.first_step, record, place, geometry, HIDDEN, KEPT, SAVED, RAGGED)

@@ -43,7 +43,9 @@ class Noise(NamedTuple):
         """Of the part of a batch whose first row of y is this one."""
         if self.zoneout_seed is None:
             return self
-        return self._replace(zoneout_seed=self.zoneout_seed + self.zoneout_seed.new_tensor([0, row]))
+        key, first_row = self.zoneout_seed.unbind()
+        # Not by adding a new tensor, whose copy to a GPU would be waited for.
+        return self._replace(zoneout_seed=torch.stack((key, first_row + row)))
 
     def of_member(self, i: int) -> "Noise":
         """Of one layer of an ensemble."""

@@ -16,7 +16,7 @@ from fastrnn import kernels
 from fastrnn.backends.triton.alignment import ALIGNMENT
 from fastrnn.backends.triton.plans import Device
 from fastrnn.kernels import cells, persistent, pointwise
-from fastrnn.kernels.noise import Draws, Shares
+from fastrnn.kernels.noise import Draws, Mask, Shares
 from fastrnn.kernels.persistent import Launch
 from fastrnn.kernels.tiles import Geometry
 
@@ -100,6 +100,8 @@ class Kernel:
     def _type(self, name: str) -> Any:
         """A type, or a tuple of types."""
         own = "*" + _NAMES[self.dtype]
+        if name == "h_mask":
+            return Mask(own, own, own)
         if name not in _STATES:
             return _OTHERS.get(name, own)
         # The stepwise regime carries all states but h in the type of computation, from step to step in memory.

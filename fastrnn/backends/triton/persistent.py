@@ -12,6 +12,7 @@ from fastrnn.backends.triton.noise import PLAIN, NoiseKind
 from fastrnn.backends.triton.plans import Plan, Tile
 from fastrnn.backends.triton.tensors import BackwardTensors, ForwardTensors, Weights
 from fastrnn.kernels.barrier import LINE
+from fastrnn.kernels.noise import Mask
 from fastrnn.kernels.persistent import Launch
 from fastrnn.spec import LayerSpec
 
@@ -75,6 +76,10 @@ def forward(
         spec, plan, weights.hidden, tensors.gx.dtype, layout.ragged, tensors.save, tensors.noise.kind
     )
     given = {**vars(weights), **vars(tensors), **tensors.noise._asdict(), "carried": tensors.initial}
+    if (factors := tensors.noise.h_mask) is not None:
+        told = plan.forward.programs > 1
+        of_initial, of_steps = (tensors.initial[0] * factors, torch.empty_like(tensors.y)) if told else (None, None)
+        given["h_mask"] = Mask(factors, of_initial, of_steps)
     return _run(kernel, plan.forward, layout, given, layout.steps)
 
 
@@ -86,6 +91,7 @@ def backward(
     dtype, noise = tensors.y.dtype, tensors.noise
     kernel = backward_kernel(spec, plan, weights.hidden, dtype, layout.ragged, tensors.every_state, noise.kind)
     given = {**vars(weights), **vars(tensors), **noise._asdict(), "carried": tensors.dfinal}
+    given["h_mask"] = Mask(noise.h_mask, None, None)
     return _run(kernel, plan.backward, layout, given, layout.steps + 1)
 
 

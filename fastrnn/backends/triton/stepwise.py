@@ -79,14 +79,13 @@ def forward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: ForwardT
     grid = _grid(kernel, layout)
     given = {**vars(tensors), **noise._asdict(), "geometry": layout.geometry}
     given |= {"gh": gh, "carried": states, "final": states}
-    masked = None if noise.h_mask is None else torch.empty_like(h)
+    masked = h if noise.h_mask is None else torch.empty_like(h)
 
     def one_step(position: dict[str, Any], actives: list[int]) -> None:
         n = max(actives)
-        left = h[:, :n]
-        if noise.h_mask is not None and masked is not None:
-            left = torch.mul(left, noise.h_mask[:, :n], out=masked[:, :n])
-        torch.baddbmm(weights.b_hh.unsqueeze(1), left, w_hh.transpose(1, 2), out=gh[:, :n])
+        if noise.h_mask is not None:
+            torch.mul(h[:, :n], noise.h_mask[:, :n], out=masked[:, :n])
+        torch.baddbmm(weights.b_hh.unsqueeze(1), masked[:, :n], w_hh.transpose(1, 2), out=gh[:, :n])
         launch(kernel, grid, {**given, **position}, gx.device)
         if w_hr is not None:
             for d, active in enumerate(actives):
@@ -114,7 +113,7 @@ def backward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: Backwar
     grid = _grid(kernel, layout)
     given = {**vars(tensors), **noise._asdict(), "geometry": layout.geometry}
     given |= {"dgh_step": dgh_step, "carried": dstates, "final": dstates}
-    product = None if noise.h_mask is None else torch.empty_like(dh)
+    unmasked = dh if noise.h_mask is None else torch.empty_like(dh)
 
     def one_step(position: dict[str, Any], actives: list[int]) -> None:
         n = max(actives)
@@ -127,10 +126,11 @@ def backward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: Backwar
                 torch.mm(dh_d, w_hr[d], out=cell_dh[d, :active])
                 dh_d.masked_fill_(having, 0) if having is not None else dh_d.zero_()
         launch(kernel, grid, {**given, **position}, dgh.device)
-        if noise.h_mask is None or product is None:
+        if noise.h_mask is None:
             dh[:, :n].baddbmm_(dgh_step[:, :n], w_hh)
         else:
-            dh[:, :n].addcmul_(torch.bmm(dgh_step[:, :n], w_hh, out=product[:, :n]), noise.h_mask[:, :n])
+            torch.bmm(dgh_step[:, :n], w_hh, out=unmasked[:, :n])
+            dh[:, :n].addcmul_(unmasked[:, :n], noise.h_mask[:, :n])
 
     _run(one_step, layout, [layout.actives(step) for step in reversed(range(layout.steps))], w_hr is None, dgh.device)
     return dh, *(s.to(dh.dtype) for s in others)
