@@ -91,7 +91,8 @@ def backward(
     dtype, noise = tensors.y.dtype, tensors.noise
     kernel = backward_kernel(spec, plan, weights.hidden, dtype, layout.ragged, tensors.every_state, noise.kind)
     given = {**vars(weights), **vars(tensors), **noise._asdict(), "carried": tensors.dfinal}
-    given["h_mask"] = Mask(noise.h_mask, None, None)
+    if noise.h_mask is not None:
+        given["h_mask"] = Mask(noise.h_mask, None, None)
     return _run(kernel, plan.backward, layout, given, layout.steps + 1)
 
 
