@@ -174,15 +174,14 @@ def forward(
 
         new, kept = CELL(gates_x, split_planes(acc, PLANES), state)
         after = mixed(stays, state, new)
-        at_y = line[:, None] * HIDDEN + unit[None, :]
         if MASKED_IS_TOLD:
-            store(told + at_y, after[0] * factors, mask)
+            store(told + line[:, None] * HIDDEN + unit[None, :], after[0] * factors, mask)
         else:
-            store(y + at_y, after[0], mask)
+            store(y + line[:, None] * HIDDEN + unit[None, :], after[0], mask)
         if PROGRAMS > 1 and BARRIER:
             arrive(counters + group * LINE)
         if MASKED_IS_TOLD:
-            store(y + at_y, after[0], mask)
+            store(y + line[:, None] * HIDDEN + unit[None, :], after[0], mask)
         if SAVE:
             store_recorded(saved, to_save(stays, kept, new, after), row, mask, place, geometry, HIDDEN)
         state = select(mask, after, state)
