@@ -15,6 +15,7 @@ import torch
 import fastrnn
 from fastrnn.backends import cpu
 from fastrnn.backends import triton as triton_backend
+from fastrnn.backends.triton.noise import NOISE
 from fastrnn.backends.triton.plans import DEVICES
 from fastrnn.bench import MODES
 from fastrnn.bench import command as benchmark
@@ -95,9 +96,8 @@ def compile_ahead(args: argparse.Namespace) -> None:
         sys.exit(f"python -m fastrnn compile: {triton_backend.missing}; pip install triton")
     from fastrnn.backends.triton import ahead  # imports Triton, which takes longer than the rest of fastrnn
 
-    request = ahead.Request(
-        args.target, args.cell, args.hidden, args.dtype, args.batch, args.output, args.json, args.jobs, _version()
-    )
+    layers = (args.target, args.cell, args.hidden, args.dtype, args.batch, args.noise)
+    request = ahead.Request(*layers, args.output, args.json, args.jobs, _version())
     sys.exit(not ahead.run(request))
 
 
@@ -163,6 +163,7 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     several(
         "--batch", [1, 16, 64, 256], type=_positive, metavar="B", help="rows, which the choice of kernels depends on"
     )
+    several("--noise", ["none"], choices=NOISE, help="recurrent dropout and zoneout of the layers")
     text = "new or empty folder for the kernels; FASTRNN_KERNELS=DIR uses them"
     command.add_argument("--output", type=_new_folder, metavar="DIR", help=text)
     command.add_argument("--json", type=_new_file, metavar="FILE", help="write plans and table to FILE")

@@ -5,10 +5,10 @@ their recurrent weights stay on chip for all steps, their states in registers.
 
 Resident: a group is one program, which owns all units. The hidden state never leaves it.
 
-Cooperative: programs tell one another the hidden state (backward, the gate gradients) through the kernel's outputs in
-global memory. Each step writes to a place of its own, so one barrier a step is enough: nobody overwrites what another
-may still read. Backward every program gathers all gate gradients and forms the gradient of its own units, so no
-atomic additions are needed and results are the same every time.
+Cooperative: programs tell one another the hidden state as products take it (backward, the gate gradients) through the
+kernel's outputs in global memory. Each step writes to a place of its own, so one barrier a step is enough: nobody
+overwrites what another may still read. Backward every program gathers all gate gradients and forms the gradient of its
+own units, so no atomic additions are needed and results are the same every time.
 
 A launch goes from the states in ``carried`` to those in ``final``; ``counters`` [groups, LINE] of the barrier are zero
 at first. With ``BARRIER`` off, a launch of several programs a group may do one step only.
@@ -20,12 +20,14 @@ import triton
 import triton.language as tl
 
 from .barrier import LINE, arrive, wait
+from .noise import Zoneout, mixed, parted, to_save, what_stays
 from .tiles import (
     Place,
     Record,
     add,
     join_planes,
     line_of,
+    load,
     load_each,
     load_planes,
     recorded,
@@ -90,6 +92,9 @@ def forward(
     counters,
     geometry,
     launch,
+    h_mask,
+    draws,
+    shares,
     CELL: tl.constexpr,
     GATES: tl.constexpr,
     HIDDEN: tl.constexpr,
@@ -101,13 +106,18 @@ def forward(
     BARRIER: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """gx [N, D*G*H], w_hh [D, G*H, H], b_hh [D, G*H], states [D, B, H] to y [N, D*H], saved [D, N, S*H]."""
+    """gx [N, D*G*H], w_hh [D, G*H, H], b_hh [D, G*H], states [D, B, H] to y [N, D*H], saved [D, N, S*H].
+
+    ``h_mask``, ``draws`` and ``shares`` are constants None where there are none.
+    """
     PROGRAMS: tl.constexpr = (HIDDEN + UNITS - 1) // UNITS
     CHUNKS: tl.constexpr = (HIDDEN + BLOCK_K - 1) // BLOCK_K
     PLANES: tl.constexpr = triton.next_power_of_2(GATES)
     group = launch.first_group + tl.program_id(0) // PROGRAMS
     place = place_of(group, geometry, ROWS, UNITS, PROGRAMS, RAGGED)
     direction, b, unit, length, steps = place
+    zoneout = Zoneout(draws, shares)
+    MASKED_IS_TOLD: tl.constexpr = PROGRAMS > 1 and h_mask is not None
 
     # One product for all gates, those of a unit side by side: they leave it in one thread and its neighbour.
     column = tl.arange(0, UNITS * PLANES)
@@ -125,12 +135,16 @@ def forward(
     at_state = state_line[:, None] * HIDDEN + unit[None, :]
     state_mask = (b < geometry.batch)[:, None] & (unit < HIDDEN)[None, :]
     state = load_each(carried, at_state, state_mask)
+    if h_mask is not None:
+        factors = load(h_mask.factors + at_state, state_mask)
+    told = h_mask.h if MASKED_IS_TOLD else y
+    told_first = h_mask.initial if MASKED_IS_TOLD else initial[0]
     # Where h of the step before lies. Carried from step to step: computed in its step, the address would come after the
     # wait, 104 instructions in place of 34 between the last poll and the first load (sm_90).
     t = tl.where(direction == 0, launch.first_step - 1, steps - launch.first_step)
     begun = (launch.first_step > 0) & (t < length)
     line = line_of(row_at(t, place, geometry, RAGGED), place, geometry)
-    h = tl.where(begun, y + line * HIDDEN, initial[0] + state_line * HIDDEN)
+    h = tl.where(begun, told + line * HIDDEN, told_first + state_line * HIDDEN)
 
     for s in range(launch.first_step, tl.minimum(launch.last_step, steps)):
         t = tl.where(direction == 0, s, steps - 1 - s)
@@ -140,28 +154,38 @@ def forward(
         line = line_of(row, place, geometry)
         at_gates = line[:, None] * (GATES * HIDDEN) + unit[None, :]
         gates_x = load_planes(gx + at_gates, mask, HIDDEN, GATES)  # under way while others are waited for
+        stays = what_stays(zoneout, t, active, place, geometry, HIDDEN, RAGGED)
 
         acc = tl.broadcast_to(bias[None, :], [ROWS, UNITS * PLANES])
         if PROGRAMS == 1:
-            acc = tl.dot(state[0].to(w_hh.dtype.element_ty), w[0], acc, input_precision=PRECISION)
+            left = state[0]
+            if h_mask is not None:
+                left *= factors
+            acc = tl.dot(left.to(w_hh.dtype.element_ty), w[0], acc, input_precision=PRECISION)
         else:
             if BARRIER:
                 wait(counters + group * LINE, (s - launch.first_step) * PROGRAMS)
             for chunk in tl.static_range(CHUNKS):
                 k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
-                h_mask = active[:, None] & (k < HIDDEN)[None, :]
+                within = active[:, None] & (k < HIDDEN)[None, :]
                 # Not from L1, which does not see what other multiprocessors store.
-                h_k = tl.load(row_starts(h, HIDDEN) + k[None, :], mask=h_mask, other=0, cache_modifier=".cg")
+                h_k = tl.load(row_starts(h, HIDDEN) + k[None, :], mask=within, other=0, cache_modifier=".cg")
                 acc = tl.dot(h_k, w[chunk], acc, input_precision=PRECISION)
 
         new, kept = CELL(gates_x, split_planes(acc, PLANES), state)
-        store(y + line[:, None] * HIDDEN + unit[None, :], new[0], mask)
+        after = mixed(stays, state, new)
+        if MASKED_IS_TOLD:
+            store(told + line[:, None] * HIDDEN + unit[None, :], after[0] * factors, mask)
+        else:
+            store(y + line[:, None] * HIDDEN + unit[None, :], after[0], mask)
         if PROGRAMS > 1 and BARRIER:
             arrive(counters + group * LINE)
+        if MASKED_IS_TOLD:
+            store(y + line[:, None] * HIDDEN + unit[None, :], after[0], mask)
         if SAVE:
-            store_recorded(saved, kept, new, row, mask, place, geometry, HIDDEN)
-        state = select(mask, new, state)
-        h = tl.where(active, y + line * HIDDEN, h)
+            store_recorded(saved, to_save(stays, kept, new, after), row, mask, place, geometry, HIDDEN)
+        state = select(mask, after, state)
+        h = tl.where(active, told + line * HIDDEN, h)
 
     store_each(final, at_state, state, state_mask)
 
@@ -181,9 +205,13 @@ def backward(
     geometry,
     launch,
     dcell_states,
+    h_mask,
+    draws,
+    shares,
     CELL: tl.constexpr,
     GATES: tl.constexpr,
     KEPT: tl.constexpr,
+    SAVED: tl.constexpr,
     HIDDEN: tl.constexpr,
     ROWS: tl.constexpr,
     UNITS: tl.constexpr,
@@ -198,7 +226,8 @@ def backward(
 
     Steps are counted backward and there is one more than forward: the last takes the gradient to the initial state.
     ``APART``: the gradients of gx and gh differ; otherwise ``dgx`` is not written. ``dcell_states`` [D, N, H], of the
-    cell's own state after each step, is a constant None where there are none.
+    cell's own state after each step, is a constant None where there are none. ``h_mask``, ``draws`` and ``shares`` as
+    in ``forward``.
     """
     PROGRAMS: tl.constexpr = (HIDDEN + UNITS - 1) // UNITS
     CHUNK: tl.constexpr = SPLIT * BLOCK_K
@@ -208,6 +237,7 @@ def backward(
     place = place_of(group, geometry, ROWS, UNITS, PROGRAMS, RAGGED)
     direction, b, unit, length, steps = place
     record = Record(dy, dcell_states, y, saved, initial)
+    zoneout = Zoneout(draws, shares)
 
     part = tl.arange(0, SPLIT)[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
     w = ()
@@ -230,9 +260,11 @@ def backward(
     at_state = state_line[:, None] * HIDDEN + unit[None, :]
     state_mask = (b < geometry.batch)[:, None] & (unit < HIDDEN)[None, :]
     dstate = load_each(carried, at_state, state_mask)
+    if h_mask is not None:
+        factors = load(h_mask.factors + at_state, state_mask)
     # The same place in memory as the gate gradients of the step before, for a program that need not read them there.
     dgates = tl.zeros([ROWS, UNITS * PLANES], w_hh.dtype.element_ty)
-    upcoming = recorded(launch.first_step, record, place, geometry, HIDDEN, KEPT, RAGGED)
+    upcoming = recorded(launch.first_step, record, place, geometry, HIDDEN, KEPT, SAVED, RAGGED)
 
     # Rows that had the step after, and where their gate gradients lie; carried for the same reason as h in forward.
     t = tl.where(direction == 0, steps - launch.first_step, launch.first_step - 1)
@@ -244,25 +276,28 @@ def backward(
         t = tl.where(direction == 0, steps - 1 - r, r)
         active = (r < steps) & (t < length)
         outside, kept, new, old = upcoming
+        stays = what_stays(zoneout, t, active, place, geometry, HIDDEN, RAGGED)
 
-        dh = dstate[0]
         if PROGRAMS == 1:
-            dh += relayout(tl.dot(dgates, w[0], input_precision=PRECISION))
+            product = relayout(tl.dot(dgates, w[0], input_precision=PRECISION))
         else:
             if BARRIER:
                 wait(counters + group * LINE, (r - launch.first_step) * PROGRAMS)
             acc = tl.zeros([SPLIT, ROWS, UNITS], tl.float32)
             for chunk in tl.static_range(CHUNKS):
                 k_h = (chunk * CHUNK + part)[:, None, :]
-                h_mask = followed[None, :, None]
+                within = followed[None, :, None]
                 if (chunk + 1) * CHUNK > GATES * HIDDEN:
-                    h_mask = followed[None, :, None] & (k_h < GATES * HIDDEN)
-                dgh_k = tl.load(dgh_after[None, :, None] + k_h, mask=h_mask, other=0, cache_modifier=".cg")
+                    within = followed[None, :, None] & (k_h < GATES * HIDDEN)
+                dgh_k = tl.load(dgh_after[None, :, None] + k_h, mask=within, other=0, cache_modifier=".cg")
                 acc = tl.dot(dgh_k, w[chunk], acc, input_precision=PRECISION)
-            dh += tl.sum(acc, 0)
-        dstate = (dh,) + dstate[1:]
+            product = tl.sum(acc, 0)
+        if h_mask is not None:
+            product *= factors
+        dstate = add(dstate, (product,))
 
-        dgates_x, dgates_h, dold = CELL(kept, new, old, add(dstate, outside))
+        through, past = parted(stays, add(dstate, outside))
+        dgates_x, dgates_h, dold = CELL(kept, new, old, through)
         mask = active[:, None] & (unit < HIDDEN)[None, :]
         line = line_of(row_at(t, place, geometry, RAGGED), place, geometry)
         at_gates = line[:, None] * (GATES * HIDDEN) + unit[None, :]
@@ -273,11 +308,11 @@ def backward(
             store_planes(dgx + at_gates, dgates_x, mask, HIDDEN)
         if PROGRAMS == 1:
             dgates = tl.where(active[:, None], join_planes(dgates_h, PLANES), 0).to(w_hh.dtype.element_ty)
-        dstate = select(mask, dold, dstate)
+        dstate = select(mask, add(dold, past), dstate)
         followed = active
         dgh_after = dgh + line * (GATES * HIDDEN)
         # Loaded a step ahead: they arrive while others are waited for. It also lets the arithmetic of the cell have the
         # layout of loads rather than of the product, 4 to 16 barriers of the block a step instead of 30 to 50 (sm_90).
-        upcoming = recorded(r + 1, record, place, geometry, HIDDEN, KEPT, RAGGED)
+        upcoming = recorded(r + 1, record, place, geometry, HIDDEN, KEPT, SAVED, RAGGED)
 
     store_each(final, at_state, dstate, state_mask)

@@ -9,6 +9,7 @@ that were captured in a graph move on when ``base`` does.
 import triton
 import triton.language as tl
 
+from .noise import Zoneout, mixed, parted, to_save, what_stays
 from .tiles import (
     Place,
     Record,
@@ -49,6 +50,8 @@ def forward(
     geometry,
     base,
     step,
+    draws,
+    shares,
     CELL: tl.constexpr,
     GATES: tl.constexpr,
     HIDDEN: tl.constexpr,
@@ -61,12 +64,14 @@ def forward(
     """gx [N, D*G*H], gh [D, B, G*H], states [D, B, H] to y [N, D*H], saved [D, N, S*H].
 
     ``PROJECTED``: the product of the hidden state comes after; y is not written, nor is h of rows without this step.
+    ``draws`` and ``shares`` are constants None where there are none.
     """
     step += tl.load(base)
     place = place_of(geometry, HIDDEN, ROWS, UNITS, RAGGED)
     direction, b, unit, length, steps = place
     t = tl.where(direction == 0, step, steps - 1 - step)
-    mask = (t < length)[:, None] & (unit < HIDDEN)[None, :]
+    active = t < length
+    mask = active[:, None] & (unit < HIDDEN)[None, :]
     row = row_at(t, place, geometry, RAGGED)
     line = line_of(row, place, geometry)
     state_line = state_line_of(place, geometry)
@@ -74,12 +79,15 @@ def forward(
 
     gates_x = load_planes(gx + line[:, None] * (GATES * HIDDEN) + unit[None, :], mask, HIDDEN, GATES)
     gates_h = load_planes(gh + state_line[:, None] * (GATES * HIDDEN) + unit[None, :], mask, HIDDEN, GATES)
-    new, kept = CELL(gates_x, gates_h, load_each(carried, at_state, mask))
-    store_each(final, at_state, new, mask)
+    old = load_each(carried, at_state, mask)
+    new, kept = CELL(gates_x, gates_h, old)
+    stays = what_stays(Zoneout(draws, shares), t, active, place, geometry, HIDDEN, RAGGED)
+    after = mixed(stays, old, new)
+    store_each(final, at_state, after, mask)
     if not PROJECTED:
-        store(y + line[:, None] * HIDDEN + unit[None, :], new[0], mask)
+        store(y + line[:, None] * HIDDEN + unit[None, :], after[0], mask)
     if SAVE:
-        store_recorded(saved, kept, new, row, mask, place, geometry, HIDDEN)
+        store_recorded(saved, to_save(stays, kept, new, after), row, mask, place, geometry, HIDDEN)
 
 
 @triton.jit
@@ -97,9 +105,12 @@ def backward(
     base,
     step,
     dcell_states,
+    draws,
+    shares,
     CELL: tl.constexpr,
     GATES: tl.constexpr,
     KEPT: tl.constexpr,
+    SAVED: tl.constexpr,
     HIDDEN: tl.constexpr,
     ROWS: tl.constexpr,
     UNITS: tl.constexpr,
@@ -112,20 +123,23 @@ def backward(
 
     Rows without this step get zeros in dgh_step and keep their dstate. Without ``APART`` dgx is not written.
     ``PROJECTED``: h in ``carried`` is the whole gradient of the hidden state, dy included.
-    ``dcell_states`` as in ``persistent``.
+    ``dcell_states`` as in ``persistent``, ``draws`` and ``shares`` as in ``forward``.
     """
     step += tl.load(base)
     place = place_of(geometry, HIDDEN, ROWS, UNITS, RAGGED)
     direction, b, unit, length, steps = place
     state_line = state_line_of(place, geometry)
     record = Record(dy, dcell_states, y, saved, initial)
-    outside, kept, new, old = recorded(step, record, place, geometry, HIDDEN, KEPT, RAGGED, PROJECTED)
+    outside, kept, new, old = recorded(step, record, place, geometry, HIDDEN, KEPT, SAVED, RAGGED, PROJECTED)
     t = tl.where(direction == 0, steps - 1 - step, step)
-    mask = (t < length)[:, None] & (unit < HIDDEN)[None, :]
+    active = t < length
+    mask = active[:, None] & (unit < HIDDEN)[None, :]
     at_state = state_line[:, None] * HIDDEN + unit[None, :]
     dstate = load_each(carried, at_state, mask)
 
-    dgates_x, dgates_h, dold = CELL(kept, new, old, add(dstate, outside))
+    stays = what_stays(Zoneout(draws, shares), t, active, place, geometry, HIDDEN, RAGGED)
+    through, past = parted(stays, add(dstate, outside))
+    dgates_x, dgates_h, dold = CELL(kept, new, old, through)
     line = line_of(row_at(t, place, geometry, RAGGED), place, geometry)
     at_gates = line[:, None] * (GATES * HIDDEN) + unit[None, :]
     if APART:
@@ -134,4 +148,4 @@ def backward(
     at_step = state_line[:, None] * (GATES * HIDDEN) + unit[None, :]
     everywhere = (b < geometry.batch)[:, None] & (unit < HIDDEN)[None, :]
     store_planes(dgh_step + at_step, dgates_h, everywhere, HIDDEN)  # no gradient, no gate gradients: zeros
-    store_each(final, at_state, dold, mask)
+    store_each(final, at_state, add(dold, past), mask)

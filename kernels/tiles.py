@@ -196,12 +196,12 @@ def relayout(x):
 
 
 @triton.jit
-def store_recorded(saved, kept, new, row, mask, place, geometry, HIDDEN: tl.constexpr):
-    """What backward will read of a step: the values that the cell keeps, then its states but ``h``, which is in y."""
-    if len(kept) + len(new) > 1:
+def store_recorded(saved, values, row, mask, place, geometry, HIDDEN: tl.constexpr):
+    """What backward will read of a step besides y."""
+    if len(values) > 0:
         line = place.direction * geometry.rows + row
-        at = line[:, None] * ((len(kept) + len(new) - 1) * HIDDEN) + place.unit[None, :]
-        store_planes(saved + at, kept + new[1:], mask, HIDDEN)
+        at = line[:, None] * (len(values) * HIDDEN) + place.unit[None, :]
+        store_planes(saved + at, values, mask, HIDDEN)
 
 
 @triton.jit
@@ -212,19 +212,19 @@ def recorded(
     geometry,
     HIDDEN: tl.constexpr,
     KEPT: tl.constexpr,
+    SAVED: tl.constexpr,
     RAGGED: tl.constexpr,
     PROJECTED: tl.constexpr = False,
 ):
     """For the ``r``-th step of backward the gradients from outside of its new states, at least of ``h``, and what
     forward left: the kept values, the new and the old states.
 
-    Old states are those of the step before where there was one, else the initial ones. With a projection the outputs
+    Old states are those after the step before where there was one, else the initial ones. With a projection the outputs
     are not the hidden state, so dy and ``h`` are zeros: the caller has dy, and a cell that may be projected does not
-    ask for h.
+    ask for h. ``SAVED`` values of a unit are those of ``noise.to_save``.
     """
     dy, dcell_states, y, saved, initial = record
     STATES: tl.constexpr = len(initial)
-    SAVED: tl.constexpr = KEPT + STATES - 1
     unit = place.unit
     state_line = state_line_of(place, geometry)
     step = tl.minimum(r, place.steps - 1)  # one past the last has no row to point at
@@ -252,9 +252,12 @@ def recorded(
     at_step = saved + (place.direction * geometry.rows + row) * (SAVED * HIDDEN)
     at_before = saved + (place.direction * geometry.rows + row_before) * (SAVED * HIDDEN)
     kept = load_planes(at_step[:, None] + unit[None, :], mask, HIDDEN, KEPT)
+    if SAVED > KEPT and STATES == 1:
+        new = load_planes(at_step[:, None] + unit[None, :], mask, HIDDEN, 1)
     for i in tl.static_range(1, STATES):
         plane = (KEPT + i - 1) * HIDDEN
-        state = tl.where(begun, at_before + plane, initial[i] + state_line * HIDDEN)
+        plane_before = (SAVED - STATES + i) * HIDDEN
+        state = tl.where(begun, at_before + plane_before, initial[i] + state_line * HIDDEN)
         new += (load((at_step + plane)[:, None] + unit[None, :], mask),)
         old += (load(row_starts(state, HIDDEN) + unit[None, :], mask),)
     return outside, kept, new, old

@@ -16,7 +16,7 @@ from fastrnn.backends.triton import launch  # noqa: E402
 from fastrnn.backends.triton.plans import DEVICES  # noqa: E402
 
 TARGETS = ("sm_80", "sm_90", "gfx942")
-# Resident and cooperative, sizes that fill their tiles and sizes that do not, every cell.
+# Resident and cooperative, sizes that fill their tiles and sizes that do not, every cell; and kinds of noise.
 LAYERS = {
     "lstm": ("lstm", "bfloat16", (64, 256, 1024), (1, 64)),
     "gru": ("gru", "bfloat16", (512,), (1,)),
@@ -24,6 +24,7 @@ LAYERS = {
     "cifg": ("cifg", "bfloat16", (128, 512), (1,)),
     "tanh": ("rnn_tanh", "bfloat16", (100,), (1,)),
     "relu": ("rnn_relu", "float32", (128, 1024), (1, 64)),
+    "noise": ("lstm", "bfloat16", (512,), (1,), "mask+zoneout"),
 }
 
 
@@ -41,9 +42,10 @@ def compile_ahead(*arguments, **variables):
 def compiled(tmp_path_factory):
     """Rows of the reports, each with the folder that its files are in, the exit codes, and the output of one run."""
     rows, codes, folder = [], [], tmp_path_factory.mktemp("compiled")
-    for name, (cell, dtype, hidden, batches) in LAYERS.items():
+    for name, (cell, dtype, hidden, batches, *noise) in LAYERS.items():
         output, report = folder / name, folder / f"{name}.json"
         layers = ("--cell", cell, "--hidden", *hidden, "--dtype", dtype, "--batch", *batches)
+        layers += ("--noise", *noise) if noise else ()
         done = compile_ahead("--target", *TARGETS, *layers, "--output", output, "--json", report)
         codes.append((done.returncode, done.stderr))
         assert report.exists(), done.stderr
@@ -164,7 +166,7 @@ from pathlib import Path
 from triton.compiler import CompiledKernel
 from fastrnn.backends.triton import ahead, launch
 found = launch._ahead_of_time("sm_90")
-request = ahead.Request(["sm_90"], ["lstm"], [64, 256, 1024], ["bfloat16"], [1, 64], None, None, 1, "")
+request = ahead.Request(["sm_90"], ["lstm"], [64, 256, 1024], ["bfloat16"], [1, 64], ["none"], None, None, 1, "")
 kernels = {kernel for case in ahead.cases(request) for kernel, _ in ahead.kernels(case)}
 assert {kernel.key() for kernel in kernels} == set(found)
 for kernel in kernels:

@@ -97,8 +97,7 @@ class ForwardCall(NamedTuple):
     @property
     def saved_width(self) -> int:
         """Values of size H in a row of ``saved``."""
-        facts = CELLS[self.cell]
-        return len(facts.saved) + facts.saved_by_zoneout * self.noise.zoneout
+        return CELLS[self.cell].saved_values(self.noise.zoneout)
 
     @property
     def spec(self) -> LayerSpec:

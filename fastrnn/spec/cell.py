@@ -42,6 +42,9 @@ class CellSpec:
         cell's own state as it stays, or a cell that saves nothing its new ``h``, comes behind it."""
         return int(len(self.states) > 1 or not self.saved)
 
+    def saved_values(self, zoneout: bool) -> int:
+        return len(self.saved) + self.saved_by_zoneout * zoneout
+
     @property
     def kept(self) -> tuple[str, ...]:
         """The saved values that are not states."""

@@ -33,11 +33,19 @@ class Noise(NamedTuple):
     def zoneout(self) -> bool:
         return self.zoneout_h > 0 or self.zoneout_c > 0
 
+    @property
+    def thresholds(self) -> tuple[int, int]:
+        """Units stay that draw a number of 24 bits below: ``h``, and other states."""
+        of_h, of_c = (int(p * 2**24 + 0.5) for p in (self.zoneout_h, self.zoneout_c))
+        return of_h, of_c
+
     def from_row(self, row: int) -> "Noise":
         """Of the part of a batch whose first row of y is this one."""
         if self.zoneout_seed is None:
             return self
-        return self._replace(zoneout_seed=self.zoneout_seed + self.zoneout_seed.new_tensor([0, row]))
+        key, first_row = self.zoneout_seed.unbind()
+        # Not by adding a new tensor, whose copy to a GPU would be waited for.
+        return self._replace(zoneout_seed=torch.stack((key, first_row + row)))
 
     def of_member(self, i: int) -> "Noise":
         """Of one layer of an ensemble."""
@@ -52,7 +60,8 @@ class Noise(NamedTuple):
         units = torch.arange(hidden, device=rows.device)
         words = _philox(key, (rows + first_row).unsqueeze(1) * hidden + units, direction)
         of_h, of_c = (
-            (word >> 8) < int(p * 2**24 + 0.5) if p else 0.0 for word, p in zip(words, self[1:3], strict=True)
+            (word >> 8) < threshold if threshold else 0.0
+            for word, threshold in zip(words, self.thresholds, strict=True)
         )
         return of_h, of_c
 

@@ -17,6 +17,7 @@ from fastrnn.backends.triton import MANIFEST, persistent, stepwise
 from fastrnn.backends.triton.compiler import Job, Outcome, compile_all
 from fastrnn.backends.triton.kernel import Kernel, sources_fingerprint
 from fastrnn.backends.triton.launch import interpreted
+from fastrnn.backends.triton.noise import NOISE, PLAIN, NoiseKind
 from fastrnn.backends.triton.plans import DEVICES, Plan, Tile, make_plan
 from fastrnn.spec import LayerSpec
 
@@ -27,6 +28,7 @@ _NOTE = (
     "them, Triton builds C extensions on the target machine, one for the driver and one for each signature of a "
     "kernel, and keeps them in its cache. They depend on the Python version and take a C compiler and Python's headers."
 )
+_PURPOSES = ("save", "ragged", "states", "tf32", "mask", "zoneout", "expected")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Request:
     Attributes:
         targets: names in ``DEVICES``.
         dtypes: names in ``torch``.
+        noise: names in ``NOISE``.
         output: a folder for the kernels, new or empty.
         report: a JSON file for the plans and the rows of the table.
         processes: how many kernels are compiled at a time.
@@ -47,6 +50,7 @@ class Request:
     hidden: Sequence[int]
     dtypes: Sequence[str]
     batches: Sequence[int]
+    noise: Sequence[str]
     output: Path | None
     report: Path | None
     processes: int
@@ -62,6 +66,7 @@ class Case:
     hidden: int
     dtype: str
     batch: int
+    noise: str
     plan: Plan
 
 
@@ -98,10 +103,10 @@ def cases(request: Request) -> Iterator[Case]:
     """Layers of the sizes asked for, of one and of two directions, with and without tf32, as PyTorch may be set."""
     layers = product(request.targets, request.cells, request.hidden, request.dtypes)
     for (target, cell, hidden, dtype), tf32 in product(layers, (False, True)):
-        for directions, batch in product((1, 2), request.batches):
+        for directions, batch, noise in product((1, 2), request.batches, request.noise):
             spec = LayerSpec(cell, directions)
             plan = make_plan(spec, batch, hidden, getattr(torch, dtype), tf32, DEVICES[target])
-            yield Case(target, spec, hidden, dtype, batch, plan)
+            yield Case(target, spec, hidden, dtype, batch, noise, plan)
 
 
 def kernels(case: Case) -> Iterator[tuple[Kernel, Tile | None]]:
@@ -111,7 +116,7 @@ def kernels(case: Case) -> Iterator[tuple[Kernel, Tile | None]]:
     own_states = (False, True) if len(case.spec.facts.states) > 1 else (False,)
     for ragged, every_state in product((False, True), own_states):
         options = {"ragged": ragged, "every_state": every_state, "inference": True}
-        for kernel in kernels_of(case.spec, plan, case.hidden, dtype, **options):
+        for kernel in kernels_of(case.spec, plan, case.hidden, dtype, **options, noise=NOISE[case.noise]):
             yield kernel, plan.forward if kernel.name.endswith("forward") else plan.backward
 
 
@@ -124,17 +129,18 @@ def kernels_of(
     ragged: bool,
     inference: bool,
     every_state: bool = False,
+    noise: NoiseKind = PLAIN,
 ) -> list[Kernel]:
     """What a layer launches in training; with ``inference`` also the kernel of a call without gradients."""
     saves = [True, False] if inference else [True]
     if plan.regime == "stepwise":
         return [
-            *(stepwise.forward_kernel(spec, hidden, dtype, ragged, save) for save in saves),
-            stepwise.backward_kernel(spec, hidden, dtype, ragged, every_state),
+            *(stepwise.forward_kernel(spec, hidden, dtype, ragged, save, noise) for save in saves),
+            stepwise.backward_kernel(spec, hidden, dtype, ragged, every_state, noise),
         ]
     return [
-        *(persistent.forward_kernel(spec, plan, hidden, dtype, ragged, save) for save in saves),
-        persistent.backward_kernel(spec, plan, hidden, dtype, ragged, every_state),
+        *(persistent.forward_kernel(spec, plan, hidden, dtype, ragged, save, noise) for save in saves),
+        persistent.backward_kernel(spec, plan, hidden, dtype, ragged, every_state, noise),
     ]
 
 
@@ -196,6 +202,9 @@ def _row(job: Job, case: Case, tile: Tile | None, outcome: Outcome) -> dict[str,
         "ragged": constants["RAGGED"],
         "save": constants.get("SAVE", False),
         "states": job.kernel.takes("dcell_states"),
+        "mask": job.kernel.takes("h_mask"),
+        "zoneout": job.kernel.takes("draws"),
+        "expected": job.kernel.takes("shares"),
         "tf32": constants.get("PRECISION") == "tf32",
         "tile": _tile(constants, job.kernel.warps),
         "constants": str(job.kernel),
@@ -218,7 +227,7 @@ def _print_table(rows: Iterable[dict[str, Any]]) -> None:
     table = [[*heads, "shared", "limit", "seconds"]]
     for row in rows:
         facts = [str(row[head]) for head in heads[:7]]
-        facts.append(" ".join(name for name in ("save", "ragged", "states", "tf32") if row[name]) or "-")
+        facts.append(" ".join(name for name in _PURPOSES if row[name]) or "-")
         facts += ["-" if row[n] is None else f"{row[n]:,}" for n in ("registers", "spilled", "shared", "shared_limit")]
         table.append([*facts, f"{row['seconds']:.2f}"])
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]

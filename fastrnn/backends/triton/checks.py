@@ -11,7 +11,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from fastrnn.spec import WHOLE, ForwardCall, LayerSpec, Segments
+from fastrnn.spec import NONE, WHOLE, ForwardCall, LayerSpec, Noise, Segments
 
 __all__ = ["Inputs", "check_backward", "check_layer", "check_options"]
 
@@ -31,13 +31,19 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 @dataclass(frozen=True)
 class Inputs:
-    """What forward and backward have in common besides the options. ``segments.reset`` is [T, B]."""
+    """What forward and backward have in common besides the options. ``segments.reset`` is [T, B].
+
+    Attributes:
+        places: int64 [N], which row of the caller's y each row is, where it is another one.
+    """
 
     x: Tensor
     state: Sequence[Tensor]
     weights: Sequence[Tensor]
     batch_sizes: Tensor | None
     segments: Segments = WHOLE
+    noise: Noise = NONE
+    places: Tensor | None = None
 
     @property
     def differentiable(self) -> list[Tensor]:
@@ -46,12 +52,13 @@ class Inputs:
 
     def members(self) -> Iterator["Inputs"]:
         """Those of each member of an ensemble."""
-        if any(len(t) != len(self.x) for t in self.differentiable):
-            _refuse(f"expected states and weights of {len(self.x)} members like the input")
+        of_noise = [t for t in (self.noise.h_mask, self.noise.zoneout_seed) if t is not None]
+        if any(len(t) != len(self.x) for t in (*self.differentiable, *of_noise)):
+            _refuse(f"expected states, weights and noise of {len(self.x)} members like the input")
         for e in range(len(self.x)):
             segments = self.segments._replace(reset_state=[s[e] for s in self.segments.reset_state])
             state, weights = [s[e] for s in self.state], [w[e] for w in self.weights]
-            yield Inputs(self.x[e], state, weights, self.batch_sizes, segments)
+            yield Inputs(self.x[e], state, weights, self.batch_sizes, segments, self.noise.of_member(e))
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,7 @@ def check_layer(spec: LayerSpec, inputs: Inputs) -> int:
     if x.dtype not in _FLOATING:
         _refuse(f"expected float32, float64, bfloat16 or float16, got {_name(x)}")
     _check_segments(spec, x, list(widths.values()), inputs.segments)
+    _check_noise(spec, x, (spec.directions, batch, outputs), inputs.noise)
     return batch
 
 
@@ -133,7 +141,7 @@ def check_backward(
         more = ", or one more" if len(widths) > 1 else ""
         _refuse(f"expected {len(widths)} final-state gradients{more}, got {len(dstate)}")
     y_shape = (*x.shape[:-1], spec.directions * outputs)
-    saved_shape = (spec.directions, math.prod(x.shape[:-1]), len(spec.facts.saved) * hidden)
+    saved_shape = (spec.directions, math.prod(x.shape[:-1]), spec.facts.saved_values(inputs.noise.zoneout) * hidden)
     fits = y.shape == y_shape and saved.shape == saved_shape and saved.dtype == x.dtype
     if not fits or y.device != x.device or saved.device != x.device:
         _refuse(
@@ -177,6 +185,22 @@ def _check_segments(spec: LayerSpec, x: Tensor, widths: Sequence[int], segments:
                 f"expected reset_state[{i}] of shape {list(once)} or, for every step, {list(by_step)} as {_name(x)} "
                 f"like the input, got {_described(s)}"
             )
+
+
+def _check_noise(spec: LayerSpec, x: Tensor, shape: tuple[int, ...], noise: Noise) -> None:
+    mask, _, _, seed = noise
+    if mask is not None and (mask.shape != shape or mask.dtype != x.dtype or mask.device != x.device):
+        _refuse(
+            f"expected h_mask of shape {list(shape)} as {_name(x)} on {x.device} like the input, got {_described(mask)}"
+        )
+    of_cell_alone = {"zoneout_h": spec.projected, "zoneout_c": len(spec.facts.states) == 1}
+    for name, none in of_cell_alone.items():
+        p = getattr(noise, name)
+        if not 0 <= p <= (0 if none else 1):
+            expected = f"{name} of 0, for that state is not the cell's own" if none else f"{name} from 0 to 1"
+            _refuse(f"expected {expected}, got {p:g}")
+    if seed is not None and (seed.shape != (2,) or seed.dtype != torch.int64 or seed.device != x.device):
+        _refuse(f"expected zoneout_seed to be int64 [2] on {x.device}, got {_described(seed)}")
 
 
 def _batch(x: Tensor, state: Sequence[Tensor], batch_sizes: Tensor | None) -> int:

@@ -13,8 +13,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fastrnn import kernels
+from fastrnn.backends.triton.alignment import ALIGNMENT
 from fastrnn.backends.triton.plans import Device
 from fastrnn.kernels import cells, persistent, pointwise
+from fastrnn.kernels.noise import Draws, Mask, Shares
 from fastrnn.kernels.persistent import Launch
 from fastrnn.kernels.tiles import Geometry
 
@@ -32,10 +34,11 @@ _OTHERS: dict[str, Any] = {
     "counters": "*i32",
     "geometry": Geometry(offsets="*i64", lengths="*i32", batch="i64", rows="i64", steps="i32", directions="i32"),
     "launch": Launch(first_group="i32", first_step="i32", last_step="i32"),
+    "draws": Draws(seed="*i64", rows="*i64", h="i32", c="i32"),
+    "shares": Shares(h="fp64", c="fp64"),
     "base": "*i32",
     "step": "i32",
 }
-_ALIGNMENT = 16
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,15 @@ class Kernel:
         for i, name in enumerate(self.function.arg_names):
             kind = signature[name] = "constexpr" if name in constants else self._type(name)
             leaves = {(i, j): leaf for j, leaf in enumerate(kind)} if isinstance(kind, tuple) else {(i,): kind}
-            aligned = [["tt.divisibility", _ALIGNMENT]]
+            aligned = [["tt.divisibility", ALIGNMENT]]
             attributes |= {path: aligned for path, leaf in leaves.items() if leaf.startswith("*")}
         return ASTSource(self.function, signature, constants, attributes)
 
     def _type(self, name: str) -> Any:
         """A type, or a tuple of types."""
         own = "*" + _NAMES[self.dtype]
+        if name == "h_mask":
+            return Mask(own, own, own)
         if name not in _STATES:
             return _OTHERS.get(name, own)
         # The stepwise regime carries all states but h in the type of computation, from step to step in memory.

@@ -6,7 +6,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from fastrnn.backends.triton.tensors import aligned
+from fastrnn.backends.triton.alignment import aligned
+from fastrnn.backends.triton.checks import Inputs
 from fastrnn.kernels.tiles import Geometry
 from fastrnn.spec import LayerSpec
 
@@ -25,6 +26,7 @@ class Layout:
         starts: of a packed batch, the first row of each step.
         offsets: of a ragged batch, the first row of each step and the number of rows on the device, int64 [T+1].
         lengths: of a ragged batch, steps of each batch entry on the device, int32 [B].
+        places: int64 [N], which row of the caller's y each one is, where it is another one.
     """
 
     steps: int
@@ -35,9 +37,11 @@ class Layout:
     starts: tuple[int, ...] = ()
     offsets: Tensor | None = None
     lengths: Tensor | None = None
+    places: Tensor | None = None
 
     @staticmethod
-    def of(spec: LayerSpec, x: Tensor, batch_sizes: Tensor | None, lengths: Tensor | None = None) -> "Layout":
+    def of(spec: LayerSpec, inputs: Inputs) -> "Layout":
+        x, batch_sizes, lengths = inputs.x, inputs.batch_sizes, inputs.segments.lengths
         if batch_sizes is None:
             steps, batch = x.shape[:2]
             dense = Layout(steps, batch, steps * batch, spec.directions)
@@ -62,6 +66,7 @@ class Layout:
             tuple(starts),
             _to(offsets, x.device),
             _to(lengths, x.device),
+            inputs.places,
         )
 
     @property
@@ -71,6 +76,13 @@ class Layout:
     @property
     def padded(self) -> bool:
         return self.ragged and not self.sizes
+
+    @property
+    def numbers(self) -> Tensor | None:
+        """Of a ragged batch int64 [N], which row of the caller's y each one is."""
+        if self.offsets is None or self.places is not None:
+            return self.places
+        return torch.arange(self.rows, device=self.offsets.device)
 
     @property
     def geometry(self) -> Geometry:
@@ -108,13 +120,23 @@ class Layout:
             others = self.rows - self.batch
             return torch.cat((initial, y[:others]) if direction == 0 else (y[self.batch :], initial))
         assert self.lengths is not None
-        times = torch.arange(self.steps, device=y.device)
-        t = times.repeat_interleave(self.offsets.diff(), output_size=self.rows)
-        b = torch.arange(self.rows, device=y.device) - self.offsets[t]
+        t, b = self._steps_and_entries(self.offsets)
         before = t - 1 if direction == 0 else t + 1
         begun = (before >= 0) & (before < self.lengths[b])
         row = torch.where(begun, self.offsets[before.clamp_min(0)] + b, self.rows + b)
         return torch.cat((y, initial)).index_select(0, row)
+
+    def of_rows(self, of_entries: Tensor) -> Tensor:
+        """[N, width], from what belongs to the entries of the batch [B, width]."""
+        if self.offsets is None:
+            return of_entries.repeat(self.steps, 1)
+        return of_entries.index_select(0, self._steps_and_entries(self.offsets)[1])
+
+    def _steps_and_entries(self, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """[N] each, of the rows of a ragged batch."""
+        times = torch.arange(self.steps, device=offsets.device)
+        t = times.repeat_interleave(offsets.diff(), output_size=self.rows)
+        return t, torch.arange(self.rows, device=offsets.device) - offsets[t]
 
 
 def _to(table: Tensor, device: torch.device) -> Tensor:

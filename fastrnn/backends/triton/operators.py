@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from fastrnn.backends.triton import persistent, stepwise
+from fastrnn.backends.triton.alignment import aligned
 from fastrnn.backends.triton.checks import Inputs, Results, check_backward, check_layer, check_options
 from fastrnn.backends.triton.launch import current_device
 from fastrnn.backends.triton.layout import Layout
 from fastrnn.backends.triton.plans import Plan, make_plan
 from fastrnn.backends.triton.segments import Packing
-from fastrnn.backends.triton.tensors import BackwardTensors, ForwardTensors, Weights, aligned
+from fastrnn.backends.triton.tensors import BackwardTensors, ForwardTensors, KernelNoise, Weights
 from fastrnn.spec import BackwardCall, ForwardCall, LayerSpec, reference
 
 __all__ = ["layer_backward", "layer_forward", "plan_for"]
@@ -53,11 +54,12 @@ class _Order:
         return [self.state(s) for s in final] + [self.state(self.state(s)) for s in by_step]
 
     def inputs(self, call: ForwardCall) -> Inputs:
-        segments = call.segments
+        segments, noise = call.segments, call.noise
         if segments.reset is not None and segments.reset.dim() == 2 and self.swapped:
             segments = segments._replace(reset=segments.reset.t())
         state = [self.state(s) for s in call.state]
-        return Inputs(self.sequence(call.x), state, call.weights, call.batch_sizes, segments)
+        noise = noise._replace(h_mask=self.state(noise.h_mask))
+        return Inputs(self.sequence(call.x), state, call.weights, call.batch_sizes, segments, noise)
 
     def sequence_back(self, t: Tensor) -> Tensor:
         return t.squeeze(self.first) if self.one_step else self._swap(t)
@@ -92,7 +94,8 @@ def _forward(
     check_layer(spec, inputs)
     x, states = inputs.x, len(spec.facts.states)
     hidden, _ = spec.hidden_and_outputs(inputs.weights[1])
-    saved = x.new_empty(spec.directions, math.prod(x.shape[:-1]) if save else 0, len(spec.facts.saved) * hidden)
+    width = spec.facts.saved_values(inputs.noise.zoneout) * hidden
+    saved = x.new_empty(spec.directions, math.prod(x.shape[:-1]) if save else 0, width)
     if inputs.segments.reset is None:
         return *_run_forward(spec, inputs, saved, every_state), saved
     packing = Packing(spec, inputs)
@@ -106,7 +109,7 @@ def _run_forward(spec: LayerSpec, inputs: Inputs, saved: Tensor, every_state: bo
     """A batch without resets; fills ``saved`` if it has rows."""
     x = inputs.x
     w = Weights.of(spec, inputs.weights)
-    layout = Layout.of(spec, x, inputs.batch_sizes, inputs.segments.lengths)
+    layout = Layout.of(spec, inputs)
     initial = _initial(spec, inputs.state, w, layout)
     every_state = every_state and len(initial) > 1
     if every_state and saved.shape[1] == 0:  # the states are among what is saved
@@ -121,7 +124,7 @@ def _run_forward(spec: LayerSpec, inputs: Inputs, saved: Tensor, every_state: bo
     else:
         rows = x.flatten(0, -2)
         gx = rows @ w.w_ih.t() if w.b_ih is None else torch.addmm(w.b_ih, rows, w.w_ih.t())
-        tensors = ForwardTensors(gx, initial, y, saved)
+        tensors = ForwardTensors(gx, initial, KernelNoise.of(inputs.noise, layout), y, saved)
         plan = plan_for(spec, layout.batch, w.hidden, x.dtype, x.device)
         if plan.regime == "stepwise":
             final = stepwise.forward(spec, layout, w, tensors)
@@ -194,7 +197,7 @@ def _run_backward(
     dy, dstate, y, saved = results.dy, results.dstate, results.y, results.saved
     directions = spec.directions
     w = Weights.of(spec, weights)
-    layout = Layout.of(spec, x, inputs.batch_sizes, inputs.segments.lengths)
+    layout = Layout.of(spec, inputs)
     initial = _initial(spec, state, w, layout)
     dfinal = tuple(
         [torch.zeros_like(s) if d is None else aligned(d.to(s.dtype)) for s, d in zip(initial, dstate, strict=False)]
@@ -216,7 +219,8 @@ def _run_backward(
     dcell_states = dstate[len(initial)] if len(dstate) > len(initial) else None
     if dcell_states is not None:
         dcell_states = aligned(dcell_states.to(x.dtype).reshape(directions, layout.rows, -1))
-    tensors = BackwardTensors(dy, dcell_states, dfinal, initial, y, aligned(saved), dgx, dgh, dprojected)
+    noise = KernelNoise.of(inputs.noise, layout)
+    tensors = BackwardTensors(dy, dcell_states, dfinal, initial, y, aligned(saved), dgx, dgh, dprojected, noise)
     plan = plan_for(spec, layout.batch, w.hidden, x.dtype, x.device)
     if plan.regime == "stepwise":
         dinitial = stepwise.backward(spec, layout, w, tensors)
@@ -260,6 +264,8 @@ def _of_weights(
                 return product(dgx[:, of_gates], inputs())
             case "weight_hh":
                 before = layout.before(tensors.y[:, of_outputs], initial[0][direction], direction)
+                if (mask := tensors.noise.h_mask) is not None:
+                    before *= layout.of_rows(mask[direction])
                 return product(dgh[:, of_gates], before)
             case "bias_ih":
                 return sums(bool(spec.facts.apart))[..., of_gates].clone()
@@ -267,8 +273,8 @@ def _of_weights(
                 return sums(False)[..., of_gates].clone()
             case _:
                 assert tensors.dprojected is not None
-                saved = tensors.saved[direction].chunk(len(spec.facts.saved), -1)
-                hidden = reference.hidden(spec, dict(zip(spec.facts.saved, saved, strict=True)))
+                saved = tensors.saved[direction].chunk(spec.facts.saved_values(tensors.noise.kind.zoneout), -1)
+                hidden = reference.hidden(spec, dict(zip(spec.facts.saved, saved, strict=False)))
                 return product(tensors.dprojected[:, of_outputs], hidden)
 
     every = [(d, name) for d in range(spec.directions) for name in spec.weight_names]

@@ -8,34 +8,45 @@ from torch import Tensor
 from fastrnn.backends.triton.kernel import Kernel
 from fastrnn.backends.triton.launch import interpreted, launch
 from fastrnn.backends.triton.layout import Layout
+from fastrnn.backends.triton.noise import PLAIN, NoiseKind
 from fastrnn.backends.triton.plans import Plan, Tile
 from fastrnn.backends.triton.tensors import BackwardTensors, ForwardTensors, Weights
 from fastrnn.kernels.barrier import LINE
+from fastrnn.kernels.noise import Mask
 from fastrnn.kernels.persistent import Launch
 from fastrnn.spec import LayerSpec
 
 __all__ = ["backward", "backward_kernel", "forward", "forward_kernel"]
 
 
-def forward_kernel(spec: LayerSpec, plan: Plan, hidden: int, dtype: torch.dtype, ragged: bool, save: bool) -> Kernel:
+def forward_kernel(
+    spec: LayerSpec, plan: Plan, hidden: int, dtype: torch.dtype, ragged: bool, save: bool, noise: NoiseKind = PLAIN
+) -> Kernel:
     assert plan.forward is not None
-    constants = _constants(spec, plan, plan.forward, hidden, ragged)
+    constants = _constants(spec, plan, plan.forward, hidden, ragged, noise)
     return _kernel("persistent_forward", spec, plan.forward, dtype, {**constants, "SAVE": save})
 
 
 def backward_kernel(
-    spec: LayerSpec, plan: Plan, hidden: int, dtype: torch.dtype, ragged: bool, every_state: bool
+    spec: LayerSpec,
+    plan: Plan,
+    hidden: int,
+    dtype: torch.dtype,
+    ragged: bool,
+    every_state: bool,
+    noise: NoiseKind = PLAIN,
 ) -> Kernel:
     assert plan.backward is not None
-    constants = _constants(spec, plan, plan.backward, hidden, ragged)
+    constants = _constants(spec, plan, plan.backward, hidden, ragged, noise)
     facts = spec.facts
-    more: dict[str, Any] = {"KEPT": len(facts.kept), "SPLIT": plan.backward.split, "APART": bool(facts.apart)}
+    more: dict[str, Any] = {"KEPT": len(facts.kept), "SAVED": facts.saved_values(noise.zoneout)}
+    more |= {"SPLIT": plan.backward.split, "APART": bool(facts.apart)}
     if not every_state:
         more["dcell_states"] = None
     return _kernel("persistent_backward", spec, plan.backward, dtype, {**constants, **more})
 
 
-def _constants(spec: LayerSpec, plan: Plan, tile: Tile, hidden: int, ragged: bool) -> dict[str, Any]:
+def _constants(spec: LayerSpec, plan: Plan, tile: Tile, hidden: int, ragged: bool, noise: NoiseKind) -> dict[str, Any]:
     return {
         "CELL": spec.cell,
         "GATES": len(spec.facts.gates),
@@ -47,6 +58,7 @@ def _constants(spec: LayerSpec, plan: Plan, tile: Tile, hidden: int, ragged: boo
         # The interpreter runs programs one after another: several of them take turns, one step a launch.
         "BARRIER": tile.programs > 1 and not interpreted,
         "PRECISION": plan.precision,
+        **noise.constants(),
     }
 
 
@@ -60,8 +72,14 @@ def forward(
 ) -> tuple[Tensor, ...]:
     """The time loop; returns the final states."""
     assert plan.forward is not None
-    kernel = forward_kernel(spec, plan, weights.hidden, tensors.gx.dtype, layout.ragged, tensors.save)
-    given = {**vars(weights), **vars(tensors), "carried": tensors.initial}
+    kernel = forward_kernel(
+        spec, plan, weights.hidden, tensors.gx.dtype, layout.ragged, tensors.save, tensors.noise.kind
+    )
+    given = {**vars(weights), **vars(tensors), **tensors.noise._asdict(), "carried": tensors.initial}
+    if (factors := tensors.noise.h_mask) is not None:
+        told = plan.forward.programs > 1
+        of_initial, of_steps = (tensors.initial[0] * factors, torch.empty_like(tensors.y)) if told else (None, None)
+        given["h_mask"] = Mask(factors, of_initial, of_steps)
     return _run(kernel, plan.forward, layout, given, layout.steps)
 
 
@@ -70,8 +88,11 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """The time loop backward; returns the gradients of the initial states."""
     assert plan.backward is not None
-    kernel = backward_kernel(spec, plan, weights.hidden, tensors.y.dtype, layout.ragged, tensors.every_state)
-    given = {**vars(weights), **vars(tensors), "carried": tensors.dfinal}
+    dtype, noise = tensors.y.dtype, tensors.noise
+    kernel = backward_kernel(spec, plan, weights.hidden, dtype, layout.ragged, tensors.every_state, noise.kind)
+    given = {**vars(weights), **vars(tensors), **noise._asdict(), "carried": tensors.dfinal}
+    if noise.h_mask is not None:
+        given["h_mask"] = Mask(noise.h_mask, None, None)
     return _run(kernel, plan.backward, layout, given, layout.steps + 1)
 
 

@@ -57,7 +57,10 @@ class Packing:
         self._resets = list(reset_state)
         given = inputs.state or reset_state  # zeros throughout otherwise
         state = [self._initial_of_segments(i) for i in range(len(widths))] if given else []
-        self.inputs = Inputs(self.pack(x), state, inputs.weights, sizes)
+        noise = inputs.noise
+        if noise.h_mask is not None:
+            noise = noise._replace(h_mask=noise.h_mask[:, row])
+        self.inputs = Inputs(self.pack(x), state, inputs.weights, sizes, noise=noise, places=place)
 
     @property
     def rows(self) -> int:

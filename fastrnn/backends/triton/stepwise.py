@@ -10,6 +10,7 @@ from fastrnn.backends.triton.graph import can_capture, capture
 from fastrnn.backends.triton.kernel import Kernel
 from fastrnn.backends.triton.launch import launch
 from fastrnn.backends.triton.layout import Layout
+from fastrnn.backends.triton.noise import PLAIN, NoiseKind
 from fastrnn.backends.triton.tensors import BackwardTensors, ForwardTensors, Weights
 from fastrnn.spec import LayerSpec
 
@@ -19,16 +20,24 @@ __all__ = ["backward", "backward_kernel", "forward", "forward_kernel"]
 _TILE = 1024
 _GRAPH_STEPS = 16
 _FEWEST_GRAPHS = 2  # a graph that is replayed once costs more than it saves
+_OF_KERNELS = ("draws", "shares")  # of the noise; a mask belongs to the product
 
 Step = Callable[[dict[str, Any], list[int]], None]
 
 
-def forward_kernel(spec: LayerSpec, hidden: int, dtype: torch.dtype, ragged: bool, save: bool) -> Kernel:
-    return _kernel("pointwise_forward", spec, hidden, dtype, RAGGED=ragged, SAVE=save, PROJECTED=spec.projected)
+def forward_kernel(
+    spec: LayerSpec, hidden: int, dtype: torch.dtype, ragged: bool, save: bool, noise: NoiseKind = PLAIN
+) -> Kernel:
+    constants: dict[str, Any] = {"RAGGED": ragged, "SAVE": save, **noise.constants(_OF_KERNELS)}
+    return _kernel("pointwise_forward", spec, hidden, dtype, **constants, PROJECTED=spec.projected)
 
 
-def backward_kernel(spec: LayerSpec, hidden: int, dtype: torch.dtype, ragged: bool, every_state: bool) -> Kernel:
-    constants: dict[str, Any] = {"KEPT": len(spec.facts.kept), "RAGGED": ragged, "APART": bool(spec.facts.apart)}
+def backward_kernel(
+    spec: LayerSpec, hidden: int, dtype: torch.dtype, ragged: bool, every_state: bool, noise: NoiseKind = PLAIN
+) -> Kernel:
+    facts = spec.facts
+    constants: dict[str, Any] = {"KEPT": len(facts.kept), "SAVED": facts.saved_values(noise.zoneout)}
+    constants |= {"RAGGED": ragged, "APART": bool(facts.apart), **noise.constants(_OF_KERNELS)}
     if not every_state:
         constants["dcell_states"] = None
     return _kernel("pointwise_backward", spec, hidden, dtype, **constants, PROJECTED=spec.projected)
@@ -60,18 +69,23 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def forward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: ForwardTensors) -> tuple[Tensor, ...]:
     """The time loop; returns the final states."""
     w_hh, w_hr, gx = weights.w_hh, weights.w_hr, tensors.gx
-    kernel = forward_kernel(spec, weights.hidden, gx.dtype, layout.ragged, tensors.save)
+    noise = tensors.noise
+    kernel = forward_kernel(spec, weights.hidden, gx.dtype, layout.ragged, tensors.save, noise.kind)
     h, *others = (s.clone() for s in tensors.initial)
     others = [s.to(_wide(s.dtype)) for s in others]
     cell_h = h if w_hr is None else h.new_empty(*h.shape[:2], weights.hidden)
     gh = gx.new_empty(layout.directions, layout.batch, w_hh.shape[1])
     states = (cell_h, *others)
     grid = _grid(kernel, layout)
-    given = {**vars(tensors), "gh": gh, "carried": states, "final": states, "geometry": layout.geometry}
+    given = {**vars(tensors), **noise._asdict(), "geometry": layout.geometry}
+    given |= {"gh": gh, "carried": states, "final": states}
+    masked = h if noise.h_mask is None else torch.empty_like(h)
 
     def one_step(position: dict[str, Any], actives: list[int]) -> None:
         n = max(actives)
-        torch.baddbmm(weights.b_hh.unsqueeze(1), h[:, :n], w_hh.transpose(1, 2), out=gh[:, :n])
+        if noise.h_mask is not None:
+            torch.mul(h[:, :n], noise.h_mask[:, :n], out=masked[:, :n])
+        torch.baddbmm(weights.b_hh.unsqueeze(1), masked[:, :n], w_hh.transpose(1, 2), out=gh[:, :n])
         launch(kernel, grid, {**given, **position}, gx.device)
         if w_hr is not None:
             for d, active in enumerate(actives):
@@ -89,14 +103,17 @@ def backward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: Backwar
     """The time loop backward; returns the gradients of the initial states."""
     w_hh, w_hr, dgh, dprojected = weights.w_hh, weights.w_hr, tensors.dgh, tensors.dprojected
     dy = tensors.dy if w_hr is None else layout.without_padding(tensors.dy)
-    kernel = backward_kernel(spec, weights.hidden, dgh.dtype, layout.ragged, tensors.every_state)
+    noise = tensors.noise
+    kernel = backward_kernel(spec, weights.hidden, dgh.dtype, layout.ragged, tensors.every_state, noise.kind)
     dh, *others = (s.clone() for s in tensors.dfinal)
     others = [s.to(_wide(s.dtype)) for s in others]
     cell_dh = dh if w_hr is None else dh.new_empty(*dh.shape[:2], weights.hidden)
     dgh_step = dgh.new_empty(layout.directions, layout.batch, w_hh.shape[1])
     dstates = (cell_dh, *others)
     grid = _grid(kernel, layout)
-    given = {**vars(tensors), "dgh_step": dgh_step, "carried": dstates, "final": dstates, "geometry": layout.geometry}
+    given = {**vars(tensors), **noise._asdict(), "geometry": layout.geometry}
+    given |= {"dgh_step": dgh_step, "carried": dstates, "final": dstates}
+    unmasked = dh if noise.h_mask is None else torch.empty_like(dh)
 
     def one_step(position: dict[str, Any], actives: list[int]) -> None:
         n = max(actives)
@@ -109,7 +126,11 @@ def backward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: Backwar
                 torch.mm(dh_d, w_hr[d], out=cell_dh[d, :active])
                 dh_d.masked_fill_(having, 0) if having is not None else dh_d.zero_()
         launch(kernel, grid, {**given, **position}, dgh.device)
-        dh[:, :n].baddbmm_(dgh_step[:, :n], w_hh)
+        if noise.h_mask is None:
+            dh[:, :n].baddbmm_(dgh_step[:, :n], w_hh)
+        else:
+            torch.bmm(dgh_step[:, :n], w_hh, out=unmasked[:, :n])
+            dh[:, :n].addcmul_(unmasked[:, :n], noise.h_mask[:, :n])
 
     _run(one_step, layout, [layout.actives(step) for step in reversed(range(layout.steps))], w_hr is None, dgh.device)
     return dh, *(s.to(dh.dtype) for s in others)

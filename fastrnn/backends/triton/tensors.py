@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastrnn.spec import LayerSpec
+from fastrnn.backends.triton.alignment import aligned
+from fastrnn.backends.triton.layout import Layout
+from fastrnn.backends.triton.noise import NoiseKind
+from fastrnn.kernels.noise import Draws, Shares
+from fastrnn.spec import LayerSpec, Noise
 
-__all__ = ["BackwardTensors", "ForwardTensors", "Weights", "aligned"]
+__all__ = ["BackwardTensors", "ForwardTensors", "KernelNoise", "Weights"]
 
 States = tuple[Tensor, ...]
 
@@ -50,13 +55,35 @@ class Weights:
         return self.w_hh.shape[2]
 
 
+class KernelNoise(NamedTuple):
+    """``fastrnn.spec.Noise`` by the names of the kernels' parameters."""
+
+    h_mask: Tensor | None
+    draws: Draws | None
+    shares: Shares | None
+
+    @staticmethod
+    def of(noise: Noise, layout: Layout) -> "KernelNoise":
+        mask, seed = (None if t is None else aligned(t) for t in (noise.h_mask, noise.zoneout_seed))
+        if not noise.zoneout:
+            return KernelNoise(mask, None, None)
+        if seed is None:
+            return KernelNoise(mask, None, Shares(noise.zoneout_h, noise.zoneout_c))
+        return KernelNoise(mask, Draws(seed, layout.numbers, *noise.thresholds), None)
+
+    @property
+    def kind(self) -> NoiseKind:
+        return NoiseKind(*[value is not None for value in self])
+
+
 @dataclass(frozen=True)
 class ForwardTensors:
-    """gx [N, D*G*H] and the initial states are read; y [N, D*P] and saved [D, N, S*H], with N = 0 in inference, are
-    filled."""
+    """gx [N, D*G*H], the initial states and the noise are read; y [N, D*P] and saved [D, N, S*H], with N = 0 in
+    inference, are filled."""
 
     gx: Tensor
     initial: States
+    noise: KernelNoise
     y: Tensor
     saved: Tensor
 
@@ -82,6 +109,7 @@ class BackwardTensors:
     dgx: Tensor
     dgh: Tensor
     dprojected: Tensor | None
+    noise: KernelNoise
 
     @property
     def every_state(self) -> bool:
@@ -90,9 +118,3 @@ class BackwardTensors:
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
     return aligned(tensors[0]).unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
-
-
-def aligned(tensor: Tensor) -> Tensor:
-    """Contiguous, beginning at a multiple of 16 bytes: what kernels are compiled for."""
-    tensor = tensor.contiguous()
-    return tensor.clone() if tensor.data_ptr() % 16 else tensor
