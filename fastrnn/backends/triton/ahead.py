@@ -197,7 +197,7 @@ def _row(job: Job, case: Case, tile: Tile | None, outcome: Outcome) -> dict[str,
         "save": constants.get("SAVE", False),
         "states": job.kernel.takes("dcell_states"),
         "tf32": constants.get("PRECISION") == "tf32",
-        "tile": _tile(constants, job.kernel.warps),
+        "tile": _tile({**constants, "BLOCK_K": outcome.block_k}, job.kernel.warps),
         "constants": str(job.kernel),
         "planned_shared": tile.shared if tile else 0,
         "shared_limit": job.device.shared_memory,
@@ -208,7 +208,7 @@ def _row(job: Job, case: Case, tile: Tile | None, outcome: Outcome) -> dict[str,
 def _tile(constants: dict[str, Any], warps: int) -> str:
     """Rows x units, the pieces of the sum, and warps."""
     tile = f"{constants['ROWS']}x{constants['UNITS']}"
-    if "BLOCK_K" in constants:
+    if constants["BLOCK_K"]:
         tile += f" k{constants.get('SPLIT', 1)}x{constants['BLOCK_K']}"
     return f"{tile} w{warps}"
 
