@@ -2,15 +2,17 @@
 
 import re
 import subprocess
+from functools import cache
 from typing import Any, NamedTuple
 
 import triton
+from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
 from triton.compiler import CompiledKernel
 
 from fastrnn.backends.triton.kernel import Kernel, target
 from fastrnn.backends.triton.plans import Device
 
-__all__ = ["Built", "Usage", "build", "usage"]
+__all__ = ["Built", "Usage", "build", "reason_against", "usage"]
 
 # ptxas gives a kernel no more registers than let another block run beside it, and then spills a few, though shared
 # memory leaves room for one block only. Of 340 kernels for sm_80, 17 spill 8 to 24 bytes by its defaults and none in
@@ -45,6 +47,21 @@ class Built(NamedTuple):
     compiled: CompiledKernel
     kernel: Kernel
     usage: Usage
+
+
+@cache
+def reason_against(device: Device) -> str | None:
+    """Why this Triton has no code for a device, None if it has: the assembler that came with it may be older."""
+    if device.amd:  # of all in the table of devices any Triton that is accepted knows them
+        return None
+    name = sm_arch_from_capability(device.capability)
+    tool = get_ptxas(device.capability)
+    known = subprocess.run([tool.path, "--help"], check=True, capture_output=True, text=True).stdout
+    if f"'{name}'" in known:
+        return None
+    return (
+        f"Triton {triton.__version__}, with the assembler of CUDA {tool.version}, does not know {device.architecture}"
+    )
 
 
 def build(kernel: Kernel, device: Device) -> Built:

@@ -1,7 +1,7 @@
 """How a layer runs on a GPU: a pure function of its sizes and of the device's, so it can be asked about any device.
 
-The numbers in here come from compiling the kernels: registers, spills, shared memory. ``sweep.csv`` beside this
-file has what kernels at random sizes take on every target.
+The numbers in here come from compiling the kernels: registers, spills, shared memory.
+``benches/results/gpu-kernels.csv`` has what kernels at random sizes take on every target.
 """
 
 from collections.abc import Iterator
