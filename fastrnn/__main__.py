@@ -94,6 +94,14 @@ def _triton() -> str:
 def compile_ahead(args: argparse.Namespace) -> None:
     if triton_backend.missing:
         sys.exit(f"python -m fastrnn compile: {triton_backend.missing}; pip install triton")
+    if args.sweep:
+        from fastrnn.backends.triton import sweep
+
+        targets = args.target or list(DEVICES)
+        sys.exit(not sweep.run(sweep.Sweep(targets, args.sweep, args.seed, args.draws, args.jobs)))
+    missing = [f"--{name}" for name in ("target", "hidden") if getattr(args, name) is None]
+    if missing:
+        args.refuse(f"the following arguments are required: {', '.join(missing)}")
     from fastrnn.backends.triton import ahead  # imports Triton, which takes longer than the rest of fastrnn
 
     layers = (args.target, args.cell, args.hidden, args.dtype, args.batch, args.noise)
@@ -153,7 +161,7 @@ def _add_measure(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "compile the kernels for GPUs that need not be here, and check what they take"
     command = commands.add_parser("compile", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    command.set_defaults(run=compile_ahead)
+    command.set_defaults(run=compile_ahead, refuse=command.error)
 
     several = partial(_add_several, command)
     several("--target", None, choices=DEVICES, help="architectures")
@@ -169,6 +177,15 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("--json", type=_new_file, metavar="FILE", help="write plans and table to FILE")
     text = "kernels compiled at a time; default: %(default)s"
     command.add_argument("--jobs", type=_positive, default=_cores(), metavar="N", help=text)
+    sweep = command.add_argument_group("kernels at random", "of any cell, dtype and hidden size up to 2048")
+    text = (
+        "compile these instead and write a table; one that was ended goes on. Of the above, --target and --jobs count"
+    )
+    sweep.add_argument("--sweep", type=_new_file, metavar="FILE", help=text)
+    sweep.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
+    sweep.add_argument(
+        "--draws", type=_positive, default=10_000, metavar="N", help="kernels; default: %(default)s, hours"
+    )
 
 
 def _add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -212,7 +229,7 @@ def bench(args: argparse.Namespace) -> None:
 
 def _add_several(command: argparse.ArgumentParser, name: str, default: list | None, **kind: Any) -> None:
     shown = f"{kind.pop('help')}; default: {' '.join(map(str, default))}" if default else kind.pop("help")
-    command.add_argument(name, nargs="+", action=_Several, default=default, required=not default, help=shown, **kind)
+    command.add_argument(name, nargs="+", action=_Several, default=default, help=shown, **kind)
 
 
 class _Several(argparse.Action):

@@ -25,6 +25,6 @@ def wait(counter, arrivals):
     The poll adds nothing: Triton has no acquiring load, and makes one of this. It stands in the condition of the loop
     because an atomic operation whose result is not used is dropped, and its ordering with it.
     """
-    while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < arrivals:
+    while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") - arrivals < 0:  # both may have passed 2^31 - 1
         pass
     tl.debug_barrier()

@@ -66,7 +66,7 @@ def row_at(t, place, geometry, RAGGED: tl.constexpr):
         # Before the first step there is no row, and none is read.
         return tl.load(geometry.offsets + tl.maximum(t, 0)) + place.b
     else:
-        return t * geometry.batch + place.b
+        return t.to(tl.int64) * geometry.batch + place.b
 
 
 @triton.jit

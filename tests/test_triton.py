@@ -441,3 +441,14 @@ def test_a_barrier_opens_once_all_have_arrived():
     counter, seen = torch.zeros(1, dtype=torch.int32), torch.zeros(5, dtype=torch.int32)
     take_turns[(1,)](counter, seen, TURNS=5)
     assert seen.tolist() == [1, 2, 3, 4, 5] and counter.item() == 5
+
+
+@triton.jit
+def wait_once(counter, arrivals):
+    wait(counter, arrivals)
+
+
+def test_a_count_beyond_the_range_of_32_bits_opens_a_barrier():
+    """2^31 arrivals are 16 million steps of 128 programs. Another program has arrived for the next step already."""
+    counter = torch.tensor([-(2**31)], dtype=torch.int32)
+    wait_once[(1,)](counter, 2**31 - 1)  # or would wait for ever

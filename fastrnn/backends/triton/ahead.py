@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import triton
 
 from fastrnn.backends.triton import MANIFEST, persistent, stepwise
+from fastrnn.backends.triton.build import reason_against
 from fastrnn.backends.triton.compiler import Job, Outcome, compile_all
 from fastrnn.backends.triton.kernel import Kernel, sources_fingerprint
 from fastrnn.backends.triton.launch import interpreted
@@ -21,7 +22,9 @@ from fastrnn.backends.triton.noise import NOISE, PLAIN, NoiseKind
 from fastrnn.backends.triton.plans import DEVICES, Plan, Tile, make_plan
 from fastrnn.spec import LayerSpec
 
-__all__ = ["Case", "Request", "cases", "kernels", "kernels_of", "run"]
+__all__ = ["Case", "Request", "cases", "kernels", "kernels_of", "progress", "row_of", "run", "stop_if_interpreted"]
+
+T = TypeVar("T")
 
 _NOTE = (
     "The kernels depend on the target, the Triton version and their sources, not on the Python version. To launch "
@@ -72,8 +75,10 @@ class Case:
 
 def run(request: Request) -> bool:
     """Compiles, prints plans, a table and faults; whether all kernels are fit for use."""
-    if interpreted:
-        raise SystemExit("python -m fastrnn compile: TRITON_INTERPRET is set, with which nothing is compiled; unset it")
+    stop_if_interpreted()
+    for target in request.targets:
+        if reason := reason_against(DEVICES[target]):
+            raise SystemExit(f"python -m fastrnn compile: {reason}")
     found = list(cases(request))
     plans = _distinct_plans(found)
     for plan in plans:
@@ -81,8 +86,8 @@ def run(request: Request) -> bool:
     print(flush=True)
 
     jobs = {Job(case.plan.device, kernel): (case, tile) for case in found for kernel, tile in kernels(case)}
-    outcomes = list(_progress(compile_all(list(jobs), request.processes, request.output), len(jobs)))
-    rows = [_row(job, *jobs[job], outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
+    outcomes = list(progress(compile_all(list(jobs), request.processes, request.output), len(jobs)))
+    rows = [row_of(job, *jobs[job], outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
     _print_table(rows)
     faulty = [row for row in rows if row["fault"]]
     print(f"\n{len(rows)} kernels, {sum(row['seconds'] for row in rows):.0f} s of compilation, {len(faulty)} faulty")
@@ -97,6 +102,11 @@ def run(request: Request) -> bool:
         report = {**_versions(request.version), "plans": plans, "kernels": rows}
         request.report.write_text(json.dumps(report, indent=1) + "\n")
     return not faulty
+
+
+def stop_if_interpreted() -> None:
+    if interpreted:
+        raise SystemExit("python -m fastrnn compile: TRITON_INTERPRET is set, with which nothing is compiled; unset it")
 
 
 def cases(request: Request) -> Iterator[Case]:
@@ -173,7 +183,7 @@ def _layers(plan: dict[str, Any]) -> str:
     return "; ".join(f"batch {batches}, directions {' '.join(ds)}" for batches, ds in directions.items())
 
 
-def _progress(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
+def progress(outcomes: Iterator[T], total: int) -> Iterator[T]:
     """Shows on a terminal how many are done."""
     try:
         bar = importlib.import_module("tqdm").tqdm
@@ -182,14 +192,14 @@ def _progress(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
     return bar(outcomes, total=total, unit="kernel", leave=False, disable=None)
 
 
-def _counted(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
+def _counted(outcomes: Iterator[T], total: int) -> Iterator[T]:
     for done, outcome in enumerate(outcomes, 1):
         if sys.stderr.isatty():
             print(f"\r{done} of {total} kernels", end="\n" if done == total else "", file=sys.stderr, flush=True)
         yield outcome
 
 
-def _row(job: Job, case: Case, tile: Tile | None, outcome: Outcome) -> dict[str, Any]:
+def row_of(job: Job, case: Case, tile: Tile | None, outcome: Outcome) -> dict[str, Any]:
     constants = dict(job.kernel.constants)
     return {
         "target": case.target,
@@ -206,7 +216,7 @@ def _row(job: Job, case: Case, tile: Tile | None, outcome: Outcome) -> dict[str,
         "zoneout": job.kernel.takes("draws"),
         "expected": job.kernel.takes("shares"),
         "tf32": constants.get("PRECISION") == "tf32",
-        "tile": _tile(constants, job.kernel.warps),
+        "tile": _tile({**constants, "BLOCK_K": outcome.block_k}, job.kernel.warps),
         "constants": str(job.kernel),
         "planned_shared": tile.shared if tile else 0,
         "shared_limit": job.device.shared_memory,
@@ -217,7 +227,7 @@ def _row(job: Job, case: Case, tile: Tile | None, outcome: Outcome) -> dict[str,
 def _tile(constants: dict[str, Any], warps: int) -> str:
     """Rows x units, the pieces of the sum, and warps."""
     tile = f"{constants['ROWS']}x{constants['UNITS']}"
-    if "BLOCK_K" in constants:
+    if constants["BLOCK_K"]:
         tile += f" k{constants.get('SPLIT', 1)}x{constants['BLOCK_K']}"
     return f"{tile} w{warps}"
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import triton
 
-from fastrnn.backends.triton.build import build, usage
+from fastrnn.backends.triton.build import build
 from fastrnn.backends.triton.kernel import Kernel
 from fastrnn.backends.triton.plans import Device
 
@@ -43,6 +43,7 @@ class Outcome:
         registers: of a thread.
         spilled: bytes of a thread's registers that lie in memory.
         shared: bytes of shared memory.
+        block_k: length of the pieces of a product's sum, shorter than planned where those would spill.
         files: written for loading: metadata and binary.
     """
 
@@ -51,6 +52,7 @@ class Outcome:
     registers: int | None = None
     spilled: int | None = None
     shared: int | None = None
+    block_k: int | None = None
     files: tuple[str, ...] = ()
 
 
@@ -118,13 +120,13 @@ def _compile(job: Job, output: Path | None) -> Outcome:
         triton.knobs.compilation.store_binary_only = False  # the assembly is read
         started = time.perf_counter()
         try:
-            compiled = build(job.kernel, job.device)
+            compiled, kernel, (registers, spilled, shared) = build(job.kernel, job.device)
             seconds = time.perf_counter() - started
-            registers, spilled, shared = usage(compiled, job.device)
             files = _write(job, compiled, output / job.folder) if output else ()
         except Exception as error:
             return Outcome(f"does not compile: {_one_line(error)}", time.perf_counter() - started)
-    return Outcome(_fault(job.device, spilled, shared), seconds, registers, spilled, shared, files)
+    block_k = dict(kernel.constants).get("BLOCK_K")
+    return Outcome(_fault(job.device, spilled, shared), seconds, registers, spilled, shared, block_k, files)
 
 
 def _one_line(error: Exception) -> str:

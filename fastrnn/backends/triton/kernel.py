@@ -2,8 +2,8 @@
 run time."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ _OTHERS: dict[str, Any] = {
     "base": "*i32",
     "step": "i32",
 }
+_SHORTEST_PIECE = 16  # that tl.dot takes
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,15 @@ class Kernel:
     def key(self) -> str:
         """A name for files, the same in every Python and Triton."""
         return hashlib.sha256(f"{self} {self.states} {self.cooperative}".encode()).hexdigest()[:24]
+
+    def in_shorter_pieces(self) -> Iterator["Kernel"]:
+        """The kernel, and the same with the pieces of its sum halved again and again."""
+        constants = dict(self.constants)
+        yield self
+        # A program that owns all units takes its sum at once.
+        while constants.get("BARRIER") and constants["BLOCK_K"] > _SHORTEST_PIECE:
+            constants["BLOCK_K"] //= 2
+            yield replace(self, constants=tuple(constants.items()))
 
     def takes(self, name: str) -> bool:
         """Whether this is a parameter that is no constant."""
@@ -124,7 +134,8 @@ class Kernel:
 
 
 def target(device: Device) -> GPUTarget:
-    return GPUTarget("hip", device.architecture, 64) if device.amd else GPUTarget("cuda", device.capability, 32)
+    backend, architecture = ("hip", device.architecture) if device.amd else ("cuda", device.capability)
+    return GPUTarget(backend, architecture, device.warp)
 
 
 @cache

@@ -55,7 +55,7 @@ def _compiled(kernel: Kernel, index: int) -> CompiledKernel:
     group = _ahead_of_time(device.architecture).get(kernel.key())
     if group:
         return CompiledKernel(kernel.source(), group, kernel.key())
-    return build(kernel, device)
+    return build(kernel, device).compiled
 
 
 @cache

@@ -1,6 +1,7 @@
 """How a layer runs on a GPU: a pure function of its sizes and of the device's, so it can be asked about any device.
 
-The numbers in here come from compiling the kernels for sm_80, sm_90 and gfx942: registers, spills, shared memory.
+The numbers in here come from compiling the kernels: registers, spills, shared memory.
+``benches/results/gpu-kernels.csv`` has what kernels at random sizes take on every target.
 """
 
 from collections.abc import Iterator
@@ -35,21 +36,43 @@ class Device:
         return self.architecture.startswith("gfx")
 
     @property
+    def warp(self) -> int:
+        """Threads in lockstep: 64 on CDNA, 32 on RDNA and NVIDIA."""
+        return 64 if self.amd and not self.rdna else 32
+
+    @property
+    def rdna(self) -> bool:
+        """AMD's of version 10 and later, gfx1100, after CDNA's gfx942."""
+        return self.amd and len(self.architecture) == len("gfx1100")
+
+    @property
     def capability(self) -> int:
         """90 for sm_90."""
         return int(self.architecture.removeprefix("sm_").rstrip("a"))
 
 
-# One for each architecture, to compile for where no such device is at hand. Sizes from the vendors' documents.
+# One for each architecture, to compile for where no such device is at hand. Shared memory from the table of compute
+# capabilities in NVIDIA's CUDA C++ Programming Guide (that of a block, opted in) and from AMD's table of GPU
+# specifications in the documentation of ROCm (LDS; of RDNA that of a workgroup). Multiprocessors from the vendors' data
+# sheets; of MI250X those of one of its two dies, of RDNA pairs of compute units, which is what HIP counts.
 DEVICES: dict[str, Device] = {
     device.architecture: device
     for device in (
+        Device("T4", "sm_75", 40, 65_536),
         Device("A100", "sm_80", 108, 166_912),
         Device("RTX A6000", "sm_86", 84, 101_376),
+        Device("Jetson AGX Orin", "sm_87", 16, 166_912),
         Device("RTX 4090", "sm_89", 128, 101_376),
         Device("H100", "sm_90", 132, 232_448),
         Device("B200", "sm_100", 148, 232_448),
+        Device("B300", "sm_103", 148, 232_448),
+        Device("Jetson Thor", "sm_110", 20, 232_448),
+        Device("RTX 5090", "sm_120", 170, 101_376),
+        Device("MI250X", "gfx90a", 110, 65_536),
         Device("MI300X", "gfx942", 304, 65_536),
+        Device("MI355X", "gfx950", 256, 163_840),
+        Device("RX 7900 XTX", "gfx1100", 48, 65_536),
+        Device("RX 9070 XT", "gfx1201", 32, 65_536),
     )
 }
 
@@ -67,6 +90,7 @@ class Tile:
         at_once: groups resident at the same time.
         waves: launches, one after another, until all groups are done.
         shared: bytes of shared memory at most.
+        held: registers of a thread in which weights stay, on AMD's GPUs.
     """
 
     rows: int
@@ -78,6 +102,7 @@ class Tile:
     at_once: int
     waves: int
     shared: int
+    held: int
 
     def __str__(self) -> str:
         groups = f"{self.programs} programs" if self.programs > 1 else "1 program"
@@ -109,6 +134,7 @@ class Plan:
 _MOST_WAVES = 2
 # That kernels take a product's columns apart into.
 _MOST_GATES = 4
+_AMD_TF32 = ("gfx942",)  # has instructions for it, which its successor lacks
 
 
 class _Layer(NamedTuple):
@@ -161,6 +187,8 @@ def _reason_against_persistent(spec: LayerSpec, dtype: torch.dtype, tf32: bool, 
         return "float64 products do not fit"
     if dtype == torch.float32 and not tf32:
         return "exact float32 products use no tensor cores (torch.backends.cudnn.rnn.fp32_precision is not 'tf32')"
+    if dtype == torch.float32 and device.amd and device.architecture not in _AMD_TF32:
+        return f"Triton has tf32 products on {', '.join(_AMD_TF32)} alone of AMD's, not on {device.architecture}"
     if not device.amd and device.capability < 80:
         return f"it needs sm_80 or newer, not {device.architecture}"
     return None
@@ -172,14 +200,60 @@ def _resident(layer: _Layer, kind: str) -> Tile | str:
     columns = units * layer.planes
     if units > 128:
         return f"one program holds at most 128 hidden units, not {hidden}"
+    if hidden % 4 and columns > 256:
+        return (
+            f"{hidden} units are no multiple of 4: {layer.gates} gates of them, loaded one by one, fill all registers"
+        )
     rows = 16
     weights = columns * units * item
+    operand = rows * (columns * 4 if device.amd else max(columns * item, units * 4))
+    # AMD: warps beyond those that have 16 columns of the product each would repeat one another.
+    product = units if device.amd and kind == "backward" else columns
+    warps = 8 if product >= 256 or (units == 128 and hidden % 4) else 4
     if device.amd and weights > 32_768:
         return f"its weights take {weights:,} bytes, more than a program keeps in registers without spills"
-    shared = weights if device.amd else weights + rows * max(columns * item, units * 4)
+    held = _held(layer, weights // (product * item), product, 1, warps)
+    reason = _reason_of_registers(layer, kind, held, warps)
+    if reason:
+        return reason
+    shared = max(weights, operand) if device.amd else weights + operand
     if shared > device.shared_memory:
         return f"its weights take {shared:,} bytes of shared memory, {device.name} has {device.shared_memory:,}"
-    return Tile(rows, units, units, 1, 8 if columns >= 256 else 4, 1, layer.groups(rows), 1, shared)
+    return Tile(rows, units, units, 1, warps, 1, layer.groups(rows), 1, shared, held)
+
+
+def _held(layer: _Layer, length: int, columns: int, split: int, warps: int) -> int:
+    """Registers of a thread in which the operand [length, columns] of a product stays, on AMD's GPUs.
+
+    A warp has 16 columns at a time, and all of its part of the sum.
+    """
+    device = layer.device
+    if not device.amd:
+        return 0
+    pieces = -(-columns // 16)
+    tiles = -(-pieces * split // warps)
+    return length // split * tiles * 16 * layer.item // (device.warp * 4)
+
+
+def _reason_of_registers(layer: _Layer, kind: str, held: int, warps: int) -> str | None:
+    """Why a program of an AMD GPU cannot keep its weights in registers for all steps, None if it can.
+
+    Fitted to 400 kernels of random sizes: forward a thread takes up to 110 registers beside its weights, backward the
+    compiler keeps parts of 16-bit weights twice. RDNA 3 has every operand in both halves of a warp.
+    """
+    device = layer.device
+    if not device.amd:
+        return None
+    if device.architecture.startswith("gfx11"):
+        share = 5.0
+    else:
+        share = 1.75 if device.rdna or (kind == "backward" and layer.item == 2) else 1.0
+    needed = round(share * held) + (160 if layer.hidden % 4 else 110)
+    # CDNA has 512 for each thread of up to four warps, one on each SIMD; RDNA numbers no more than 256.
+    available = 256 if device.rdna or warps > 4 else 512
+    if needed <= available:
+        return None
+    return f"its {kind} takes about {needed} registers a thread, {device.name} has {available}"
 
 
 def _cooperative(layer: _Layer, kind: str) -> Tile | str:
@@ -196,6 +270,8 @@ def _cooperative(layer: _Layer, kind: str) -> Tile | str:
                 f"its {kind} takes {tile.shared:,} bytes of shared memory at {tile.units} units a program, "
                 f"{device.name} has {device.shared_memory:,}"
             )
+        elif full := _reason_of_registers(layer, kind, tile.held, tile.warps):
+            reason = reason or full
         elif tile.programs > device.multiprocessors:
             reason = reason or (
                 f"a group of {tile.programs} programs could not be resident at once on "
@@ -221,7 +297,7 @@ def _cooperative_tiles(layer: _Layer, kind: str) -> Iterator[Tile]:
                 columns, sum_length, split, warps = units * planes, hidden, 1, 4
                 longest = (256 if rows == 32 else 1024 if planes > 1 and (units, item) != (8, 4) else 512) // item
                 if hidden % 4:
-                    warps, longest = 8, (128 if rows == 32 else 256) // item
+                    warps, longest = 4 if device.amd else 8, (128 if rows == 32 else 256) // item
                     if rows == 32 and item == 4:
                         continue
             else:
@@ -242,9 +318,9 @@ def _cooperative_tiles(layer: _Layer, kind: str) -> Iterator[Tile]:
             programs = -(-hidden // units)
             groups = layer.groups(rows)
             at_once = max(1, device.multiprocessors // programs)
-            yield Tile(
-                rows, units, block_k, split, warps, programs, min(at_once, groups), -(-groups // at_once), shared
-            )
+            held = _held(layer, padded, columns, split, warps)
+            at_once, waves = min(at_once, groups), -(-groups // at_once)
+            yield Tile(rows, units, block_k, split, warps, programs, at_once, waves, shared, held)
 
 
 def _block(length: int, split: int, longest: int) -> int:
