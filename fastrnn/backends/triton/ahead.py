@@ -69,8 +69,8 @@ class Case:
     hidden: int
     dtype: str
     batch: int
-    noise: str
     plan: Plan
+    noise: str = "none"
 
 
 def run(request: Request) -> bool:
@@ -116,7 +116,7 @@ def cases(request: Request) -> Iterator[Case]:
         for directions, batch, noise in product((1, 2), request.batches, request.noise):
             spec = LayerSpec(cell, directions)
             plan = make_plan(spec, batch, hidden, getattr(torch, dtype), tf32, DEVICES[target])
-            yield Case(target, spec, hidden, dtype, batch, noise, plan)
+            yield Case(target, spec, hidden, dtype, batch, plan, noise)
 
 
 def kernels(case: Case) -> Iterator[tuple[Kernel, Tile | None]]:

@@ -85,7 +85,7 @@ def draws(seed: int, targets: Sequence[str]) -> Iterator[tuple[Case, Job]]:
         while case.plan.regime == "stepwise" and random.random() < 0.75:
             case = _case(number, random, targets)
         every_state = len(case.spec.facts.states) > 1 and random.random() < 0.5
-        options = {"ragged": random.random() < 0.5, "every_state": every_state, "inference": True}
+        options: dict[str, Any] = {"ragged": random.random() < 0.5, "every_state": every_state, "inference": True}
         kernel = random.choice(kernels_of(case.spec, case.plan, case.hidden, getattr(torch, case.dtype), **options))
         yield case, Job(case.plan.device, kernel)
 
