@@ -4,6 +4,7 @@ By C++ and by Triton's interpreter against the oracle, whose draws are checked f
 the same without either.
 """
 
+import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -95,6 +96,21 @@ def test_as_many_units_stay_as_are_asked_for():
 @pytest.mark.parametrize("cell,case", of_each_cell(CASES))
 def test_the_oracle_is_met(cell, case, operators):
     assert_same(fused(problem(cell, case), operators), oracle(cell, case, torch.float64))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize(
+    "name,regime,hidden",
+    [("both-segments", "resident", 17), ("zoneout-expected", "resident", 17), ("both", "cooperative", 130)],
+)
+def test_kernels_that_keep_the_weights_on_chip(cell, name, regime, hidden, monkeypatch):
+    pytest.importorskip("triton")
+    operators = importlib.import_module("fastrnn.backends.triton.operators")
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "tf32")
+    case, dtype = replace(CASES[name], H=hidden), torch.float32
+    p = problem(cell, case).to(dtype)
+    assert operators.plan_for(p.spec, B, hidden, dtype, p.x.device).regime == regime
+    assert_accurate(fused(p, operators), peer(cell, case, dtype), oracle(cell, case, dtype))
 
 
 LARGER = {
