@@ -118,7 +118,7 @@ class Cell(RNNCellBase, scripted.ScriptedCell, OwnOptions):
     def _noise(self, x: Tensor) -> Noise:
         if not self.zoneout:
             return NONE
-        of_h, of_c = self._zoneout_of_states
+        of_h, of_c = self._zoneout_of_states()
         return Noise(None, of_h, of_c, zoneout_seed(x) if self.training else None)
 
     def _check_input(self, x: Tensor, state: State) -> None:

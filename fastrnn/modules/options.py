@@ -70,12 +70,11 @@ class OwnOptions:
         dropouts = self.training and (self.weight_dropout or self.recurrent_dropout)
         return bool(dropouts or self.zoneout or self.layer_norm or self.recompute)
 
-    @property
     def _zoneout_of_states(self) -> tuple[float, float]:
         return self.zoneout if isinstance(self.zoneout, tuple) else _NONE
 
     def _options_of_call(self, segments: Segments, every_state: bool) -> Options:
-        zoneout = self._zoneout_of_states
+        zoneout = self._zoneout_of_states()
         asked = Options(segments, every_state, self.recompute, zoneout=zoneout, draws=self.training)
         if self.training:
             asked = asked._replace(weight_dropout=self.weight_dropout, recurrent_dropout=self.recurrent_dropout)
