@@ -27,8 +27,8 @@ LAYERS = {
     "short": ("gru", "float32", (17,), (1,)),
     "cifg": ("cifg", "bfloat16", (128, 512), (1,)),
     "tanh": ("rnn_tanh", "bfloat16", (100,), (1,)),
-    "relu": ("rnn_relu", "float32", (128, 1024), (1, 64)),
     "noise": ("lstm", "bfloat16", (512,), (1,), "mask+zoneout"),
+    "relu": ("rnn_relu", "float32", (128, 1024), (1, 64)),
 }
 
 
