@@ -24,7 +24,7 @@ assert "fastrnn._C" in cpu.missing
 for name in ("layer_forward", "layer_backward"):
     library.impl(name, getattr(operators, name), "CPU")
 kind = sys.argv[1]
-dispatch._answers[kind.lower(), "cpu", torch.float64] = True
+dispatch._answers[kind.lower(), "cpu", torch.float64, False] = True
 
 torch.manual_seed(0)
 module = getattr(fastrnn, kind)(2, 3, bidirectional=True, batch_first=True, dtype=torch.float64)

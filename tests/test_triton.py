@@ -188,7 +188,7 @@ def mgu_backward(kept, new, old, dstate):
     return (df, dn), (df, dn * f), (dh * (1 - f),)
 
 
-def mgu(gx: Tensor, gh: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def mgu(gx: Tensor, gh: Tensor, state: tuple[Tensor, ...], _: object) -> tuple[Tensor, ...]:
     """Zhou et al. (2016), the gate after the product."""
     (gx_f, gx_n), (gh_f, gh_n) = gx.chunk(2, -1), gh.chunk(2, -1)
     f = torch.sigmoid(gx_f + gh_f)
