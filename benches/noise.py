@@ -22,6 +22,7 @@ from benches.results import save
 from benches.variants import Call, Size, Timed, checked, flat, kept_table, run_of, table
 from fastrnn.bench.timing import Budget, Quartiles, race
 from fastrnn.diagnose import bytes_kept
+from fastrnn.functional import zoneout_seed
 from fastrnn.spec import Noise
 
 __all__ = ["main"]
@@ -104,8 +105,7 @@ class Work:
     def same_draws(self) -> Draw:
         """Those of a layer after ``seeded`` has set the seed, and dropout has taken its part."""
         batch, hidden = self.size.batch, self.size.hidden
-        key = torch.randint(2**63 - 1, (1,))
-        noise = Noise(None, _ZONEOUT, _ZONEOUT, torch.cat([key, key.new_zeros(1)]))
+        noise = Noise(None, _ZONEOUT, _ZONEOUT, zoneout_seed(self.x))
 
         def draw(t: int) -> tuple[Tensor, Tensor]:
             of_h, of_c = noise.stays(0, torch.arange(t * batch, (t + 1) * batch), hidden)

@@ -155,12 +155,15 @@ def check_zoneout(zoneout: float | Sequence[float], spec: LayerSpec) -> tuple[fl
 
 def check_recompute(
     recompute: bool | int,
-    bidirectional: bool,
+    spec: LayerSpec,
     batch_sizes: Tensor | None,
     segments: Segments,
     zoneout: tuple[float, float] = (0.0, 0.0),
 ) -> None:
-    """Raises ValueError for a number of steps that is none, or where steps cannot be taken apart."""
+    """Raises ValueError for a number of steps that is none, or where steps cannot be taken apart, or computed again."""
+    if spec.layer_norm and recompute:
+        raise ValueError(f"recompute: expected False with layer_norm, got {recompute!r}")
+    bidirectional = spec.directions == 2
     if isinstance(recompute, bool):
         return
     if not isinstance(recompute, int) or recompute < 1:

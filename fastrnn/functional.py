@@ -99,9 +99,7 @@ def rnn(
     if not torch.jit.is_tracing():  # sizes are free in a traced program, and the operators check them when it runs
         check_arguments(spec, num_layers, x, state, weights, batch_sizes, segments)
     zoned = check_zoneout(zoneout, spec)
-    if layer_norm and recompute:
-        raise ValueError(f"recompute: expected False with layer_norm, got {recompute!r}")
-    check_recompute(recompute, bidirectional, batch_sizes, segments, zoned)
+    check_recompute(recompute, spec, batch_sizes, segments, zoned)
     dropouts = (weight_dropout * training, recurrent_dropout * training)
     options = Options(segments, return_states, recompute, *dropouts, zoned, training)
     y, final, states = stack(

@@ -322,7 +322,7 @@ class Layers(RNNBase, scripted.ScriptedLayers, OwnOptions):
             return
         widths = (self.hidden_size, self.proj_size or self.hidden_size)
         check_segments(self.layer_spec, self.num_layers, x, *widths, batch_sizes, options.segments)
-        check_recompute(options.recompute, self.bidirectional, batch_sizes, options.segments, options.zoneout)
+        check_recompute(options.recompute, self.layer_spec, batch_sizes, options.segments, options.zoneout)
 
     def _check_sizes(self, x: Tensor, state: State, batch_sizes: Tensor | None) -> None:
         if torch.jit.is_tracing():

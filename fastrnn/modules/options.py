@@ -42,10 +42,8 @@ class OwnOptions:
         zoneout: float | tuple[float, float] = 0.0,
         recompute: bool | int = False,
     ) -> None:
-        if spec.layer_norm and recompute:
-            raise ValueError(f"recompute: expected False with layer_norm, got {recompute!r}")
         zoned = check_zoneout(zoneout, spec)
-        check_recompute(recompute, spec.directions == 2, None, WHOLE, zoned)
+        check_recompute(recompute, spec, None, WHOLE, zoned)
         given = {
             "weight_dropout": check_probability("weight_dropout", weight_dropout),
             "recurrent_dropout": check_probability("recurrent_dropout", recurrent_dropout),
