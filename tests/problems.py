@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrnn import _C, ops
-from fastrnn.spec import CELLS
+from fastrnn.spec import CELLS, ForwardCall, pair_of
 from fastrnn.testing import Case, Problem, by_operators, by_peer, by_reference, make_problem, poisoned
 from fastrnn.testing.problem import backward, forward, names
 
@@ -17,7 +17,9 @@ __all__ = [
     "Case",
     "Problem",
     "backward",
+    "call_of",
     "cases_of",
+    "doubled",
     "every_case",
     "every_cell",
     "MULTIPLY_BFLOAT16",
@@ -111,6 +113,16 @@ def plan_of(case: Case, cell: str, element_bytes: int) -> dict:
 def problem(cell: str, case: Case) -> Problem:
     """In float64."""
     return make_problem(cell, case)
+
+
+def call_of(p: Problem) -> ForwardCall:
+    plain = (p.x, *pair_of(p.state), p.weights, p.case.batch_sizes, *p.spec.arguments)
+    return ForwardCall.of(plain, p.segments.arguments).with_noise(p.noise)._replace(every_state=p.case.every_state)
+
+
+def doubled(value: Any) -> Any:
+    """Of two members, tensors or lists of them: the one given and its negative."""
+    return torch.stack((value, -value)) if isinstance(value, Tensor) else [doubled(v) for v in value]
 
 
 def fused(p: Problem, operators: Any = ops) -> dict[str, Tensor]:

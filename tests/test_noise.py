@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from comparison import CELL_MODULES, LAYERS, assert_same, build, inputs, results, tensors
-from problems import every_isa, forward, fused, names, of_each_cell, oracle, peer, problem
+from problems import call_of, doubled, every_isa, forward, fused, names, of_each_cell, oracle, peer, problem
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
@@ -20,8 +20,8 @@ import fastrnn
 from fastrnn import ops
 from fastrnn.diagnose import bytes_kept
 from fastrnn.modules.layers import hx_of
-from fastrnn.spec import CELLS, BackwardCall, ForwardCall, Noise, pair_of
-from fastrnn.testing import Case, Problem, assert_accurate, by_operators, on_reference
+from fastrnn.spec import CELLS, BackwardCall, ForwardCall, Noise
+from fastrnn.testing import Case, assert_accurate, by_operators, on_reference
 
 pytestmark = pytest.mark.usefixtures("single_thread")
 
@@ -43,11 +43,6 @@ CASES = {
     "projected": replace(CASE, **DRAWN, mask=True, directions=2, P=2, padded=True),
 }
 BOTH = CASES["both"]
-
-
-def call_of(p: Problem) -> ForwardCall:
-    plain = (p.x, *pair_of(p.state), p.weights, p.case.batch_sizes, *p.spec.arguments)
-    return ForwardCall.of(plain, (*p.segments.arguments,)).with_noise(p.noise)._replace(every_state=p.case.every_state)
 
 
 # The draws
@@ -168,9 +163,6 @@ def test_draws_belong_to_places(operators):
 
 def test_members_have_noise_of_their_own(operators):
     p = problem("lstm", BOTH)
-
-    def doubled(value: Any) -> Any:
-        return torch.stack((value, -value)) if isinstance(value, Tensor) else [doubled(v) for v in value]
 
     of_both = {name: doubled(getattr(p, name)) for name in ("x", "state", "weights", "dy", "dstate")}
     mask, seed = p.noise.h_mask, p.noise.zoneout_seed

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from comparison import LAYERS, assert_same, build, inputs, results, tensors
-from problems import forward, fused, names, of_each_cell, oracle, peer, problem
+from problems import call_of, doubled, forward, fused, names, of_each_cell, oracle, peer, problem
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.func import grad, vmap
@@ -20,7 +20,7 @@ import fastrnn
 from fastrnn import ops
 from fastrnn.diagnose import bytes_kept
 from fastrnn.modules.layers import hx_of
-from fastrnn.spec import CELLS, BackwardCall, ForwardCall, Segments, pair_of
+from fastrnn.spec import CELLS, BackwardCall, ForwardCall, Segments
 from fastrnn.testing import Case, Problem, assert_accurate, by_operators, on_reference
 
 pytestmark = pytest.mark.usefixtures("single_thread")
@@ -43,11 +43,6 @@ CASES = {
     "projected-both": replace(CASE, padded=True, reset="once", directions=2, P=2, batch_first=True),
 }
 BOTH = CASES["both-by-step"]
-
-
-def call_of(p: Problem) -> ForwardCall:
-    plain = (p.x, *pair_of(p.state), p.weights, p.case.batch_sizes, *p.spec.arguments)
-    return ForwardCall.of(plain, p.segments.arguments)._replace(every_state=p.case.every_state)
 
 
 @pytest.mark.parametrize("cell,case", of_each_cell(CASES))
@@ -153,9 +148,6 @@ def test_marks_everywhere_are_single_steps(operators):
 
 def test_members_share_their_segments(operators):
     p = problem("lstm", BOTH)
-
-    def doubled(value: Any) -> Any:
-        return torch.stack((value, -value)) if isinstance(value, Tensor) else [doubled(v) for v in value]
 
     of_both = {name: doubled(getattr(p, name)) for name in ("x", "state", "weights", "dy", "dstate")}
     states = doubled(p.segments.reset_state)
