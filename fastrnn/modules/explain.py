@@ -103,7 +103,7 @@ def _call(title: str, module: Any, x: Tensor | PackedSequence, hx: Any) -> Itera
     for i in range(layers):
         # The output of a layer requires grad, and so does the input of the next, where anything that entered it does.
         differentiable |= any(w.requires_grad for w in weights[i * per_layer : (i + 1) * per_layer])
-        inputs = module.input_size if i == 0 else spec.directions * outputs
+        inputs = 0 if spec.layer_norm else module.input_size if i == 0 else spec.directions * outputs
         sizes = Sizes(steps, batch, rows, inputs, module.hidden_size, outputs)
         recompute, zoneout = getattr(module, "recompute", False), bool(getattr(module, "zoneout", 0.0))
         blocks.append(list(_layer(spec, sizes, data.device, dtype, differentiable, recompute, zoneout)))
@@ -179,9 +179,9 @@ def _layer(
     yield from _backend(spec, device, dtype)
     if backend and sizes.rows:
         yield f"  plan: {backend.plan(spec, sizes, dtype, device)}"
-    saved = spec.facts.saved + ("h" if len(spec.facts.states) == 1 else "c after zoneout",) * (
-        spec.facts.saved_by_zoneout * zoneout
-    )
+    of_zoneout = "h" if len(spec.facts.states) == 1 else "c after zoneout"
+    of_norm = tuple([f"gh_{gate} before its norm" for gate in spec.facts.gates])
+    saved = spec.facts.saved + (of_zoneout,) * (spec.facts.saved_by_zoneout * zoneout) + of_norm * spec.layer_norm
     if not torch.is_grad_enabled():
         said = "nothing, gradients are disabled"
     elif not differentiable:
@@ -202,13 +202,13 @@ def _layer(
 
 
 def _chosen(spec: LayerSpec, device: torch.device, dtype: torch.dtype) -> Any:
-    against = reasons_against(spec.cell, device, dtype, spec.layer_norm)
+    against = reasons_against(spec.cell, device, dtype)
     return next((backend for backend in BACKENDS if not against[backend.NAME]), None)
 
 
 def _backend(spec: LayerSpec, device: torch.device, dtype: torch.dtype) -> Iterator[str]:
     backend = _chosen(spec, device, dtype)
     yield f"  backend: {backend.NAME if backend else 'none, so the reference in plain PyTorch'}"
-    for name, reasons in reasons_against(spec.cell, device, dtype, spec.layer_norm).items():
+    for name, reasons in reasons_against(spec.cell, device, dtype).items():
         if reasons:
             yield f"  not {name}: {'; '.join(reasons)}"

@@ -93,7 +93,8 @@ class _Members:
 
     def __init__(self, size: int, call: Any, dims: Any) -> None:
         self.size = size
-        self.nested = call.weights[1].dim() - (dims.weights[1] is not None) == 3
+        w_hh = 0 if call.layer_norm else 1
+        self.nested = call.weights[w_hh].dim() - (dims.weights[w_hh] is not None) == 3
 
     def join(self, value: Any, dim: Any) -> Any:
         """A tensor, a list, or None."""

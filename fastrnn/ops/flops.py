@@ -28,7 +28,8 @@ def _backward(*args: Any, **_: Any) -> int:
     of_x, *of_states = call.needed[: 1 + states]
     before_the_first = 0 if any(of_states[:1]) else _batch(call.forward)
     for i, (w, wanted) in enumerate(zip(call.weights, call.needed[1 + states :], strict=False)):  # then of resets
-        passed_on = {0: rows if of_x else 0, 1: rows - before_the_first}.get(i % per_direction, rows)
+        number = i % per_direction + call.layer_norm  # as of a layer with weight_ih
+        passed_on = {0: rows if of_x else 0, 1: rows - before_the_first}.get(number, rows)
         total += _elements(w) * (rows * wanted + passed_on)
     return 2 * total
 

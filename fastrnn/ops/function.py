@@ -55,12 +55,14 @@ def _fused(
     noise: Noise = NONE,
 ) -> tuple[Tensor, State]:
     flops.announce()
+    if spec.layer_norm:
+        spec, x, weights = reference.gate_inputs(spec, x, weights)
     arguments: Any = (x, *pair_of(state), list(weights), batch_sizes, *spec.arguments)
-    if segments or every_state or recompute or noise:
+    if segments or every_state or recompute or noise or spec.layer_norm:
         lengths, reset, reset_state = segments
         arguments = (*arguments, False, lengths, reset, *pair_of(reset_state), every_state, recompute)
-    if noise:
-        arguments = (*arguments, *noise)
+    if noise or spec.layer_norm:
+        arguments = (*arguments, *noise, spec.layer_norm)
     y, final, _ = layer_forward(*arguments)
     return y, tuple(final)
 

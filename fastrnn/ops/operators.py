@@ -21,6 +21,11 @@ a packed batch, so that ``dstate`` has one more. With ``recompute`` a gradient t
 forward once more. ``h_mask``, ``zoneout_h``, ``zoneout_c`` and ``zoneout_seed`` are those of ``fastrnn.spec.Noise``,
 the mask shaped as ``h_0``.
 
+With ``layer_norm`` x are the gates' normalised products with it, [..., D*G*H], bias included: what forms them, of every
+step at once, is for the caller. ``weights`` then lists w_hh, with bias b_hh, with a projection w_hr, the gains w_ln_hh
+[G*H] of the products with h, and of a cell with a state of its own w_ln_c and, with bias, b_ln_c [H]. These products
+are saved besides.
+
 ``layer_backward`` returns gradients for those of (x, *state, *weights, *reset_state) that ``needed`` flags, in order,
 the state being ``h_0`` and ``c_0`` as far as given. With ``samples`` > 1 those of the weights come for each sample,
 [samples, ...]: row b of a batch belongs to sample ``b % samples``. ``layer_double_backward`` is its derivative: from
@@ -69,12 +74,12 @@ class _Results:
                     f"fastrnn: expected states and weights on {call.x.device} like the input, got {t.device}"
                 )
         self.call = call
-        self.members = tuple(call.weights[1].shape[: call.members])
+        self.members = tuple(call.w_hh.shape[: call.members])
         self.leading = tuple(call.x.shape[call.members : -1])
         if call.swapped:
             self.leading = self.leading[::-1]
         self.spec = LayerSpec(*call.options)  # projected or not; frozen weights are more than a layer's
-        self.hidden, self.outputs = self.spec.hidden_and_outputs(call.weights[1])
+        self.hidden, self.outputs = self.spec.hidden_and_outputs(call.w_hh)
 
     def sequence(self, width: int) -> Tensor:
         """Step by step in memory."""

@@ -17,8 +17,7 @@ CONSTANTS = ("batch_sizes", "lengths", "reset", "h_mask", "zoneout_seed")
 
 _SEGMENTS = ("lengths", "reset", "h_reset", "c_reset")
 _NOISE = Noise._fields
-
-
+_TRAILING = (*_SEGMENTS, *_NOISE, "layer_norm")
 _PLAIN = 9  # arguments up to batch_first
 _OF_FROZEN = (*_SEGMENTS, "zoneout_h", "zoneout_c")
 
@@ -58,11 +57,12 @@ class ForwardCall(NamedTuple):
     zoneout_h: float = 0.0
     zoneout_c: float = 0.0
     zoneout_seed: Tensor | None = None
+    layer_norm: bool = False
 
     @staticmethod
     def of(plain: Sequence[Any], others: Sequence[Any]) -> "ForwardCall":
-        """From the arguments up to ``batch_first``, and those of segments and noise or the first of them."""
-        return ForwardCall(*plain)._replace(**dict(zip(_SEGMENTS + _NOISE, others, strict=False)))
+        """From the arguments up to ``batch_first``, and ``trailing_arguments`` or the first of them."""
+        return ForwardCall(*plain)._replace(**dict(zip(_TRAILING, others, strict=False)))
 
     @staticmethod
     def of_frozen(*args: Any) -> "ForwardCall":
@@ -91,18 +91,18 @@ class ForwardCall(NamedTuple):
 
     @property
     def trailing_arguments(self) -> tuple[Any, ...]:
-        """Those of ``layer_backward`` and ``layer_double_backward`` of segments and noise."""
-        return tuple([getattr(self, name) for name in _SEGMENTS + _NOISE])
+        """Those of ``layer_backward`` and ``layer_double_backward`` of segments, noise and normalisation."""
+        return tuple([getattr(self, name) for name in _TRAILING])
 
     @property
     def saved_width(self) -> int:
         """Values of size H in a row of ``saved``."""
-        return CELLS[self.cell].saved_values(self.noise.zoneout)
+        return CELLS[self.cell].saved_values(self.noise.zoneout, self.layer_norm)
 
     @property
     def spec(self) -> LayerSpec:
         """Raises ValueError where the options do not fit one another or the number of weights."""
-        return LayerSpec.of_weights(*self.options, self.weights)
+        return LayerSpec.of_weights(*self.options, self.weights, self.layer_norm)
 
     @property
     def state(self) -> list[Tensor]:
@@ -146,7 +146,11 @@ class ForwardCall(NamedTuple):
     @property
     def members(self) -> int:
         """Dimensions in front of all others: 1 for an ensemble, else 0."""
-        return int(self.weights[1].dim() == 3)
+        return int(self.w_hh.dim() == 3)
+
+    @property
+    def w_hh(self) -> Tensor:
+        return self.weights[0 if self.layer_norm else 1]
 
     @property
     def one_step(self) -> bool:
@@ -184,6 +188,7 @@ class BackwardCall(NamedTuple):
     zoneout_h: float = 0.0
     zoneout_c: float = 0.0
     zoneout_seed: Tensor | None = None
+    layer_norm: bool = False
 
     @property
     def forward(self) -> ForwardCall:

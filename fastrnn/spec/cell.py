@@ -42,8 +42,9 @@ class CellSpec:
         cell's own state as it stays, or a cell that saves nothing its new ``h``, comes behind it."""
         return int(len(self.states) > 1 or not self.saved)
 
-    def saved_values(self, zoneout: bool) -> int:
-        return len(self.saved) + self.saved_by_zoneout * zoneout
+    def saved_values(self, zoneout: bool, layer_norm: bool) -> int:
+        """With ``layer_norm`` the products with h besides, as they were before."""
+        return len(self.saved) + self.saved_by_zoneout * zoneout + len(self.gates) * layer_norm
 
     @property
     def kept(self) -> tuple[str, ...]:

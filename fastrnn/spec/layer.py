@@ -23,6 +23,8 @@ class LayerSpec(NamedTuple):
         projected: each direction has ``weight_hr``, and P outputs instead of H.
         layer_norm: the products with x and with h are normalised, and the cell's own state on its way to h: each
             direction has the gains of that.
+        gates_given: x are the gates' normalised products with it, [..., D*G*H], and what forms them is not among the
+            weights. So the operators take a layer with ``layer_norm``.
     """
 
     cell: str
@@ -31,10 +33,11 @@ class LayerSpec(NamedTuple):
     batch_first: bool = False
     projected: bool = False
     layer_norm: bool = False
+    gates_given: bool = False
 
     @staticmethod
     def of_weights(
-        cell: str, directions: int, has_bias: bool, batch_first: bool, weights: Sequence[Tensor]
+        cell: str, directions: int, has_bias: bool, batch_first: bool, weights: Sequence[Tensor], layer_norm: bool
     ) -> "LayerSpec":
         """From the arguments of an operator, where the number of weights tells whether there is a projection.
 
@@ -45,7 +48,7 @@ class LayerSpec(NamedTuple):
             raise ValueError(f"unknown cell '{cell}', expected one of {' '.join(CELLS)}")
         if directions not in (1, 2):
             raise ValueError(f"expected 1 or 2 directions, got {directions}")
-        plain = LayerSpec(cell, directions, has_bias, batch_first)
+        plain = LayerSpec(cell, directions, has_bias, batch_first, layer_norm=layer_norm, gates_given=layer_norm)
         layer = plain._replace(projected=len(weights) > directions * len(plain.weight_names))
         if len(weights) != directions * len(layer.weight_names):
             expected = len(plain.weight_names)
@@ -59,7 +62,7 @@ class LayerSpec(NamedTuple):
 
     @property
     def arguments(self) -> tuple[str, int, bool, bool]:
-        """Those of the operators, in their order. They see a projection by the number of weights."""
+        """Those of the operators in front, in their order. They see a projection by the number of weights."""
         return self.cell, self.directions, self.has_bias, self.batch_first
 
     @property
@@ -71,7 +74,14 @@ class LayerSpec(NamedTuple):
         """Of one direction, in order; with ``_l0`` and the like behind them they are those of ``torch.nn``."""
         biases = ("bias_ih", "bias_hh") if self.has_bias else ()
         names = ("weight_ih", "weight_hh", *biases, *(("weight_hr",) if self.projected else ()))
-        return names + self.norm_names if self.layer_norm else names
+        if self.layer_norm:
+            names += self.norm_names
+        return tuple([name for name in names if not name.endswith("_ih")]) if self.gates_given else names
+
+    @property
+    def w_hh(self) -> int:
+        """Where ``weight_hh`` is among the weights of a direction, and so of the first."""
+        return 0 if self.gates_given else 1
 
     @property
     def norm_names(self) -> tuple[str, ...]:
@@ -81,7 +91,7 @@ class LayerSpec(NamedTuple):
 
     def weight_shapes(self, inputs: int, hidden: int, outputs: int) -> dict[str, Shape]:
         """Of one direction, by name."""
-        gates = len(self.facts.gates) * hidden
+        gates = self.gates_width(hidden)
         every = {
             "weight_ih": (gates, inputs),
             "weight_hh": (gates, outputs),
@@ -94,6 +104,9 @@ class LayerSpec(NamedTuple):
             "bias_ln_c": (hidden,),
         }
         return {name: every[name] for name in self.weight_names}
+
+    def gates_width(self, hidden: int) -> int:
+        return len(self.facts.gates) * hidden
 
     def state_widths(self, hidden: int, outputs: int) -> dict[str, int]:
         """Last sizes of the states by name: P for ``h``, H for the others."""

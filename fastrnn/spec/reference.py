@@ -16,7 +16,7 @@ from fastrnn.spec.layer import LayerSpec
 from fastrnn.spec.noise import NONE, Noise
 from fastrnn.spec.segments import WHOLE, Segments
 
-__all__ = ["hidden", "layer", "one_step", "step"]
+__all__ = ["gate_inputs", "hidden", "layer", "one_step", "step"]
 
 State = tuple[Tensor, ...]
 # What the cell's own state goes through on its way to h.
@@ -94,7 +94,7 @@ def step(
         widths = spec.state_widths(*spec.hidden_and_outputs(w["weight_hh"])).values()
         state = tuple([x.new_zeros(len(x), width) for width in widths])
     h = state[0] if h_mask is None else state[0] * h_mask
-    gx, gh = _gates(spec, w, "ih", x), _gates(spec, w, "hh", h)
+    gx, gh = x if spec.gates_given else _gates(spec, w, "ih", x), _gates(spec, w, "hh", h)
     new = _CELL_FUNCTIONS[spec.cell](gx, gh, state, lambda c: _normalised_state(w, c))
     if spec.projected:
         new = (linear(new[0], w["weight_hr"]), *new[1:])
@@ -102,6 +102,18 @@ def step(
         return new
     of_h, of_c = stays
     return _mixed(of_h, state[0], new[0]), *[_mixed(of_c, s, n) for s, n in zip(state[1:], new[1:], strict=True)]
+
+
+def gate_inputs(spec: LayerSpec, x: Tensor, weights: Sequence[Tensor]) -> tuple[LayerSpec, Tensor, list[Tensor]]:
+    """A layer as one whose gates are given: that, the gates' products with ``x`` [..., D*G*H], the other weights."""
+    names = spec.weight_names
+    given = spec._replace(gates_given=True)
+    products, others = [], []
+    for d in range(spec.directions):
+        w = dict(zip(names, weights[d * len(names) :], strict=False))
+        products.append(_gates(spec, w, "ih", x))
+        others += [w[name] for name in given.weight_names]
+    return given, products[0] if spec.directions == 1 else torch.cat(products, -1), others
 
 
 _EPSILON = 1e-5  # added to variances, as in torch.nn.LayerNorm
@@ -135,7 +147,7 @@ def one_step(spec: LayerSpec, x: Tensor, state: State, weights: Sequence[Tensor]
     """``step`` of a layer that has one direction and takes a single step, with mask and states [B, width]."""
     if not noise.zoneout:
         return step(spec, x, state, weights, noise.h_mask)
-    hidden, _ = spec.hidden_and_outputs(weights[1])
+    hidden, _ = spec.hidden_and_outputs(weights[spec.w_hh])
     rows = torch.arange(len(x), device=x.device)
     return step(spec, x, state, weights, noise.h_mask, noise.stays(0, rows, hidden))
 
@@ -156,7 +168,7 @@ class _Batch:
         self.steps = x.split(batch_sizes.tolist()) if batch_sizes is not None else x.unbind(int(spec.batch_first))
         self.rows = len(self.steps[0])
         self.first_rows = list(accumulate([len(s) for s in self.steps], initial=0))
-        self.hidden, outputs = spec.hidden_and_outputs(weights[1])
+        self.hidden, outputs = spec.hidden_and_outputs(weights[spec.w_hh])
         self.widths = spec.state_widths(self.hidden, outputs).values()
         self.x = x
 
@@ -182,6 +194,10 @@ class _Batch:
             return tuple([s[d] for s in self.zeros()])
         return tuple([s[d, t] if s.dim() == 4 else s[d] for s in self.segments.reset_state])
 
+    def inputs(self, d: int, t: int) -> Tensor:
+        x, width = self.steps[t], self.spec.gates_width(self.hidden)
+        return x[..., d * width : (d + 1) * width] if self.spec.gates_given else x
+
     def h_mask(self, d: int, rows: int) -> Tensor | None:
         return None if self.noise.h_mask is None else self.noise.h_mask[d, :rows]
 
@@ -204,7 +220,7 @@ def _direction(batch: _Batch, state: State, weights: Sequence[Tensor], d: int) -
             state = tuple([torch.where(anew, r, s) for r, s in zip(batch.reset_state(d, t), state, strict=True)])
         rows = len(batch.steps[t])
         old = tuple([s[:rows] for s in state])
-        new = step(batch.spec, batch.steps[t], old, weights, batch.h_mask(d, rows), batch.stays(d, t))
+        new = step(batch.spec, batch.inputs(d, t), old, weights, batch.h_mask(d, rows), batch.stays(d, t))
         if (active := batch.active(t)) is None:
             after[t] = new
             state = tuple([torch.cat([n, s[rows:]]) for n, s in zip(new, state, strict=True)])
@@ -230,7 +246,8 @@ def layer(
         x: [T, B, I]; [B, T, I] if ``spec.batch_first``; [sum of batch_sizes, I] if ``batch_sizes`` is given.
         state: initial ``h`` [D, B, P] and the cell's other states [D, B, H]; empty for zeros.
         weights: for each direction ``weight_ih`` [G*H, I], ``weight_hh`` [G*H, P], with bias ``bias_ih`` and
-            ``bias_hh`` [G*H], with a projection ``weight_hr`` [P, H]. P is H where there is no projection.
+            ``bias_hh`` [G*H], with a projection ``weight_hr`` [P, H], with ``layer_norm`` its gains. P is H where there
+            is no projection.
         batch_sizes: int64 [T] on the CPU, not increasing: rows active at each step, as in ``PackedSequence``.
         segments: of a batch that is not packed.
         every_state: the cell's own states after each step are asked for.
