@@ -76,11 +76,14 @@ struct Weights {
   const T *w_ih, *w_hh;  // [G*H, I], [G*H, P]
   const T *b_ih, *b_hh;  // [G*H] or null
   const T* w_hr;         // [P, H] or null
+  // Of a normalised layer, else null: gains of the products with h [G*H], and of the cell state its gain and its bias
+  // [H]. Its products with x are x, [N, D*G*H], and I is 0.
+  const T *ln_hh, *ln_c, *b_ln_c;
 };
 
 template <class T>
 struct WeightGradients {
-  T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;  // as Weights; null where not asked for
+  T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr, *ln_hh, *ln_c, *b_ln_c;  // as Weights; null where not asked for
 };
 
 // What the gradients of the weights are products of, row by row in the order of y: for who forms them otherwise.

@@ -14,6 +14,7 @@ template <class T, class Q, class Cell>
 class LayerBackward {
   using Gates = typename Cell::Gates;
   using Groups = ColumnGroups<T, kTileCols>;
+  using Norms = NormGroups<Gates>;
 
  public:
   LayerBackward(const BackwardArgs<T>& args, const Plan& plan, Team team, char* workspace)
@@ -23,17 +24,18 @@ class LayerBackward {
       const Weights<T>& w = args.weights[d];
       const bool direct = plan.direct_backward;
       if (n_.T > 1 || args.dh_0) w_hh_[d] = RightWeight<T, Q>(w.w_hh, Gates::kGates, n_.H, n_.P, direct, arena_);
-      if (args.dx) w_ih_[d] = RightWeight<T, Q>(w.w_ih, Gates::kGates, n_.H, n_.I, direct, arena_);
+      if (gives_inputs()) w_ih_[d] = RightWeight<T, Q>(w.w_ih, Gates::kGates, n_.H, n_.I, direct, arena_);
       if (projected) w_hr_[d] = RightWeight<T, Q>(w.w_hr, 1, n_.P, n_.H, direct, arena_);
     }
     // The second direction's input gradient, where the first writes its own beside it.
-    if (args.dx && n_.D == 2) other_dx_ = take<Real<T>>(n_.N * n_.I);
+    if (gives_inputs() && n_.D == 2) other_dx_ = take<Real<T>>(n_.N * n_.I);
     part_rows_ = divide_up(n_.B, plan.row_parts);
     chunk_rows_ = larger(plan.chunk_rows, part_rows_);
     rows_ = take_for_each(plan.directions_at_once * plan.row_parts, share_.rows_owner, [&] {
       RowBuffers b;
       b.dsums = take<Q>(dsums_rows() * dsums_ld());
-      if (kRounds<T, Q> && args.weights[0].b_ih) b.bias = take<Real<T>>(dsums_width());
+      if (normalised() || (kRounds<T, Q> && args.weights[0].b_ih)) b.bias = take<Real<T>>(dsums_width());
+      if (normalised()) b.norm = take_norm_rows();
       if (projected) b.dh = take<Q>((chunk_rows_ + kSpareRows<Q>)*dh_ld()), b.h = take<Q>(chunk_rows_ * n_.H);
       return b;
     });
@@ -45,6 +47,7 @@ class LayerBackward {
       b.inputs = take<const T*>(chunk_rows_);
       b.previous = take<const T*>(chunk_rows_);
       if (args.h_mask) b.masked = take<T>(chunk_rows_ * n_.P);
+      if (normalised()) b.norm = take_norm_values();
       return b;
     });
     // The first part of the rows writes into the results, every other one beside them.
@@ -76,10 +79,22 @@ class LayerBackward {
     return arena_.template take<U>(elements);
   }
 
+  // Of a step of a normalised layer, for the threads that share its rows: the gradients of the normalised products and
+  // cell state, and sums of those of gains and biases.
+  struct NormRowBuffers {
+    Real<T>*dnormal = nullptr, *dstate = nullptr, *gain = nullptr, *state_gain = nullptr, *state_bias = nullptr;
+  };
+  // For each thread: the gradients of h by groups of its units, and what all rows are normalised by.
+  struct NormValues {
+    Real<T>* dh = nullptr;
+    Moments<Real<T>>*products = nullptr, *state = nullptr;
+    GradientMeans<Real<T>>*product_means = nullptr, *state_means = nullptr;
+  };
   // Shared by the threads of one part of the rows. dsums: the last step of the chunk before, then the chunk.
   struct RowBuffers {
     Q *dsums = nullptr, *dh = nullptr, *h = nullptr;
     Real<T>* bias = nullptr;
+    NormRowBuffers norm;
   };
   struct ThreadBuffers {
     ChunkGradients<T, Q, Gates> products;
@@ -87,7 +102,29 @@ class LayerBackward {
     int64_t* numbers = nullptr;
     const T **inputs = nullptr, **previous = nullptr;
     T* masked = nullptr;  // the latter, where they are masked
+    NormValues norm;
   };
+  bool normalised() const { return a_.weights[0].ln_hh; }
+  bool gives_inputs() const { return a_.dx && !normalised(); }
+
+  NormRowBuffers take_norm_rows() {
+    NormRowBuffers b;
+    b.dnormal = take<Real<T>>(part_rows_ * Gates::kGates * n_.H), b.gain = take<Real<T>>(Gates::kGates * n_.H);
+    if (Cell::kCellState < 0) return b;
+    b.dstate = take<Real<T>>(part_rows_ * n_.H);
+    b.state_gain = take<Real<T>>(n_.H), b.state_bias = take<Real<T>>(n_.H);
+    return b;
+  }
+  NormValues take_norm_values() {
+    NormValues b;
+    b.dh = take<Real<T>>(groups_.padded() * dh_rows());
+    b.products = take<Moments<Real<T>>>(part_rows_ * Norms::kCount), b.state = take<Moments<Real<T>>>(part_rows_);
+    b.product_means = take<GradientMeans<Real<T>>>(part_rows_ * Norms::kCount);
+    b.state_means = take<GradientMeans<Real<T>>>(part_rows_);
+    return b;
+  }
+  int64_t dh_rows() const { return part_rows_ + kSpareRows<Q>; }
+
   int64_t dsums_width() const { return Gates::kSums * n_.H; }
   int64_t dsums_ld() const { return row_ld<Q>(dsums_width()); }
   int64_t dsums_rows() const { return part_rows_ + chunk_rows_ + kSpareRows<Q>; }
@@ -101,6 +138,9 @@ class LayerBackward {
     if (of.b_ih) w.b_ih = take<Real<T>>(gates);
     if (of.b_hh) w.b_hh = take<Real<T>>(gates);
     if (of.w_hr) w.w_hr = take<Real<T>>(n_.P * n_.H);
+    if (of.ln_hh) w.ln_hh = take<Real<T>>(gates);
+    if (of.ln_c) w.ln_c = take<Real<T>>(n_.H);
+    if (of.b_ln_c) w.b_ln_c = take<Real<T>>(n_.H);
     return w;
   }
 
@@ -114,10 +154,13 @@ class LayerBackward {
 
   void run_direction(int64_t d) {
     d_ = d;
-    if (rows_.bias)
-      for_own_columns([&](int64_t at, int n) {
-        for (int a = 0; a < Gates::kSums; ++a) store(rows_.bias + a * n_.H + at, Vec<T>{}, n);
-      });
+    for_own_columns([&](int64_t at, int n) {
+      const auto clear = [&](Real<T>* sums, int count) {
+        for (int i = 0; sums && i < count; ++i) store(sums + i * n_.H + at, Vec<T>{}, n);
+      };
+      clear(rows_.bias, Gates::kSums), clear(rows_.norm.gain, Gates::kGates);
+      clear(rows_.norm.state_gain, 1), clear(rows_.norm.state_bias, 1);
+    });
     const Steps steps{a_.x_rows, a_.rows, n_.T, share_.row_part, plan_.row_parts, d == 1};
     bool first_chunk = true;
     for (int64_t end = n_.T; end > 0; first_chunk = false) {
@@ -127,7 +170,7 @@ class LayerBackward {
       run_chunk(steps, begin, end, rows, first_chunk);
       end = begin;
     }
-    if (rows_.bias) write_bias(gradients_[d]);
+    if (rows_.bias) write_sums(gradients_[d]);
   }
 
   // f(column, columns) for each vector of the thread's own units.
@@ -138,12 +181,18 @@ class LayerBackward {
     for (int64_t at = groups.begin * Groups::kWidth; at < end; at += kLanes<T>) f(at, valid_lanes<T>(at, n_.H));
   }
 
-  void write_bias(const WeightGradients<Real<T>>& to) const {
+  // Biases and gains, which were added up beside the products.
+  void write_sums(const WeightGradients<Real<T>>& to) const {
+    const NormRowBuffers& norm = rows_.norm;
     for_own_columns([&](int64_t at, int n) {
+      const auto write = [&](Real<T>* out, int64_t gate, const Real<T>* sums, int64_t sum) {
+        if (out) store(out + gate * n_.H + at, load(sums + sum * n_.H + at, n), n);
+      };
       for (int g = 0; g < Gates::kGates; ++g) {
-        if (to.b_ih) store(to.b_ih + g * n_.H + at, load(rows_.bias + Gates::x_sum(g) * n_.H + at, n), n);
-        if (to.b_hh) store(to.b_hh + g * n_.H + at, load(rows_.bias + Gates::h_sum(g) * n_.H + at, n), n);
+        write(to.b_ih, g, rows_.bias, Gates::x_sum(g)), write(to.b_hh, g, rows_.bias, Gates::h_sum(g));
+        write(to.ln_hh, g, norm.gain, g);
       }
+      write(to.ln_c, 0, norm.state_gain, 0), write(to.b_ln_c, 0, norm.state_bias, 0);
     });
   }
 
@@ -160,8 +209,10 @@ class LayerBackward {
     list_rows(steps, begin, end);
     const Chunk<T, Q> chunk{rows,    first_chunk, chunk_dsums_,    dsums_ld(),     rows_.dh,
                             rows_.h, dh_ld(),     thread_.numbers, thread_.inputs, thread_.previous};
-    thread_.products.add_weights(chunk, gradients_[d_]);
-    if (a_.dx) thread_.products.write_inputs(chunk, w_ih_[d_], d_ == 0 ? a_.dx : other_dx_);
+    WeightGradients<Real<T>> by_products = gradients_[d_];
+    if (rows_.bias) by_products.b_ih = by_products.b_hh = nullptr;
+    thread_.products.add_weights(chunk, by_products);
+    if (gives_inputs()) thread_.products.write_inputs(chunk, w_ih_[d_], d_ == 0 ? a_.dx : other_dx_);
     if (a_.by_row.dsums) hand_out_rows(steps, begin, end);
     if (share_.unit_part == 0) __builtin_memcpy(rows_.dsums, next, steps.active(begin) * dsums_ld() * sizeof(Q));
     wait(share_.group, plan_.unit_parts, share_.place);
@@ -178,6 +229,7 @@ class LayerBackward {
   }
 
   void retreat(const Steps& steps, int64_t s, Range rows, const Q* next, Q* now, bool followed, bool begun) {
+    if (normalised()) return retreat_normalised(steps, s, rows, next, now, followed, begun);
     if (a_.weights[d_].w_hr) return retreat_projected(steps, s, rows, next, now, followed, begun);
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
     alignas(64) Real<T> buffers[kMatrix<Q> ? 2 : 1][kMostRows<Q> * kTileCols * kLanes<T>];
@@ -235,8 +287,26 @@ class LayerBackward {
   // With a projection: first dh of the outputs, which stays for the gradient of w_hr; then dh W_hr goes through the
   // cell.
   void retreat_projected(const Steps& steps, int64_t s, Range rows, const Q* next, Q* now, bool followed, bool begun) {
-    Q* const dh = rows_.dh + (now - chunk_dsums_) / dsums_ld() * dh_ld();
-    Q* const h = rows_.h + (now - chunk_dsums_) / dsums_ld() * n_.H;
+    form_output_gradients(steps, s, rows, next, now, followed);
+    const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
+    for (int64_t q = groups.begin; q < groups.end; ++q) {
+      for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
+        alignas(64) Real<T> sums[kMostRows<Q> * kTileCols * kLanes<T>];
+        const int vectors = groups_.vectors(q);
+        unproject(sums, row, count, q, now);
+        const CellGradientRows<T, Q> at = cell_rows(steps, s, row, now, begun);
+        CellBackwardWork<T, Q, Cell>{sums, vectors, q * Groups::kWidth, n_.H, at}(0, count);
+        form_hidden_again(row, count, q, now, at);
+      });
+    }
+  }
+
+  // Where the gradients of the outputs, and what was projected, are for rows whose dsums begin here.
+  Q* projected_dh(const Q* now) const { return rows_.dh + (now - chunk_dsums_) / dsums_ld() * dh_ld(); }
+  Q* projected_h(const Q* now) const { return rows_.h + (now - chunk_dsums_) / dsums_ld() * n_.H; }
+
+  void form_output_gradients(const Steps& steps, int64_t s, Range rows, const Q* next, const Q* now, bool followed) {
+    Q* const dh = projected_dh(now);
     const Range outputs = share({0, outputs_.count()}, share_.unit_part, plan_.unit_parts);
     for (int64_t q = outputs.begin; q < outputs.end; ++q) {
       for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
@@ -257,34 +327,85 @@ class LayerBackward {
       });
     }
     wait(share_.group, plan_.unit_parts, share_.place);
-    const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
+  }
+
+  void unproject(Real<T>* sums, int64_t row, int rows, int64_t q, const Q* now) const {
     const int64_t start = 0;
-    for (int64_t q = groups.begin; q < groups.end; ++q) {
-      for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
-        alignas(64) Real<T> sums[kMostRows<Q> * kTileCols * kLanes<T>];
-        const int vectors = groups_.vectors(q);
-        plain_product<Q>(plan_.matrix_steps, sums, count, vectors, {dh + row * dh_ld(), dh_ld(), &start, 1},
-                         w_hr_[d_].panel(q), n_.P, Nothing());
-        const CellGradientRows<T, Q> at = cell_rows(steps, s, row, now, begun);
-        CellBackwardWork<T, Q, Cell>{sums, vectors, q * Groups::kWidth, n_.H, at}(0, count);
-        if constexpr (Cell::kProjectable) {
-          for (int r = 0; r < count; ++r)
-            recompute_hidden(h + (row + r) * n_.H, at.saved + r * at.saved_ld, q, vectors);
+    plain_product<Q>(plan_.matrix_steps, sums, rows, groups_.vectors(q),
+                     {projected_dh(now) + row * dh_ld(), dh_ld(), &start, 1}, w_hr_[d_].panel(q), n_.P, Nothing());
+  }
+
+  void form_hidden_again(int64_t row, int rows, int64_t q, const Q* now, const CellGradientRows<T, Q>& at) const {
+    if constexpr (Cell::kProjectable) {
+      for (int r = 0; r < rows; ++r) {
+        for (int u = 0; u < groups_.vectors(q); ++u) {
+          const int64_t column = q * Groups::kWidth + u * kLanes<T>;
+          const int n = valid_lanes<T>(column, n_.H);
+          Vec<T> saved[kRoomForSaved<Cell>];
+          load_saved<T, Cell>(saved, at.saved + r * at.saved_ld, at.values.all, r, at.norm, column, n);
+          store(projected_h(now) + (row + r) * n_.H + column, Cell::template hidden<T>(saved), n);
         }
-      });
+      }
     }
   }
 
-  void recompute_hidden(Q* h, const Real<T>* saved_row, int64_t q, int vectors) const {
-    const int values = int(saved_values<Cell>(a_.zoneout));
-    for (int u = 0; u < vectors; ++u) {
-      const int64_t column = q * Groups::kWidth + u * kLanes<T>;
-      const int n = valid_lanes<T>(column, n_.H);
-      Vec<T> saved[kRoomForSaved<Cell>];
-      FASTRNN_UNROLL
-      for (int i = 0; i < Cell::kSaved; ++i) saved[i] = load(saved_row + saved_at(values, column, i, n), n);
-      store(h + column, Cell::template hidden<T>(saved), n);
+  // Of a normalised layer: the gradient of h, from it that of the cell state, by the cell those of the gates, and from
+  // these, normalised, those of the products with h. Between them the threads that divide units meet.
+  void retreat_normalised(const Steps& steps, int64_t s, Range rows, const Q* next, Q* now, bool followed, bool begun) {
+    const bool projected = a_.weights[d_].w_hr;
+    if (projected) form_output_gradients(steps, s, rows, next, now, followed);
+    const CellGradientRows<T, Q> first = cell_rows(steps, s, 0, now, begun);
+    const auto saved_of = [&](int64_t row) { return first.saved + row * first.saved_ld; };
+    const NormValues& norm = thread_.norm;
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      for_norm_groups<Gates>([&]<int group>() {
+        norm.products[row * Norms::kCount + group] = moments<T, Norms::size(group)>(
+            saved_of(row), first.values.all, first.values.own + Norms::first(group), n_.H);
+      });
+      if (Cell::kCellState >= 0)
+        norm.state[row] = moments<T, 1>(saved_of(row), first.values.all, Cell::kCellState, n_.H);
     }
+    const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
+    const auto for_own_blocks = [&](auto&& f) {
+      for (int64_t q = groups.begin; q < groups.end; ++q)
+        for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
+          const int vectors = groups_.vectors(q);
+          Real<T>* const dh = norm.dh + q * Groups::kWidth * dh_rows() + row * vectors * kLanes<T>;
+          f(q, row, count, dh, cell_rows(steps, s, row, now, begun));
+        });
+    };
+    for_own_blocks([&](int64_t q, int64_t row, int count, Real<T>* dh, CellGradientRows<T, Q> at) {
+      const int vectors = groups_.vectors(q);
+      if (projected)
+        unproject(dh, row, count, q, now);
+      else if (followed)
+        hidden_gradient(dh, steps, row, count, q, vectors, next, nullptr, Nothing());
+      else
+        __builtin_memset(dh, 0, count * vectors * sizeof(Vec<T>));
+      if (!projected) add_outside(at, steps, s, row, followed);
+      apply_output_backward<T, Q, Cell>(dh, count, vectors, q * Groups::kWidth, n_.H, at);
+    });
+    if constexpr (Cell::kCellState >= 0) {
+      wait(share_.group, plan_.unit_parts, share_.place);
+      for (int64_t row = rows.begin; row < rows.end; ++row)
+        norm.state_means[row] = gradient_means<T, 1>(rows_.norm.dstate + row * n_.H, 1, 0, saved_of(row),
+                                                     first.values.all, Cell::kCellState, norm.state[row], n_.H);
+    }
+    for_own_blocks([&](int64_t q, int64_t row, int count, Real<T>* dh, const CellGradientRows<T, Q>& at) {
+      CellBackwardWork<T, Q, Cell>{dh, groups_.vectors(q), q * Groups::kWidth, n_.H, at}(0, count);
+      if (projected) form_hidden_again(row, count, q, now, at);
+    });
+    wait(share_.group, plan_.unit_parts, share_.place);
+    for (int64_t row = rows.begin; row < rows.end; ++row)
+      for_norm_groups<Gates>([&]<int group>() {
+        const int64_t at = row * Norms::kCount + group;
+        norm.product_means[at] = gradient_means<T, Norms::size(group)>(
+            rows_.norm.dnormal + row * Gates::kGates * n_.H, Gates::kGates, Norms::first(group), saved_of(row),
+            first.values.all, first.values.own + Norms::first(group), norm.products[at], n_.H);
+      });
+    for_own_blocks([&](int64_t q, int64_t, int count, Real<T>*, const CellGradientRows<T, Q>& at) {
+      apply_products_backward<T, Q, Cell>(count, groups_.vectors(q), q * Groups::kWidth, n_.H, at);
+    });
   }
 
   // Gradients of the outputs of rows from `row` on: of y, and of the final state where no step follows.
@@ -298,7 +419,8 @@ class LayerBackward {
   CellGradientRows<T, Q> cell_rows(const Steps& steps, int64_t s, int64_t row, Q* now, bool begun) const {
     CellGradientRows<T, Q> at{};
     const int64_t number = steps.number(s, row);
-    const int64_t saved_width = saved_values<Cell>(a_.zoneout) * n_.H, y_width = n_.D * n_.P;
+    at.values = saved_values<Cell>(a_.zoneout, normalised());
+    const int64_t saved_width = at.values.all * n_.H, y_width = n_.D * n_.P;
     const T* y = a_.y + d_ * n_.P;
     const Real<T>* saved = a_.saved + d_ * n_.N * saved_width;
     at.saved = saved + number * saved_width, at.saved_ld = steps.stride() * saved_width;
@@ -318,7 +440,21 @@ class LayerBackward {
     at.h_carry = past ? past + of_batch(steps, row) * n_.H : nullptr, at.h_carry_ld = steps.parts * n_.H;
     if (a_.zoneout) at.zoneout = {&a_.zoneout, d_, steps.y_rows(s, row)};
     at.dsums = now + row * dsums_ld(), at.dsums_ld = dsums_ld(), at.bias = rows_.bias;
+    if (normalised()) set_norm(at, steps, s, row);
     return at;
+  }
+
+  void set_norm(CellGradientRows<T, Q>& at, const Steps& steps, int64_t s, int64_t row) const {
+    const Weights<T>& w = a_.weights[d_];
+    const NormValues& values = thread_.norm;
+    const NormRowBuffers& rows = rows_.norm;
+    const int64_t of_groups = row * Norms::kCount, width = Gates::kGates * n_.H;
+    at.norm = {w.ln_hh, w.b_hh, w.ln_c, w.b_ln_c, values.products + of_groups, values.state + row};
+    if (a_.dx) at.of_norm.dgx = steps.of_y(a_.dx + d_ * width, n_.D * width, s, row);
+    at.of_norm.dnormal = rows.dnormal + row * width, at.of_norm.dnormal_ld = width;
+    at.of_norm.dstate = rows.dstate ? rows.dstate + row * n_.H : nullptr, at.of_norm.dstate_ld = n_.H;
+    at.of_norm.product_means = values.product_means + of_groups, at.of_norm.state_means = values.state_means + row;
+    at.of_norm.gain = rows.gain, at.of_norm.state_gain = rows.state_gain, at.of_norm.state_bias = rows.state_bias;
   }
 
   // The gradient of h that passes steps by, or null: by a cell that carries it, or by zoneout.
@@ -394,6 +530,9 @@ class LayerBackward {
         add(to.b_ih, from.b_ih, offset, gates);
         add(to.b_hh, from.b_hh, offset, gates);
         add(to.w_hr, from.w_hr, offset, n_.P * n_.H);
+        add(to.ln_hh, from.ln_hh, offset, gates);
+        add(to.ln_c, from.ln_c, offset, n_.H);
+        add(to.b_ln_c, from.b_ln_c, offset, n_.H);
       }
     }
     if (!a_.rows.place) return add(a_.dx, other_dx_, 0, n_.N * n_.I);

@@ -10,12 +10,13 @@
 //   kReadsHidden   forward and backward read h of the step before
 //   kReadsOutput   backward reads this step's h
 //   kCarry         what travels backward in time beside the products: gradient of the cell state, of h, or nothing
-//   kProjectable   h may be projected: then backward needs it again, from hidden()
+//   kProjectable   h may be projected: then backward needs it again
 //   kUnitVectors   vectors of units that one register tile covers
 //
 //   forward (sum, h_prev, cell state in and out) -> h, saved
-//   backward(StepValues, carry in and out) -> dsum
-//   hidden  (saved) -> h again, where kProjectable
+//   backward(StepValues, carry in and out) -> dsum; a cell state's carry holds what came to it by way of h already
+//   hidden  (saved) -> h again, where there is a cell state
+//   to_state(StepValues) -> the gradient that comes to what hidden() reads as the cell state by way of h
 #pragma once
 
 #include "kernels/activations-inl.h"
@@ -48,8 +49,6 @@ constexpr int kRoomForSaved = Cell::kSaved > 0 ? Cell::kSaved : 1;
 // step finds is not among them, nor is y the h from which a derivative follows.
 template <class Cell>
 constexpr int kSavedByZoneout = Cell::kCellState >= 0 || Cell::kReadsOutput;
-template <class Cell, bool kZoneout>
-constexpr int kSavedWith = Cell::kSaved + (kZoneout ? kSavedByZoneout<Cell> : 0);
 
 template <class T, class Cell>
 struct StepValues {
@@ -100,10 +99,14 @@ struct Lstm {
   }
 
   template <class T>
+  static FASTRNN_INLINE Vec<T> to_state(const StepValues<T, Lstm>& at) {
+    return at.dh * at.saved[3] * d_tanh<T>(tanh<T>(at.saved[4]));
+  }
+
+  template <class T>
   static FASTRNN_INLINE void backward(const StepValues<T, Lstm>& at, Vec<T>& dc, Vec<T>* dsum) {
     const Vec<T> i = at.saved[0], f = at.saved[1], g = at.saved[2], o = at.saved[3];
     const Vec<T> tanh_c = tanh<T>(at.saved[4]);
-    dc = dc + at.dh * o * d_tanh<T>(tanh_c);
     dsum[0] = dc * g * d_sigmoid<T>(i);
     dsum[1] = dc * at.cell_state_prev * d_sigmoid<T>(f);
     dsum[2] = dc * i * d_tanh<T>(g);
@@ -164,10 +167,14 @@ struct Cifg {
   }
 
   template <class T>
+  static FASTRNN_INLINE Vec<T> to_state(const StepValues<T, Cifg>& at) {
+    return at.dh * at.saved[2] * d_tanh<T>(tanh<T>(at.saved[3]));
+  }
+
+  template <class T>
   static FASTRNN_INLINE void backward(const StepValues<T, Cifg>& at, Vec<T>& dc, Vec<T>* dsum) {
     const Vec<T> f = at.saved[0], g = at.saved[1], o = at.saved[2];
     const Vec<T> tanh_c = tanh<T>(at.saved[3]);
-    dc = dc + at.dh * o * d_tanh<T>(tanh_c);
     dsum[0] = dc * (at.cell_state_prev - g) * d_sigmoid<T>(f);
     dsum[1] = dc * (1 - f) * d_tanh<T>(g);
     dsum[2] = at.dh * tanh_c * d_sigmoid<T>(o);

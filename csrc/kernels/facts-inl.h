@@ -43,6 +43,9 @@ concept HasBackward =
 template <class Cell, class V = Vec<float>>
 concept HasHidden = requires(const V* saved, V h) { h = Cell::template hidden<float>(saved); };
 
+template <class Cell, class V = Vec<float>>
+concept HasToState = requires(const StepValues<float, Cell>& at, V d) { d = Cell::template to_state<float>(at); };
+
 template <class Cell>
 constexpr CellFacts facts_of() {
   using Gates = typename Cell::Gates;
@@ -64,8 +67,9 @@ constexpr CellFacts facts_of() {
   static_assert(HasForward<Cell>,
                 "forward takes (sum, h_prev, cell_state, saved) and gives h: one state beside h at most");
   static_assert(HasBackward<Cell>, "backward takes (StepValues, carry, dsum)");
-  static_assert(Cell::kProjectable == HasHidden<Cell>,
-                "kProjectable: a cell that may be projected, and no other, has hidden(saved), which gives h");
+  static_assert(has_cell_state == HasHidden<Cell> && has_cell_state == HasToState<Cell>,
+                "hidden(saved), which gives h, and to_state(StepValues), its gradient: of a cell with a cell state");
+  static_assert(!Cell::kProjectable || has_cell_state, "kProjectable: h is formed again, by hidden()");
   static_assert(!Cell::kProjectable || !(Cell::kReadsHidden || Cell::kReadsOutput || Cell::kCarry == Carry::kHidden),
                 "kProjectable: what a cell finds as h is projected then, so it cannot read h or carry its gradient");
   return {Cell::kName,           gates,

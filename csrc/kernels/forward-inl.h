@@ -14,6 +14,7 @@ class LayerForward {
   using Gates = typename Cell::Gates;
   using Groups = ColumnGroups<T, Cell::kUnitVectors>;
   using Outputs = ColumnGroups<T, kTileCols>;
+  using Norms = NormGroups<Gates>;
 
  public:
   LayerForward(const ForwardArgs<T>& args, const Plan& plan, Team team, char* workspace)
@@ -39,6 +40,14 @@ class LayerForward {
         h.gx = take<Real<T>>((rows + kSpareRows<Q>)*groups_.padded() * Gates::kSums);
         h.x = take<Q>((rows + kSpareRows<Q>)*row_ld<Q>(n_.I));
         return h;
+      });
+    }
+    if (normalised()) {
+      if (!args.saved)
+        step_saved_ = take_for_each(plan.directions_at_once * plan.row_parts, share_.rows_owner,
+                                    [&] { return take<Real<T>>(part_rows * saved_width()); });
+      moments_ = take_for_each(plan.threads, team.rank, [&] {
+        return StepMoments{take<Moments<Real<T>>>(part_rows * Norms::kCount), take<Moments<Real<T>>>(part_rows)};
       });
     }
     if (stages()) {
@@ -80,11 +89,20 @@ class LayerForward {
     Q *x = nullptr, *h = nullptr, *unprojected = nullptr;
     Real<T>* previous = nullptr;  // h as the cell finds it, where products take another
   };
-  bool stages() const { return kRounds<T, Q> || plan_.matrix_steps || a_.rows.place || a_.h_mask || keeps_previous(); }
+  bool stages() const {
+    return kRounds<T, Q> || plan_.matrix_steps || a_.rows.place || a_.h_mask || keeps_previous() || normalised();
+  }
   bool keeps_previous() const {
     if (kUnroundedHidden<Q, Cell>) return false;
     return (a_.zoneout && !a_.weights[0].w_hr) || (a_.h_mask && Cell::kReadsHidden);
   }
+
+  // The moments of a step's rows.
+  struct StepMoments {
+    Moments<Real<T>>*products = nullptr, *state = nullptr;
+  };
+  bool normalised() const { return a_.weights[0].ln_hh; }
+  int64_t saved_width() const { return saved_values<Cell>(a_.zoneout, normalised()).all * n_.H; }
 
   template <class U>
   U* take(int64_t elements) {
@@ -223,6 +241,7 @@ class LayerForward {
       if (begun < active)
         advance(d, steps, groups, s, {begun, active}, {x.data, x.ld}, {h_0.data, h_0.ld}, hoisted_row);
     }
+    if (normalised()) normalise(d, steps, groups, s);
     if (a_.weights[d].w_hr) project(d, steps, s);
     wait(share_.group, plan_.unit_parts, share_.place);
     // Rows that end here leave their last output as the final state.
@@ -285,6 +304,7 @@ class LayerForward {
               plan_.matrix_steps, sums, count, vectors, bias_of(d, q), 0,
               {x.row(row), x.ld, x_panel(d, q), n_.I, part_ahead<Q>(x_next, n_.I, lines, block)}, of_h, cell_before);
         ++block;
+        if (normalised()) return keep_products(sums, count, vectors, q, saved_rows(d, steps, s, row));
         const CellWork<T, Q, Cell> cell{sums, vectors, q * Groups::kWidth, n_.H,
                                         cell_rows(d, steps, s, row, of_h.data, h.ld)};
         if (kMatrix<Q> && plan_.matrix_steps)
@@ -294,6 +314,60 @@ class LayerForward {
       });
     }
     cell_before.finish();
+  }
+
+  struct SavedRows {
+    Real<T>* data;
+    int64_t ld;
+  };
+
+  // Among what is saved, for all threads that share the rows.
+  void keep_products(const Real<T>* sums, int rows, int vectors, int64_t q, SavedRows to) const {
+    const SavedValues values = saved_values<Cell>(a_.zoneout, true);
+    for (int r = 0; r < rows; ++r) {
+      for (int u = 0; u < vectors; ++u) {
+        const int64_t column = q * Groups::kWidth + u * kLanes<T>;
+        const int n = valid_lanes<T>(column, n_.H);
+        for (int g = 0; g < Gates::kGates; ++g)
+          store(to.data + r * to.ld + saved_at(values.all, column, values.own + g, n),
+                load(sums + ((r * Gates::kSums + Gates::h_sum(g)) * vectors + u) * kLanes<T>), n);
+      }
+    }
+  }
+
+  // The cell on a step's products, normalised.
+  void normalise(int64_t d, const Steps& steps, Range groups, int64_t s) {
+    const SavedValues values = saved_values<Cell>(a_.zoneout, true);
+    const int64_t active = steps.active(s), width = Gates::kGates * n_.H;
+    const SavedRows saved = saved_rows(d, steps, s, 0);
+    wait(share_.group, plan_.unit_parts, share_.place);
+    for (int64_t row = 0; row < active; ++row)
+      for_norm_groups<Gates>([&]<int group>() {
+        moments_.products[row * Norms::kCount + group] = moments<T, Norms::size(group)>(
+            saved.data + row * saved.ld, values.all, values.own + Norms::first(group), n_.H);
+      });
+    const auto for_own_blocks = [&](auto&& f) {
+      for (int64_t q = groups.begin; q < groups.end; ++q)
+        for_row_blocks(kBlockRows, {0, active}, [&](int64_t row, int count) {
+          f(q, row, count, cell_rows(d, steps, s, row, staged_.h + row * row_ld<Q>(n_.P), row_ld<Q>(n_.P)));
+        });
+    };
+    for_own_blocks([&](int64_t q, int64_t row, int count, const CellRows<T>& at) {
+      alignas(64) Real<T> sums[kBlockRows * Gates::kSums * Cell::kUnitVectors * kLanes<T>];
+      const int vectors = groups_.vectors(q);
+      normalised_sums<T, Gates>(sums, count, vectors, q * Groups::kWidth, n_.H,
+                                steps.of_x(a_.x + d * width, n_.D * width, s, row), at.saved, at.saved_ld, values,
+                                at.norm);
+      CellWork<T, Q, Cell>{sums, vectors, q * Groups::kWidth, n_.H, at}(0, count);
+    });
+    if constexpr (Cell::kCellState >= 0) {
+      wait(share_.group, plan_.unit_parts, share_.place);
+      for (int64_t row = 0; row < active; ++row)
+        moments_.state[row] = moments<T, 1>(saved.data + row * saved.ld, values.all, Cell::kCellState, n_.H);
+      for_own_blocks([&](int64_t q, int64_t, int count, const CellRows<T>& at) {
+        apply_output<T, Cell>(count, groups_.vectors(q), q * Groups::kWidth, n_.H, at);
+      });
+    }
   }
 
   void direct_sums(Real<T>* sums, int64_t d, int64_t q, int rows, const Q* x, int64_t x_ld, const Q* h, int64_t h_ld) {
@@ -311,6 +385,14 @@ class LayerForward {
     }
   }
 
+  // What is saved of a step's rows from `row` on, null for nothing: of a normalised layer, which takes h from there,
+  // for the step alone at least.
+  SavedRows saved_rows(int64_t d, const Steps& steps, int64_t s, int64_t row) const {
+    const int64_t width = saved_width();
+    if (a_.saved) return {a_.saved + (d * n_.N + steps.number(s, row)) * width, steps.stride() * width};
+    return {step_saved_ ? step_saved_ + row * width : nullptr, width};
+  }
+
   CellRows<T> cell_rows(int64_t d, const Steps& steps, int64_t s, int64_t row, const Q* h_prev, int64_t h_ld) const {
     const int64_t number = steps.number(s, row), of_batch = d * n_.B + steps.part + row * steps.parts;
     CellRows<T> at{};
@@ -323,9 +405,12 @@ class LayerForward {
       at.h_prev = {h_prev, h_ld};
     }
     at.cell_state = a_.cell_state ? a_.cell_state + of_batch * n_.H : nullptr, at.cell_state_ld = steps.parts * n_.H;
-    const int64_t saved_width = saved_values<Cell>(a_.zoneout) * n_.H;
-    at.saved = a_.saved ? a_.saved + (d * n_.N + number) * saved_width : nullptr;
-    at.saved_ld = steps.stride() * saved_width;
+    const SavedRows saved = saved_rows(d, steps, s, row);
+    at.saved = saved.data, at.saved_ld = saved.ld, at.values = saved_values<Cell>(a_.zoneout, normalised());
+    if (normalised()) {
+      const Weights<T>& w = a_.weights[d];
+      at.norm = {w.ln_hh, w.b_hh, w.ln_c, w.b_ln_c, moments_.products + row * Norms::kCount, moments_.state + row};
+    }
     if (a_.zoneout) at.zoneout = {&a_.zoneout, d, steps.y_rows(s, row)};
     at.cell_states = a_.cell_states ? a_.cell_states + (d * n_.N + number) * n_.H : nullptr;
     at.cell_states_ld = steps.stride() * n_.H;
@@ -378,6 +463,8 @@ class LayerForward {
   Real<T>* unrounded_h_ = nullptr;
   Hoisted hoisted_;
   Staged staged_;
+  Real<T>* step_saved_ = nullptr;
+  StepMoments moments_;
   int64_t gx_rows_ = 0;
 };
 

@@ -127,7 +127,7 @@ Output call_operator(decltype(layer_forward)& forward, const Tensor& x, at::Tens
               options.directions, options.has_bias, options.form == Form::kBatchFirst, /*save=*/false,
               if_defined(ends.lengths), if_defined(ends.reset), /*h_reset=*/std::nullopt, /*c_reset=*/std::nullopt,
               /*every_state=*/false, /*recompute=*/false, /*h_mask=*/std::nullopt, /*zoneout_h=*/0, /*zoneout_c=*/0,
-              /*zoneout_seed=*/std::nullopt);
+              /*zoneout_seed=*/std::nullopt, /*layer_norm=*/false);
   return {std::move(y), {final_state.begin(), final_state.end()}};
 }
 
@@ -181,7 +181,9 @@ std::optional<Stack> stack_of(std::string_view cell, Form form, int64_t layers, 
                               int64_t weights) {
   const std::optional<CellKind> kind = find_cell(cell);
   if (!kind) return std::nullopt;
-  return Stack{layer_options(*kind, form, directions, has_bias, weights / std::max<int64_t>(layers, 1)), layers};
+  return Stack{
+      layer_options(*kind, form, directions, has_bias, /*layer_norm=*/false, weights / std::max<int64_t>(layers, 1)),
+      layers};
 }
 
 object call_layers(const pybind11::dict& parameters, const pybind11::list& names, const object& input, const object& hx,

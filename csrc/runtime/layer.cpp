@@ -22,20 +22,34 @@ std::optional<CellKind> find_cell(std::string_view name) {
 
 const CellFacts& cell_facts(CellKind kind) { return instruction_set().cells[int(kind)]; }
 
-LayerOptions layer_options(CellKind cell, Form form, int64_t directions, bool has_bias, int64_t weights) {
-  LayerOptions options{cell, form, directions, has_bias, false};
+int64_t LayerOptions::plain_weights() const {
+  const int64_t of_each = has_bias ? 2 : 1;
+  return layer_norm ? of_each + 1 + (cell_facts(cell).states > 1 ? of_each : 0) : 2 * of_each;
+}
+
+LayerOptions layer_options(CellKind cell, Form form, int64_t directions, bool has_bias, bool layer_norm,
+                           int64_t weights) {
+  LayerOptions options{cell, form, directions, has_bias, layer_norm};
   options.projected = weights > directions * options.plain_weights();
   return options;
 }
 
-Shapes<5> weight_shapes(const LayerOptions& options, const Sizes& n) {
-  const int64_t gates = cell_facts(options.cell).gates * n.H;
-  Shapes<5> out{{{"weight_ih", 2, {gates, n.I}}, {"weight_hh", 2, {gates, n.P}}}, 2};
-  if (options.has_bias) {
-    out.shapes[out.count++] = {"bias_ih", 1, {gates}};
-    out.shapes[out.count++] = {"bias_hh", 1, {gates}};
-  }
-  if (options.projected) out.shapes[out.count++] = {"weight_hr", 2, {n.P, n.H}};
+WeightShapes weight_shapes(const LayerOptions& options, const Sizes& n) {
+  const CellFacts& facts = cell_facts(options.cell);
+  const bool norm = options.layer_norm, norm_of_state = norm && facts.states > 1;
+  const int64_t gates = facts.gates * n.H;
+  WeightShapes out{};
+  const auto add = [&](bool there, const Shape& shape) {
+    if (there) out.shapes[out.count++] = shape;
+  };
+  add(!norm, {"weight_ih", 2, {gates, n.I}});
+  add(true, {"weight_hh", 2, {gates, n.P}});
+  add(!norm && options.has_bias, {"bias_ih", 1, {gates}});
+  add(options.has_bias, {"bias_hh", 1, {gates}});
+  add(options.projected, {"weight_hr", 2, {n.P, n.H}});
+  add(norm, {"weight_ln_hh", 1, {gates}});
+  add(norm_of_state, {"weight_ln_c", 1, {n.H}});
+  add(norm_of_state && options.has_bias, {"bias_ln_c", 1, {n.H}});
   return out;
 }
 

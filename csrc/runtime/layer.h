@@ -23,16 +23,26 @@ struct LayerOptions {
   CellKind cell;
   Form form;
   int64_t directions;
-  bool has_bias, projected;
+  bool has_bias;
+  bool layer_norm = false;  // then x are the gates' products with it, formed and normalised by the caller
+  bool projected = false;
 
   bool one_step() const { return form == Form::kOneStep; }
   // Weights of a direction, with and without that of a projection.
-  int64_t plain_weights() const { return has_bias ? 4 : 2; }
+  int64_t plain_weights() const;
   int64_t weights() const { return plain_weights() + projected; }
+  // Where W_hh is among them.
+  int64_t w_hh() const { return layer_norm ? 0 : 1; }
 };
 
 // Those of a layer that has `weights` for all its directions: projected if there are more than it needs without.
-LayerOptions layer_options(CellKind cell, Form form, int64_t directions, bool has_bias, int64_t weights);
+LayerOptions layer_options(CellKind cell, Form form, int64_t directions, bool has_bias, bool layer_norm,
+                           int64_t weights);
+
+// Values per unit and step that forward saves.
+inline int64_t saved_values(const CellFacts& facts, bool zoneout, bool layer_norm) {
+  return facts.saved + (zoneout ? facts.saved_by_zoneout : 0) + (layer_norm ? facts.gates : 0);
+}
 
 struct Shape {
   const char* name;
@@ -51,7 +61,8 @@ struct Shapes {
 };
 
 // Of one direction, in the order of Weights. Of the sizes, I, H and P count.
-Shapes<5> weight_shapes(const LayerOptions& options, const Sizes& n);
+using WeightShapes = Shapes<6>;
+WeightShapes weight_shapes(const LayerOptions& options, const Sizes& n);
 // h and, for a cell with a state of its own, that. Of the sizes, D, B, H and P count.
 Shapes<2> state_shapes(const LayerOptions& options, const Sizes& n);
 

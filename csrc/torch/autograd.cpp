@@ -19,7 +19,7 @@ using DoubleBackwardFunction = Tensors(const OptionalTensors&, const OptionalTen
                                        const OptionalTensor&, std::string_view, int64_t, bool, bool,
                                        const c10::List<bool>&, const c10::List<bool>&, const OptionalTensor&,
                                        const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
-                                       const OptionalTensor&, double, double, const OptionalTensor&);
+                                       const OptionalTensor&, double, double, const OptionalTensor&, bool);
 
 c10::List<bool> flags(const std::vector<bool>& values) {
   c10::List<bool> out;
@@ -47,7 +47,7 @@ std::tuple<Tensor, Tensors, Tensor> call_forward(const Call& c, bool save, bool 
   return forward.call(c.x, if_defined(c.h_0), if_defined(c.c_0), c.weights, if_defined(c.batch_sizes), c.cell,
                       c.directions, c.has_bias, c.batch_first, save, if_defined(c.lengths), if_defined(c.reset),
                       c.reset_at(0), c.reset_at(1), every_state, /*recompute=*/false, if_defined(c.noise.h_mask),
-                      c.noise.zoneout_h, c.noise.zoneout_c, if_defined(c.noise.zoneout_seed));
+                      c.noise.zoneout_h, c.noise.zoneout_c, if_defined(c.noise.zoneout_seed), c.layer_norm);
 }
 Tensors call_backward(const Call& c, const Tensor& dy, const OptionalTensors& dstate, const Tensor& y,
                       const Tensor& saved, const c10::List<bool>& needed, int64_t samples) {
@@ -56,7 +56,7 @@ Tensors call_backward(const Call& c, const Tensor& dy, const OptionalTensors& ds
                        if_defined(c.batch_sizes), c.cell, c.directions, c.has_bias, c.batch_first, needed, samples,
                        if_defined(c.lengths), if_defined(c.reset), c.reset_at(0), c.reset_at(1),
                        if_defined(c.noise.h_mask), c.noise.zoneout_h, c.noise.zoneout_c,
-                       if_defined(c.noise.zoneout_seed));
+                       if_defined(c.noise.zoneout_seed), c.layer_norm);
 }
 
 bool any(const std::vector<bool>& values) { return std::find(values.begin(), values.end(), true) != values.end(); }
@@ -151,7 +151,7 @@ struct OfBackward {
                              if_defined(c.c_0), c.weights, if_defined(c.batch_sizes), c.cell, c.directions, c.has_bias,
                              c.batch_first, flags(kept.needed), flags(wanted), if_defined(c.lengths),
                              if_defined(c.reset), c.reset_at(0), c.reset_at(1), if_defined(c.noise.h_mask),
-                             c.noise.zoneout_h, c.noise.zoneout_c, if_defined(c.noise.zoneout_seed)),
+                             c.noise.zoneout_h, c.noise.zoneout_c, if_defined(c.noise.zoneout_seed), c.layer_norm),
         wanted);
   }
 };
@@ -181,9 +181,9 @@ std::tuple<Tensor, Tensors, Tensor> layer_forward_autograd(
     const OptionalTensor& batch_sizes, std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
     bool save, const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& h_reset,
     const OptionalTensor& c_reset, bool every_state, bool recompute, const OptionalTensor& h_mask, double zoneout_h,
-    double zoneout_c, const OptionalTensor& zoneout_seed) {
+    double zoneout_c, const OptionalTensor& zoneout_seed, bool layer_norm) {
   const Call c = call_of(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first, lengths, reset,
-                         h_reset, c_reset, noise_of(h_mask, zoneout_h, zoneout_c, zoneout_seed));
+                         h_reset, c_reset, noise_of(h_mask, zoneout_h, zoneout_c, zoneout_seed), layer_norm);
   refuse_forward_mode(c);
   const auto run = [&](bool save_) {
     const at::AutoDispatchBelowADInplaceOrView below;
@@ -196,8 +196,7 @@ std::tuple<Tensor, Tensors, Tensor> layer_forward_autograd(
   auto node = make_node<CallNode<OfForward>>();
   node->set_next_edges(torch::autograd::collect_next_edges(x, states, weights, at::TensorList(c.reset_state)));
   // Nothing need be formed again for a cell that saves nothing.
-  const CellFacts& facts = cell_facts(cell_kind(c.cell));
-  const bool again = recompute && facts.saved + (c.noise.zoneout() ? facts.saved_by_zoneout : 0) > 0;
+  const bool again = recompute && saved_values(cell_facts(cell_kind(c.cell)), c.noise.zoneout(), c.layer_norm) > 0;
   auto [y, final_state, saved] = run(save || !again);
   node->keep(c);
   torch::autograd::set_history(y, node);
@@ -216,9 +215,9 @@ Tensors layer_backward_autograd(const OptionalTensor& dy, const OptionalTensors&
                                 const c10::List<bool>& needed, int64_t samples, const OptionalTensor& lengths,
                                 const OptionalTensor& reset, const OptionalTensor& h_reset,
                                 const OptionalTensor& c_reset, const OptionalTensor& h_mask, double zoneout_h,
-                                double zoneout_c, const OptionalTensor& zoneout_seed) {
+                                double zoneout_c, const OptionalTensor& zoneout_seed, bool layer_norm) {
   const Call c = call_of(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first, lengths, reset,
-                         h_reset, c_reset, noise_of(h_mask, zoneout_h, zoneout_c, zoneout_seed));
+                         h_reset, c_reset, noise_of(h_mask, zoneout_h, zoneout_c, zoneout_seed), layer_norm);
   const Tensor dy_given = or_undefined(dy);
   const auto run = [&] {
     const at::AutoDispatchBelowADInplaceOrView below;

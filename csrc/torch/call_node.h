@@ -56,6 +56,7 @@ class CallNode : public Node {
     for (const at::Tensor& t : c.weights) weights_.emplace_back(t, false);
     for (const at::Tensor& t : c.reset_state) reset_state_.emplace_back(t, false);
     cell_ = c.cell, directions_ = c.directions, has_bias_ = c.has_bias, batch_first_ = c.batch_first;
+    layer_norm_ = c.layer_norm;
   }
 
   Own own;
@@ -106,6 +107,7 @@ class CallNode : public Node {
     packed.pack(c.noise.zoneout_h);
     packed.pack(c.noise.zoneout_c);
     packed.pack(if_defined(c.noise.zoneout_seed));
+    packed.pack(c.layer_norm);
     Own::pack(packed, own.unpack(getptr()));
     packed.pack(wanted);
     const auto arguments = std::move(packed).vec();
@@ -134,9 +136,9 @@ class CallNode : public Node {
     const Tensors resets = unpack(reset_state_);
     const States reset_state(resets.begin(), resets.end());
     Noise noise{h_mask_.unpack(), zoneout_h_, zoneout_c_, zoneout_seed_.unpack()};
-    return {x_.unpack(),     h_0_.unpack(), c_0_.unpack(),   unpack(weights_), batch_sizes_.unpack(),
-            cell_,           directions_,   has_bias_,       batch_first_,     lengths_.unpack(),
-            reset_.unpack(), reset_state,   std::move(noise)};
+    return {x_.unpack(),     h_0_.unpack(), c_0_.unpack(),    unpack(weights_), batch_sizes_.unpack(),
+            cell_,           directions_,   has_bias_,        batch_first_,     lengths_.unpack(),
+            reset_.unpack(), reset_state,   std::move(noise), layer_norm_};
   }
 
   template <class Kept>
@@ -157,6 +159,7 @@ class CallNode : public Node {
   void visit(F f) {
     f(x_), f(h_0_), f(c_0_), f(batch_sizes_), f(lengths_), f(reset_), f(weights_), f(reset_state_), f(cell_);
     f(directions_), f(has_bias_), f(batch_first_), f(h_mask_), f(zoneout_h_), f(zoneout_c_), f(zoneout_seed_);
+    f(layer_norm_);
     own.visit(f);
   }
 
@@ -177,6 +180,7 @@ class CallNode : public Node {
     c.noise.zoneout_h = packed.unpack<double>();
     c.noise.zoneout_c = packed.unpack<double>();
     c.noise.zoneout_seed = or_undefined(packed.unpack<OptionalTensor>());
+    c.layer_norm = packed.unpack<bool>();
     const auto own = Own::unpack_packed(packed);
     return Own::apply(gradients, c, own, packed.unpack<std::vector<bool>>());
   }
@@ -185,7 +189,7 @@ class CallNode : public Node {
   std::vector<SavedVariable> weights_, reset_state_;
   std::string cell_;
   int64_t directions_ = 1;
-  bool has_bias_ = true, batch_first_ = false;
+  bool has_bias_ = true, batch_first_ = false, layer_norm_ = false;
   double zoneout_h_ = 0, zoneout_c_ = 0;
 };
 

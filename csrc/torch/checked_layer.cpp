@@ -12,22 +12,21 @@ CellKind cell_kind(std::string_view name) {
 
 namespace {
 
-bool have_members(at::TensorList weights) { return weights.size() > 1 && weights[1].dim() == 3; }
+bool have_members(at::TensorList weights, int64_t w_hh) {
+  return int64_t(weights.size()) > w_hh && weights[w_hh].dim() == 3;
+}
 
 }  // namespace
 
-LayerOptions options_of(const Tensor& x, at::TensorList weights, const Tensor& batch_sizes, std::string_view cell,
-                        int64_t directions, bool has_bias, bool batch_first) {
-  const bool one_step = x.dim() - int64_t(have_members(weights)) == 2;
-  const Form form = batch_sizes.defined() ? Form::kPacked
-                    : one_step            ? Form::kOneStep
-                    : batch_first         ? Form::kBatchFirst
-                                          : Form::kTimeFirst;
-  return layer_options(cell_kind(cell), form, directions, has_bias, int64_t(weights.size()));
-}
-
 LayerOptions Call::options() const {
-  return options_of(x, weights, batch_sizes, cell, directions, has_bias, batch_first);
+  LayerOptions options =
+      layer_options(cell_kind(cell), Form::kTimeFirst, directions, has_bias, layer_norm, int64_t(weights.size()));
+  const bool one_step = x.dim() - int64_t(have_members(weights, options.w_hh())) == 2;
+  options.form = batch_sizes.defined() ? Form::kPacked
+                 : one_step            ? Form::kOneStep
+                 : batch_first         ? Form::kBatchFirst
+                                       : Form::kTimeFirst;
+  return options;
 }
 
 States given(const Tensor& h_0, const Tensor& c_0) {
@@ -40,7 +39,7 @@ States given(const Tensor& h_0, const Tensor& c_0) {
 
 Layer::Layer(const Tensor& x, at::TensorList state, at::TensorList weights, const LayerOptions& options_,
              const Tensor& batch_sizes, std::optional<at::ScalarType> stored)
-    : options(options_), facts(cell_facts(options.cell)), has_members(have_members(weights)) {
+    : options(options_), facts(cell_facts(options.cell)), has_members(have_members(weights, options.w_hh())) {
   TORCH_CHECK(options.directions == 1 || options.directions == 2, "fastrnn: expected 1 or 2 directions, got ",
               options.directions);
   const int64_t plain = options.plain_weights();
@@ -49,7 +48,7 @@ Layer::Layer(const Tensor& x, at::TensorList state, at::TensorList weights, cons
               options.directions);
   TORCH_CHECK(!options.projected || facts.projectable, "fastrnn: expected no projection for cell ", facts.name,
               ", got one");
-  const Tensor& w_hh = weights[1];
+  const Tensor& w_hh = weights[options.w_hh()];
   TORCH_CHECK(w_hh.dim() == 2 + has_members && w_hh.size(-2) % facts.gates == 0, "fastrnn: expected weight_hh [",
               facts.gates, " * hidden_size, outputs], got ", w_hh.sizes());
   if (has_members) members = w_hh.size(0);
@@ -169,8 +168,10 @@ void Layer::check(const Tensor& x, at::TensorList state, at::TensorList weights,
                 " on ", x.device(), type == x.scalar_type() ? " like the input" : "", ", got ", t.scalar_type(), " on ",
                 t.device());
   };
+  TORCH_CHECK(!options.layer_norm || n.I == n.D * facts.gates * n.H, "fastrnn: expected ", n.D * facts.gates * n.H,
+              " inputs, the gates' products, of a layer with layer_norm, got ", n.I);
   constexpr int kMatrices = 2;  // W_ih and W_hh, which may be stored in another dtype
-  const Shapes<5> shapes = weight_shapes(options, n);
+  const WeightShapes shapes = weight_shapes(options, n);
   for (int64_t d = 0; d < n.D; ++d)
     for (int i = 0; i < shapes.count; ++i)
       expect(weights[d * shapes.count + i], shapes[i], i < kMatrices ? stored : x.scalar_type());

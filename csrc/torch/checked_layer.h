@@ -64,7 +64,13 @@ struct Layer {
 
   // Of a row of `saved`.
   int64_t saved_width(const Noise& noise) const {
-    return (facts.saved + (noise.zoneout() ? facts.saved_by_zoneout : 0)) * n.H;
+    return saved_values(facts, noise.zoneout(), options.layer_norm) * n.H;
+  }
+  // The kernels form no products with x whose gates are given.
+  Sizes kernel_sizes() const {
+    Sizes sizes = n;
+    if (options.layer_norm) sizes.I = 0;
+    return sizes;
   }
 
   // Raises what does not fit the layer.
@@ -107,6 +113,7 @@ struct Call {
   at::Tensor lengths, reset;
   States reset_state;
   Noise noise;
+  bool layer_norm = false;
 
   States state() const { return given(h_0, c_0); }
   std::optional<at::Tensor> reset_at(size_t state) const {
@@ -116,9 +123,5 @@ struct Call {
   bool segmented() const { return lengths.defined() || reset.defined() || !reset_state.empty(); }
   LayerOptions options() const;
 };
-
-// From the arguments of an operator.
-LayerOptions options_of(const at::Tensor& x, at::TensorList weights, const at::Tensor& batch_sizes,
-                        std::string_view cell, int64_t directions, bool has_bias, bool batch_first);
 
 }  // namespace fastrnn

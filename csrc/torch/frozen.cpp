@@ -95,7 +95,7 @@ std::tuple<Tensor, Tensors> frozen_forward(const Tensor& x, const OptionalTensor
   Tensors matrices, scales;
   for (size_t i = 0; i < weights.size(); ++i) (i % per_direction < plain ? matrices : scales).push_back(weights[i]);
   const FrozenCall f{call_of(x, h_0, c_0, matrices, batch_sizes, cell, directions, has_bias, batch_first, lengths,
-                             reset, h_reset, c_reset, Noise{{}, zoneout_h, zoneout_c, {}}),
+                             reset, h_reset, c_reset, Noise{{}, zoneout_h, zoneout_c, {}}, /*layer_norm=*/false),
                      weights, scales, stored};
   const States state = f.call.state();
   const Layer layer(x, state, matrices, f.call.options(), f.call.batch_sizes, stored);

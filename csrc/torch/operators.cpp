@@ -40,11 +40,13 @@ MemberPointer<T> written(Tensor& t, int64_t members) {
 
 // Weights or their gradients of direction d, by pointer_to(number): null where there is none.
 template <class To, class F>
-To by_direction(const LayerOptions& options, int64_t d, F pointer_to) {
-  const auto w = [&](int64_t i) { return pointer_to(d * options.weights() + i); };
-  const bool biased = options.has_bias;
-  return {w(0), w(1), biased ? w(2) : nullptr, biased ? w(3) : nullptr,
-          options.projected ? w(options.weights() - 1) : nullptr};
+To by_direction(const Layer& layer, int64_t d, F pointer_to) {
+  const LayerOptions& options = layer.options;
+  const bool biased = options.has_bias, norm = options.layer_norm, norm_of_state = norm && layer.facts.states > 1;
+  int64_t next = d * options.weights();
+  const auto take = [&](bool there) { return there ? pointer_to(next++) : nullptr; };
+  return {take(!norm), take(true),          take(biased && !norm),        take(biased), take(options.projected),
+          take(norm),  take(norm_of_state), take(norm_of_state && biased)};
 }
 
 // Those of each member and direction.
@@ -54,7 +56,7 @@ c10::SmallVector<Weights<T>, 2> weight_pointers(const Layer& layer, const ReadyL
   for (int64_t e = 0; e < layer.members; ++e)
     for (int64_t d = 0; d < layer.n.D; ++d)
       out.push_back(
-          by_direction<Weights<T>>(layer.options, d, [&](int64_t i) { return read<T>(weights, i, layer.members)[e]; }));
+          by_direction<Weights<T>>(layer, d, [&](int64_t i) { return read<T>(weights, i, layer.members)[e]; }));
   return out;
 }
 
@@ -83,7 +85,7 @@ void forward_as(const Layer& layer, const Tensor& x, const ReadyList& state, con
   const auto h_mask = read<T>(noise.h_mask, members);
   c10::SmallVector<ForwardArgs<T>, 1> layers;
   for (int64_t e = 0; e < members; ++e)
-    layers.push_back({layer.n, layer.batch.x_rows(), layer.batch.rows(), x_at[e], h_0[e],
+    layers.push_back({layer.kernel_sizes(), layer.batch.x_rows(), layer.batch.rows(), x_at[e], h_0[e],
                       pointers.data() + e * layer.n.D, y[e], h_T_at[e], cell_state_at[e], saved_at[e],
                       cell_states_at[e], h_mask[e], zoneout_of(noise, e)});
   run_forward<T, Q>(layer.options.cell, layers, at::get_num_threads());
@@ -113,7 +115,7 @@ void backward_as(const Layer& layer, const BackwardInputs& in, Gradients& out) {
   for (int64_t e = 0; e < members; ++e)
     for (int64_t d = 0; d < layer.n.D; ++d)
       gradients.push_back(by_direction<WeightGradients<Real<T>>>(
-          layer.options, d, [&](int64_t i) { return written<Real<T>>(out.weights[i], members)[e]; }));
+          layer, d, [&](int64_t i) { return written<Real<T>>(out.weights[i], members)[e]; }));
   const auto x = read<T>(*in.x, members), y = read<T>(*in.y, members);
   const auto h_0 = read<T>(in.state, 0, members);
   const auto cell_state_0 = read<Real<T>>(in.state, 1, members), saved = read<Real<T>>(*in.saved, members);
@@ -126,7 +128,7 @@ void backward_as(const Layer& layer, const BackwardInputs& in, Gradients& out) {
   const auto h = written<T>(out.by_row.h, members);
   c10::SmallVector<BackwardArgs<T>, 1> layers;
   for (int64_t e = 0; e < members; ++e)
-    layers.push_back({layer.n,
+    layers.push_back({layer.kernel_sizes(),
                       layer.batch.x_rows(),
                       layer.batch.rows(),
                       x[e],
@@ -203,7 +205,7 @@ Noise noise_of(const OptionalTensor& h_mask, double zoneout_h, double zoneout_c,
 Call call_of(const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
              const OptionalTensor& batch_sizes, std::string_view cell, int64_t directions, bool has_bias,
              bool batch_first, const OptionalTensor& lengths, const OptionalTensor& reset,
-             const OptionalTensor& h_reset, const OptionalTensor& c_reset, Noise noise) {
+             const OptionalTensor& h_reset, const OptionalTensor& c_reset, Noise noise, bool layer_norm) {
   return {x,
           or_undefined(h_0),
           or_undefined(c_0),
@@ -216,7 +218,8 @@ Call call_of(const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c
           or_undefined(lengths),
           or_undefined(reset),
           given(or_undefined(h_reset), or_undefined(c_reset)),
-          std::move(noise)};
+          std::move(noise),
+          layer_norm};
 }
 
 void check_state_gradients(const Tensors& dstate, const CellFacts& facts) {
@@ -253,14 +256,17 @@ Output infer_layer(const Tensor& x, at::TensorList state, at::TensorList weights
                    FinalHidden::kOfOneStepShared);
 }
 
-std::tuple<Tensor, Tensors, Tensor> layer_forward(
-    const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
-    const OptionalTensor& batch_sizes, std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
-    bool save, const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& h_reset,
-    const OptionalTensor& c_reset, bool every_state, bool /*recompute: of interest to autograd*/,
-    const OptionalTensor& h_mask, double zoneout_h, double zoneout_c, const OptionalTensor& zoneout_seed) {
+std::tuple<Tensor, Tensors, Tensor> layer_forward(const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                                                  at::TensorList weights, const OptionalTensor& batch_sizes,
+                                                  std::string_view cell, int64_t directions, bool has_bias,
+                                                  bool batch_first, bool save, const OptionalTensor& lengths,
+                                                  const OptionalTensor& reset, const OptionalTensor& h_reset,
+                                                  const OptionalTensor& c_reset, bool every_state,
+                                                  bool /*recompute: of interest to autograd*/,
+                                                  const OptionalTensor& h_mask, double zoneout_h, double zoneout_c,
+                                                  const OptionalTensor& zoneout_seed, bool layer_norm) {
   const Call c = call_of(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first, lengths, reset,
-                         h_reset, c_reset, noise_of(h_mask, zoneout_h, zoneout_c, zoneout_seed));
+                         h_reset, c_reset, noise_of(h_mask, zoneout_h, zoneout_c, zoneout_seed), layer_norm);
   const States state = c.state();
   const Layer layer(x, state, weights, c.options(), c.batch_sizes);
   layer.check_noise(c.noise, x);
@@ -280,9 +286,9 @@ Tensors layer_backward(const OptionalTensor& dy, const OptionalTensors& dstate, 
                        int64_t directions, bool has_bias, bool batch_first, const c10::List<bool>& needed,
                        int64_t samples, const OptionalTensor& lengths, const OptionalTensor& reset,
                        const OptionalTensor& h_reset, const OptionalTensor& c_reset, const OptionalTensor& h_mask,
-                       double zoneout_h, double zoneout_c, const OptionalTensor& zoneout_seed) {
+                       double zoneout_h, double zoneout_c, const OptionalTensor& zoneout_seed, bool layer_norm) {
   const Call c = call_of(x, h_0, c_0, weights, batch_sizes, cell, directions, has_bias, batch_first, lengths, reset,
-                         h_reset, c_reset, noise_of(h_mask, zoneout_h, zoneout_c, zoneout_seed));
+                         h_reset, c_reset, noise_of(h_mask, zoneout_h, zoneout_c, zoneout_seed), layer_norm);
   Backward given{or_undefined(dy), {}, y, saved, {needed.begin(), needed.end()}, samples};
   for (size_t i = 0; i < dstate.size(); ++i) given.dstate.push_back(or_undefined(dstate.get(i)));
   const States state = c.state();
@@ -304,6 +310,7 @@ Tensors backward(const Layer& layer, const Tensor& x, at::TensorList state, at::
               1 + state.size() + weights.size(), " flags in needed, got ", needed.size());
   check_state_gradients(given.dstate, layer.facts);
   const Rows rows = layer.batch.rows();
+  TORCH_CHECK(samples == 1 || !options.layer_norm, "fastrnn: expected no gradients by sample of a normalised layer");
   TORCH_CHECK(samples > 0 && std::all_of(rows.active, rows.active + n.T, [&](int64_t b) { return b % samples == 0; }),
               "fastrnn: expected rows of each of ", samples, " samples at every step, got a batch of ", n.B);
   const Extent saved_extent = layer.extent({n.D, layer.sequence_rows(), layer.saved_width(noise)});

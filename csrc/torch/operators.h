@@ -48,7 +48,7 @@ Noise noise_of(const OptionalTensor& h_mask, double zoneout_h, double zoneout_c,
 Call call_of(const at::Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
              const OptionalTensor& batch_sizes, std::string_view cell, int64_t directions, bool has_bias,
              bool batch_first, const OptionalTensor& lengths, const OptionalTensor& reset,
-             const OptionalTensor& h_reset, const OptionalTensor& c_reset, Noise noise);
+             const OptionalTensor& h_reset, const OptionalTensor& c_reset, Noise noise, bool layer_norm);
 
 // One for each state, and perhaps one for the cell states of all steps.
 void check_state_gradients(const Tensors& dstate, const CellFacts& facts);
@@ -65,7 +65,7 @@ std::tuple<at::Tensor, Tensors, at::Tensor> layer_forward(
     const OptionalTensor& batch_sizes, std::string_view cell, int64_t directions, bool has_bias, bool batch_first,
     bool save, const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& h_reset,
     const OptionalTensor& c_reset, bool every_state, bool recompute, const OptionalTensor& h_mask, double zoneout_h,
-    double zoneout_c, const OptionalTensor& zoneout_seed);
+    double zoneout_c, const OptionalTensor& zoneout_seed, bool layer_norm);
 
 Tensors layer_backward(const OptionalTensor& dy, const OptionalTensors& dstate, const at::Tensor& x,
                        const OptionalTensor& h_0, const OptionalTensor& c_0, at::TensorList weights,
@@ -74,7 +74,7 @@ Tensors layer_backward(const OptionalTensor& dy, const OptionalTensors& dstate, 
                        const c10::List<bool>& needed, int64_t samples, const OptionalTensor& lengths,
                        const OptionalTensor& reset, const OptionalTensor& h_reset, const OptionalTensor& c_reset,
                        const OptionalTensor& h_mask, double zoneout_h, double zoneout_c,
-                       const OptionalTensor& zoneout_seed);
+                       const OptionalTensor& zoneout_seed, bool layer_norm);
 
 std::tuple<at::Tensor, Tensors> frozen_forward(const at::Tensor& x, const OptionalTensor& h_0,
                                                const OptionalTensor& c_0, at::TensorList weights,
