@@ -117,7 +117,8 @@ def problem(cell: str, case: Case) -> Problem:
 
 def call_of(p: Problem) -> ForwardCall:
     plain = (p.x, *pair_of(p.state), p.weights, p.case.batch_sizes, *p.spec.arguments)
-    return ForwardCall.of(plain, p.segments.arguments).with_noise(p.noise)._replace(every_state=p.case.every_state)
+    call = ForwardCall.of(plain, p.segments.arguments).with_noise(p.noise)
+    return call._replace(every_state=p.case.every_state, layer_norm=p.spec.layer_norm)
 
 
 def doubled(value: Any) -> Any:

@@ -129,17 +129,19 @@ struct Layer {
     const char* forms[] = {"", " batch-first", " packed", " one step"};
     text += forms[int(options.form)];
     if (!options.has_bias) text += " no bias";
+    if (options.layer_norm) text += " layer norm";
     return text + " " + std::to_string(threads) + " threads";
   }
 };
 
-Layer random_layer(Random& random, int64_t most, bool may_be_projected) {
+Layer random_layer(Random& random, int64_t most, bool frozen) {
   Layer layer{};
   const int cells = int(cell_names().size());
   layer.options.cell = CellKind(random.between(0, cells - 1));
   layer.facts = cell_facts(layer.options.cell);
   layer.options.has_bias = !random.one_in(4);
-  layer.options.projected = may_be_projected && layer.facts.projectable && random.one_in(4);
+  layer.options.projected = !frozen && layer.facts.projectable && random.one_in(4);
+  layer.options.layer_norm = !frozen && random.one_in(4);
   layer.options.form = Form(random.between(0, 2));
   Sizes& n = layer.n;
   n = {random.size(most), random.size(most), random.size(most), random.size(most), 0, random.between(1, 2), 0};
@@ -171,7 +173,9 @@ Layer random_layer(Random& random, int64_t most, bool may_be_projected) {
 
 template <class T, class Q = T>
 void run(const Layer& layer, Random& random, const char* type) {
-  const Sizes& n = layer.n;
+  const bool norm = layer.options.layer_norm;
+  Sizes n = layer.n;
+  if (norm) n.I = 0;
   const CellFacts& facts = layer.facts;
   const int64_t gates = facts.gates * n.H, states = n.D * n.B;
   const bool cell_state = facts.states == 2, given_h = random.one_in(2), saves = !random.one_in(3);
@@ -181,10 +185,20 @@ void run(const Layer& layer, Random& random, const char* type) {
   std::vector<Weights<T>> weights;
   for (int64_t d = 0; d < n.D; ++d) {
     const auto bias = [&] { return layer.options.has_bias ? arrays.values<T>(gates, layer.scale) : nullptr; };
-    weights.push_back({arrays.values<T>(gates * n.I, layer.scale), arrays.values<T>(gates * n.P, layer.scale), bias(),
-                       bias(), layer.options.projected ? arrays.values<T>(n.P * n.H, layer.scale) : nullptr});
+    Weights<T> w{};
+    w.w_hh = arrays.values<T>(gates * n.P, layer.scale), w.b_hh = bias();
+    if (layer.options.projected) w.w_hr = arrays.values<T>(n.P * n.H, layer.scale);
+    if (norm) {
+      w.ln_hh = arrays.values<T>(gates);
+      if (cell_state) w.ln_c = arrays.values<T>(n.H);
+      if (cell_state && layer.options.has_bias) w.b_ln_c = arrays.values<T>(n.H);
+    } else {
+      w.w_ih = arrays.values<T>(gates * n.I, layer.scale), w.b_ih = bias();
+    }
+    weights.push_back(w);
   }
-  const T* x = arrays.values<T>(n.N * n.I);
+  const int64_t inputs = norm ? n.D * gates : n.I;
+  const T* x = arrays.values<T>(n.N * inputs);
   const T* h_0 = given_h ? arrays.values<T>(states * n.P) : nullptr;
   const Real<T>* c_0 = cell_state && given_h ? arrays.values<Real<T>>(states * n.H) : nullptr;
   const T* h_mask = random.one_in(4) ? arrays.values<T>(states * n.P) : nullptr;
@@ -194,7 +208,7 @@ void run(const Layer& layer, Random& random, const char* type) {
     zoneout.c = cell_state ? 0.25 * random.between(0, 4) : 0;
     zoneout.drawn = !random.one_in(3), zoneout.key = random.between(0, 1 << 30), zoneout.first_row = n.N;
   }
-  const int64_t saved_values = (facts.saved + (zoneout ? facts.saved_by_zoneout : 0)) * n.H;
+  const int64_t saved_width = saved_values(facts, bool(zoneout), norm) * n.H;
   const auto initial = [&] {
     auto* c = arrays.zeros<Real<T>>(states * n.H);
     if (c_0) std::memcpy(c, c_0, states * n.H * sizeof(Real<T>));
@@ -206,13 +220,13 @@ void run(const Layer& layer, Random& random, const char* type) {
     args.weights = weights.data(), args.h_mask = h_mask, args.zoneout = zoneout;
     args.y = arrays.room<T>(n.N * n.D * n.P), args.h_T = arrays.room<T>(states * n.P);
     args.cell_state = cell_state ? initial() : nullptr;
-    args.saved = save ? arrays.room<Real<T>>(n.D * n.N * saved_values) : nullptr;
+    args.saved = save ? arrays.room<Real<T>>(n.D * n.N * saved_width) : nullptr;
     args.cell_states = cell_state && save ? arrays.room<Real<T>>(n.D * n.N * n.H) : nullptr;
     run_forward<T, Q>(layer.options.cell, args, threads);
     check_written(args.y, n.N * n.D * n.P, "y");
     check_written(args.h_T, states * n.P, "h_T");
     check_written(args.cell_state, states * n.H, "the cell state");
-    check_written(args.saved, n.D * n.N * saved_values, "saved");
+    check_written(args.saved, n.D * n.N * saved_width, "saved");
     check_written(args.cell_states, n.D * n.N * n.H, "the cell states");
     return args;
   };
@@ -228,7 +242,7 @@ void run(const Layer& layer, Random& random, const char* type) {
   args.dy = random.one_in(4) ? nullptr : arrays.values<T>(n.N * n.D * n.P);
   args.dh_T = random.one_in(2) ? nullptr : arrays.values<T>(states * n.P);
   args.dcell_states = cell_state && random.one_in(2) ? arrays.values<Real<T>>(n.D * n.N * n.H) : nullptr;
-  args.dx = random.one_in(3) ? nullptr : arrays.room<Real<T>>(n.N * n.I);
+  args.dx = random.one_in(3) ? nullptr : arrays.room<Real<T>>(n.N * inputs);
   args.dh_0 = given_h && !random.one_in(3) ? arrays.room<Real<T>>(states * n.P) : nullptr;
   args.carry = facts.has_carry ? arrays.zeros<Real<T>>(states * n.H) : nullptr;
   args.h_carry = zoneout.h > 0 ? arrays.zeros<Real<T>>(states * n.H) : nullptr;
@@ -239,16 +253,17 @@ void run(const Layer& layer, Random& random, const char* type) {
     };
     const Weights<T>& w = weights[d];
     gradients.push_back({wanted(w.w_ih, gates * n.I), wanted(w.w_hh, gates * n.P), wanted(w.b_ih, gates),
-                         wanted(w.b_hh, gates), wanted(w.w_hr, n.P * n.H)});
+                         wanted(w.b_hh, gates), wanted(w.w_hr, n.P * n.H), wanted(w.ln_hh, gates), wanted(w.ln_c, n.H),
+                         wanted(w.b_ln_c, n.H)});
   }
   args.gradients = gradients.data();
-  if (random.one_in(3)) {
+  if (!norm && random.one_in(3)) {
     args.by_row.dsums = arrays.room<T>(n.D * n.N * facts.sums * n.H);
     if (layer.options.projected)
       args.by_row.dh = arrays.room<T>(n.D * n.N * n.P), args.by_row.h = arrays.room<T>(n.D * n.N * n.H);
   }
   run_backward<T, Q>(layer.options.cell, args, layer.threads);
-  check_written(args.dx, n.N * n.I, "dx");
+  check_written(args.dx, n.N * inputs, "dx");
   check_written(args.dh_0, states * n.P, "dh_0");
   check_written(args.carry, states * n.H, "the carried gradient");
   check_written(args.by_row.dsums, n.D * n.N * facts.sums * n.H, "gradients of the sums");
@@ -260,6 +275,9 @@ void run(const Layer& layer, Random& random, const char* type) {
     check_written(g.b_ih, gates, "d bias_ih");
     check_written(g.b_hh, gates, "d bias_hh");
     check_written(g.w_hr, n.P * n.H, "d weight_hr");
+    check_written(g.ln_hh, gates, "d weight_ln_hh");
+    check_written(g.ln_c, n.H, "d weight_ln_c");
+    check_written(g.b_ln_c, n.H, "d bias_ln_c");
   }
 }
 
@@ -305,7 +323,7 @@ void run_any(uint64_t seed, int64_t most) {
   const std::vector<std::string> isas = runnable_isas();
   force_isa(isas[random.between(0, int64_t(isas.size()) - 1)]);
   const int64_t kind = random.between(0, 5);
-  Layer layer = random_layer(random, most, kind < 4);
+  Layer layer = random_layer(random, most, /*frozen=*/kind >= 4);
   const bool bfloat16 = instruction_set().bf16;
   if (kind == 0 && bfloat16)
     run<BFloat16>(layer, random, "bfloat16");

@@ -43,6 +43,7 @@ class Case:
         mask: a mask of h.
         zoneout: probabilities of h and c, ...
         draws: ... which are drawn.
+        layer_norm: it is normalised, and its gates are given, whatever ``I`` is.
     """
 
     T: int
@@ -62,6 +63,7 @@ class Case:
     mask: bool = False
     zoneout: tuple[float, float] = (0.0, 0.0)
     draws: bool = False
+    layer_norm: bool = False
 
     def __str__(self) -> str:
         parts = [f"T{self.T}", f"B{self.B}", f"H{self.H}", f"I{self.I}"] + [f"P{self.P}"] * bool(self.P)
@@ -69,6 +71,7 @@ class Case:
         parts += ["ragged"] * (self.lengths is not None) + ["no state"] * (not self.state)
         parts += ["no bias"] * (not self.bias) + ["padded"] * self.padded + [f"reset {self.reset}"] * bool(self.reset)
         parts += ["every state"] * self.every_state + ["mask"] * self.mask
+        parts += ["layer norm"] * self.layer_norm
         if any(self.zoneout):
             parts += ["zoneout {}/{}".format(*self.zoneout), "drawn" if self.draws else "expected"]
         return " ".join(parts)
@@ -88,7 +91,8 @@ class Case:
         return sum(self.lengths) if self.lengths else self.T * self.B
 
     def spec(self, cell: str) -> LayerSpec:
-        return LayerSpec(cell, self.directions, self.bias, self.batch_first, self.P > 0)
+        norm = self.layer_norm
+        return LayerSpec(cell, self.directions, self.bias, self.batch_first, self.P > 0, norm, gates_given=norm)
 
 
 def stairs(steps: int, batch: int) -> tuple[int, ...]:
@@ -141,15 +145,16 @@ def make_problem(cell: str, case: Case, dtype: torch.dtype = torch.float64, devi
         return torch.randn(shape, **options)
 
     leading = (case.rows,) if case.lengths is not None else (B, T) if case.batch_first else (T, B)
-    shapes = list(spec.weight_shapes(case.I, H, case.outputs).values())
-    weights = [(2 * torch.rand(s, **options) - 1) / H**0.5 for s in shapes * D]
+    shapes = spec.weight_shapes(case.I, H, case.outputs)
+    weights = [("weight_ln" in n) + (2 * torch.rand(s, **options) - 1) / H**0.5 for n, s in [*shapes.items()] * D]
+    inputs = D * spec.gates_width(H) if spec.gates_given else case.I
     widths = spec.state_widths(H, case.outputs).values()
     # A packed batch has explicit states, as the operators demand; zeros stand for their absence.
     given = case.state or case.lengths is not None
     p = Problem(
         cell,
         case,
-        x=normal(*leading, case.I),
+        x=normal(*leading, inputs),
         state=[normal(D, B, width) * case.state for width in widths] if given else [],
         weights=weights,
         dy=normal(*leading, D * case.outputs),
@@ -198,14 +203,15 @@ def by_operators(p: Problem, operators: Any = ops) -> dict[str, Tensor]:
 
 def forward(p: Problem, save: bool, operators: Any = ops) -> tuple[Tensor, list[Tensor], Tensor]:
     arguments = (p.x, *pair_of(p.state), p.weights, p.case.batch_sizes, *p.spec.arguments, save)
-    others = {"every_state": p.case.every_state, **p.noise._asdict()}
+    others = {"every_state": p.case.every_state, **p.noise._asdict(), "layer_norm": p.spec.layer_norm}
     return operators.layer_forward(*arguments, *p.segments.arguments, **others)
 
 
 def backward(p: Problem, y: Tensor, saved: Tensor, needed: list[bool], operators: Any = ops) -> list[Tensor]:
     kept = (p.x, *pair_of(p.state), p.weights, y, saved)
     arguments = (p.dy, p.dstate, *kept, p.case.batch_sizes, *p.spec.arguments, needed)
-    return operators.layer_backward(*arguments, 1, *p.segments.arguments, **p.noise._asdict())
+    others = {**p.noise._asdict(), "layer_norm": p.spec.layer_norm}
+    return operators.layer_backward(*arguments, 1, *p.segments.arguments, **others)
 
 
 def by_reference(p: Problem) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ def _module(layer: Layer) -> nn.Module:
         options |= {name: getattr(layer, name) for name in ("num_layers", "bidirectional", "batch_first")}
     if layer.P:
         options["proj_size"] = layer.P
-    own = {name: getattr(layer, name) for name in ("recompute", "recurrent_dropout", "zoneout")}
+    own = {name: getattr(layer, name) for name in ("recompute", "recurrent_dropout", "zoneout", "layer_norm")}
     options |= {name: value for name, value in own.items() if value not in (0, (0.0, 0.0))}
     torch.manual_seed(layer.seed)
     return getattr(fastrnn, class_name)(layer.I, layer.H, **options)

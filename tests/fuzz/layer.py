@@ -60,6 +60,7 @@ class Layer:
     recompute: bool | int = False
     recurrent_dropout: float = 0.0
     zoneout: tuple[float, float] = (0.0, 0.0)
+    layer_norm: bool = False
     no_gradient: tuple[str, ...] = ()
     no_loss: tuple[int, ...] = ()
     threads: int = 1
@@ -82,7 +83,7 @@ class Layer:
             f"{self.isa}, {self.threads} threads, {self.mode}",
             f"{call}; x {self.x_layout}, hx {self.hx_layout}",
         ]
-        asked = ("resets", "reset_state", "every_state", "recompute", "recurrent_dropout", "zoneout")
+        asked = ("resets", "reset_state", "every_state", "recompute", "recurrent_dropout", "zoneout", "layer_norm")
         parts += [", ".join(f"{name}={given[name]}" for name in asked if name in given)] * any(map(given.get, asked))
         parts += [f"no gradient of {', '.join(self.no_gradient)}"] * bool(self.no_gradient)
         parts += [f"not in the loss: outputs {', '.join(map(str, self.no_loss))}"] * bool(self.no_loss)
@@ -91,7 +92,7 @@ class Layer:
     @property
     def spec(self) -> LayerSpec:
         directions = 2 if self.bidirectional else 1
-        return LayerSpec(self.cell, directions, self.bias, self.batch_first, self.P > 0)
+        return LayerSpec(self.cell, directions, self.bias, self.batch_first, self.P > 0, self.layer_norm)
 
     @property
     def outputs(self) -> int:
@@ -152,6 +153,8 @@ def draw(seed: int) -> Layer:
         lengths = [at.randint(1, layer.T) for _ in range(layer.B)]
         lengths[at.randrange(layer.B)] = layer.T
         layer = replace(layer, lengths=tuple(sorted(lengths, reverse=True) if chance(0.5) else lengths))
+    if not frozen and chance(0.15):
+        layer = replace(layer, layer_norm=True)
     layer = _with_segments(_with_noise(layer, at), at)
     if not layer.inference and chance(0.5):
         names = differentiable(layer)
@@ -184,7 +187,7 @@ def _with_segments(layer: Layer, at: random.Random) -> Layer:
         layer = replace(layer, resets=at.choice((0.05, 0.3, 1.0)), reset_state=at.choice(("", "once", "by_step")))
     if not layer.frozen:
         layer = replace(layer, every_state=at.random() < 0.15)
-    if not layer.inference and at.random() < 0.2:
+    if not (layer.inference or layer.layer_norm) and at.random() < 0.2:
         in_one = layer.lengths or layer.resets or any(layer.zoneout)
         apart = layer.form != "packed" and not (layer.bidirectional and in_one)
         apart &= not layer.rounds  # whether products are rounded goes by the rows of a part, not of the layer

@@ -23,7 +23,7 @@ def _valid(layer: Layer) -> Layer:
 
 _OPTIONS = (
     *("bidirectional", "bias", "batch_first", "x_layout", "hx_layout", "mode", "frozen", "rounds", "threads"),
-    *("reset_state", "every_state", "recompute", "recurrent_dropout", "zoneout"),
+    *("reset_state", "every_state", "recompute", "recurrent_dropout", "zoneout", "layer_norm"),
 )
 
 
