@@ -1,18 +1,109 @@
-"""Layer normalisation, against loops over torch.nn.LayerNorm."""
+"""Layer normalisation: the operators against the oracle, the modules against loops over torch.nn.LayerNorm."""
 
 import copy
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from comparison import LAYERS, assert_same, build, inputs, results
+from problems import call_of, every_cell, every_isa, forward, fused, of_each_cell, oracle, peer, problem
 from torch import Tensor, nn
+from torch.func import grad, vmap
 
 import fastrnn
-from fastrnn.spec import CELLS
+from fastrnn import ops
+from fastrnn.spec import CELLS, BackwardCall
+from fastrnn.testing import Case, assert_accurate, on_reference
 
 T, B, I, H = 4, 3, 5, 6  # noqa: E741
 
-pytestmark = pytest.mark.filterwarnings("ignore:fastrnn. .* with layer_norm:UserWarning")
+pytestmark = pytest.mark.usefixtures("single_thread")
+
+CASE = Case(T, B, H, I, layer_norm=True, every_state=True)
+NOISE: dict[str, Any] = {"mask": True, "zoneout": (0.3, 0.2), "draws": True}
+CASES = {
+    "bidirectional": replace(CASE, directions=2, batch_first=True),
+    "no-state-no-bias": replace(CASE, state=False, bias=False, every_state=False),
+    "packed": replace(CASE, directions=2, lengths=(4, 2, 1), every_state=False),
+    "segments": replace(CASE, directions=2, padded=True, reset="by-step", batch_first=True),
+    "noise": replace(CASE, **NOISE, directions=2),
+    "noise-expected-packed": replace(CASE, zoneout=(0.3, 0.2), lengths=(4, 4, 2), every_state=False),
+    "projected": replace(CASE, **NOISE, directions=2, P=2, padded=True),
+}
+
+
+# The operators
+
+
+@pytest.mark.parametrize("cell,case", of_each_cell(CASES))
+def test_the_oracle_is_met(cell, case):
+    assert_same(fused(problem(cell, case)), oracle(cell, case, torch.float64))
+
+
+LARGER = {
+    "row-by-row": Case(4, 1, 130, 1, threads=3, directions=2, layer_norm=True),
+    "rows-and-units": Case(3, 33, 70, 1, threads=4, layer_norm=True, **NOISE),
+    "ragged": Case(6, 5, 33, 1, directions=2, lengths=(6, 6, 4, 2, 1), layer_norm=True),
+    "projected": Case(3, 9, 40, 1, threads=2, P=20, directions=2, layer_norm=True),
+}
+
+
+@every_isa
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("cell,case", of_each_cell(LARGER))
+def test_every_instruction_set(cell, case, dtype, isa):
+    p = problem(cell, case).to(dtype)
+    assert_accurate(fused(p), peer(cell, case, dtype), oracle(cell, case, dtype))
+
+
+@every_cell
+def test_neither_threads_nor_what_is_saved_change_anything(cell):
+    p = problem(cell, replace(LARGER["rows-and-units"], H=130))
+    y, final, _ = forward(p, False)
+    torch.set_num_threads(4)
+    for again, of_again, _ in (forward(p, False), forward(p, True)):
+        assert torch.equal(again, y) and all(map(torch.equal, of_again, final))
+
+
+def test_opcheck():
+    call = call_of(problem("lstm", CASES["segments"]))
+    torch.library.opcheck(ops.layer_forward, tuple(call))
+    y, final, saved = ops.layer_forward(*call._replace(save=True))
+    needed = [True] * len(call.inputs)
+    backward = BackwardCall.after(call, dy=y.cos(), dstate=final, y=y, saved=saved, needed=needed)
+    torch.library.opcheck(ops.layer_backward, tuple(backward))
+
+
+@pytest.mark.parametrize("cell,name", [("lstm", "noise"), ("gru", "bidirectional"), ("rnn_tanh", "segments")])
+def test_derivatives_of_both_orders(cell, name):
+    call = call_of(problem(cell, replace(CASES[name], T=3, H=3, every_state=False)))
+
+    def run(*given: Tensor) -> tuple[Tensor, ...]:
+        y, final, _ = ops.layer_forward(*call.with_inputs(given))
+        return y, *final
+
+    leaves = [t.clone().requires_grad_() for t in call.inputs]
+    assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
+
+
+def test_operators_refuse():
+    call = call_of(problem("lstm", CASE))
+    y, final, saved = ops.layer_forward(*call._replace(save=True))
+    with pytest.raises(RuntimeError, match="expected 24 inputs, the gates' products, .* with layer_norm, got 23"):
+        ops.layer_forward(*call._replace(x=call.x[..., 1:]))
+    with pytest.raises(RuntimeError, match=r"expected 5 weights \(6 with a projection\) per direction, got 4"):
+        ops.layer_forward(*call._replace(weights=call.weights[:-1]))
+    with pytest.raises(RuntimeError, match=r"expected weight_ln_c of shape \[6\], got \[5\]"):
+        ops.layer_forward(*call._replace(weights=[*call.weights[:3], call.weights[3][1:], call.weights[4]]))
+    needed = [True] * len(call.inputs)
+    backward = BackwardCall.after(call, dy=y, dstate=final, y=y, saved=saved, needed=needed, samples=B)
+    with pytest.raises(RuntimeError, match="expected no gradients by sample of a normalised layer"):
+        ops.layer_backward(*backward)
+
+
+# The modules
 
 
 def layer(kind: str, **options: object) -> nn.Module:
@@ -102,6 +193,45 @@ def test_functional_takes_the_gains():
         fastrnn.functional.rnn("lstm", x, (), weights[:-1], **options)
 
 
+@pytest.mark.parametrize("kind", LAYERS)
+def test_modules_agree_with_the_oracle(kind):
+    module = layer(kind, num_layers=2, bidirectional=True, batch_first=True)
+    packed = nn.utils.rnn.pack_padded_sequence(inputs(T, 2, I), torch.tensor([2, 4]), enforce_sorted=False)
+    for x in (inputs(B, T, I), packed):
+        assert_same(results(module, x), results(on_reference(module), x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_modules_are_as_accurate_as_plain_pytorch(dtype):
+    module = layer("lstm", num_layers=2)
+    x = inputs(T, B, I).to(dtype)
+    exact = results(on_reference(copy.deepcopy(module).to(dtype).double()), x.double())
+    low = module.to(dtype)
+    assert_accurate(results(low, x), results(on_reference(copy.deepcopy(low)), x), exact)
+
+
+def test_samples_and_members():
+    """By the reference: kernels give no gradients by sample of gains."""
+    module, x = layer("gru"), inputs(T, B, I)
+    parameters = dict(module.named_parameters())
+
+    def loss(given: dict[str, Tensor], row: Tensor) -> Tensor:
+        return torch.func.functional_call(module, given, (row.unsqueeze(1),))[0].square().sum()
+
+    by_sample = vmap(grad(loss), (None, 1))(parameters, x)
+    of_all = torch.autograd.grad(sum(loss(parameters, x[:, b]) for b in range(B)), list(parameters.values()))
+    assert_same({name: t.sum(0) for name, t in by_sample.items()}, dict(zip(parameters, of_all, strict=True)))
+
+
+def test_one_graph_takes_any_sizes():
+    torch._dynamo.reset()
+    module = layer("lstm", num_layers=2, bidirectional=True)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
+    for sizes in ((4, 5), (3, 7)):
+        got, expected = (results(m, inputs(*sizes, I)).values() for m in (compiled, module))
+        assert_same(dict(enumerate(got)), dict(enumerate(expected)))
+
+
 def test_what_has_none_refuses():
     module = layer("lstm").float()
     with pytest.raises(ValueError, match="expected no layer_norm"):
@@ -112,4 +242,9 @@ def test_what_has_none_refuses():
         torch.jit.script(module)
     with pytest.raises(ValueError, match="recompute: expected False with layer_norm"):
         layer("lstm", recompute=True)
-    assert "not cpu: it has no layer normalisation" in str(fastrnn.explain(module, torch.zeros(T, B, I)))
+
+
+def test_explain_tells_what_is_saved():
+    module = layer("gru").float()
+    said = str(fastrnn.explain(module, torch.zeros(T, B, I)))
+    assert "backend: cpu" in said and "(r, z, n, gh_n, gh_r before its norm, gh_z before its norm" in said

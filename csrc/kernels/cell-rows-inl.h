@@ -316,7 +316,10 @@ FASTRNN_NOINLINE void apply_products_backward(int rows, int vectors, int64_t uni
         const Vec<T> d = through_norm<T>(load(dnormal + saved_at(Gates::kGates, column, g, n), n),
                                          at.norm.template product<Gates>(saved, at.values, r, g, column, n),
                                          at.of_norm.product_means[group], at.norm.products[group].scale);
-        store(at.dsums + r * at.dsums_ld + Gates::h_sum(g) * H + column, d, n);
+        const auto put = [&](int sum, Vec<T> v) { store(at.dsums + r * at.dsums_ld + sum * H + column, v, n); };
+        put(Gates::h_sum(g), d);
+        // No product takes it, but the matrix unit reads on from the sum before, and multiplies that by zeros.
+        if (Gates::x_sum(g) != Gates::h_sum(g)) put(Gates::x_sum(g), Vec<T>{});
       }
     }
   }

@@ -242,7 +242,7 @@ def by_peer(p: Problem) -> dict[str, Tensor]:
     """By that whose error is the measure of ours: torch.nn, or for what it does not compute the reference."""
     # torch.nn refuses a projection to as many outputs as hidden units.
     computed = p.cell in IN_TORCH and p.case.P != p.case.H
-    plain = not (p.segments or p.noise or p.case.every_state)
+    plain = not (p.segments or p.noise or p.case.every_state or p.case.layer_norm)
     return by_torch_nn(p) if computed and plain else by_reference(p)
 
 
