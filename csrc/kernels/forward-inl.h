@@ -228,10 +228,10 @@ class LayerForward {
     T* const y = a_.y + d * n_.P;
     const StepRows<const T> x = steps.of_x(a_.x, n_.I, s, 0);
     const StepRows<const T> h = begun > 0 ? steps.of_y<const T>(y, y_ld, s - 1, 0) : StepRows<const T>{};
-    const StepRows<const T> h_0{a_.h_0 ? a_.h_0 + (d * n_.B + steps.part) * n_.P : nullptr, steps.parts * n_.P};
+    const StepRows<const T> h_0{a_.h_0 ? a_.h_0 + steps.of_batch(d, n_.B, 0) * n_.P : nullptr, steps.parts * n_.P};
     if (stages()) {
       if (staged_.x) copy_rows(staged_.x, x, {0, active}, n_.I);
-      const StepRows<const T> mask{a_.h_mask ? a_.h_mask + (d * n_.B + steps.part) * n_.P : nullptr, h_0.ld};
+      const StepRows<const T> mask{a_.h_mask ? a_.h_mask + steps.of_batch(d, n_.B, 0) * n_.P : nullptr, h_0.ld};
       stage_hidden(h, mask, {0, begun});
       stage_hidden(h_0, mask, {begun, active});
       advance(d, steps, groups, s, {0, active}, {staged_.x, row_ld<Q>(n_.I)}, {staged_.h, row_ld<Q>(n_.P)},
@@ -247,8 +247,7 @@ class LayerForward {
     // Rows that end here leave their last output as the final state.
     if (share_.unit_part != 0 || !a_.h_T) return;
     for (int64_t j = steps.followed(s); j < active; ++j)
-      __builtin_memcpy(a_.h_T + (d * n_.B + steps.part + j * steps.parts) * n_.P, y + steps.y_row(s, j) * y_ld,
-                       n_.P * sizeof(T));
+      __builtin_memcpy(a_.h_T + steps.of_batch(d, n_.B, j) * n_.P, y + steps.y_row(s, j) * y_ld, n_.P * sizeof(T));
   }
 
   // Rows of a left operand, null for zeros.
@@ -394,7 +393,7 @@ class LayerForward {
   }
 
   CellRows<T> cell_rows(int64_t d, const Steps& steps, int64_t s, int64_t row, const Q* h_prev, int64_t h_ld) const {
-    const int64_t number = steps.number(s, row), of_batch = d * n_.B + steps.part + row * steps.parts;
+    const int64_t number = steps.number(s, row), of_batch = steps.of_batch(d, n_.B, row);
     CellRows<T> at{};
     if constexpr (kUnroundedHidden<Q, Cell>) {
       at.unrounded_h = unrounded_h_ + of_batch * n_.H, at.unrounded_h_ld = steps.parts * n_.H;

@@ -66,6 +66,8 @@ struct Steps {
   }
   int64_t first(int64_t s) const { return rows.first[time(s)] + part * rows.stride; }
   int64_t stride() const { return parts * rows.stride; }
+  // A row of a direction's in tensors [D, B, ...].
+  int64_t of_batch(int64_t d, int64_t B, int64_t j) const { return d * B + part + j * parts; }
   // A row's number, and its place in y and x.
   int64_t number(int64_t s, int64_t j) const { return first(s) + j * stride(); }
   int64_t y_row(int64_t s, int64_t j) const { return y_rows(s, j)[0]; }
