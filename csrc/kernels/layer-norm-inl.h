@@ -76,9 +76,10 @@ FASTRNN_INLINE Real<T> mean_over_units(int64_t H, F&& f) {
       sums[i] += value;
     }
   }
+  FASTRNN_UNROLL
+  for (int i = 1; i < kCount; ++i) sums[0] += sums[i];
   Real<T> sum = 0;
-  for (const Vec<T>& part : sums)
-    for (int lane = 0; lane < kLanes<T>; ++lane) sum += part[lane];
+  for (int lane = 0; lane < kLanes<T>; ++lane) sum += sums[0][lane];
   return sum / Real<T>(kCount * H);
 }
 

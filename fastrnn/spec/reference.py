@@ -121,14 +121,16 @@ _EPSILON = 1e-5  # added to variances, as in torch.nn.LayerNorm
 
 def _gates(spec: LayerSpec, w: Mapping[str, Tensor], side: str, x: Tensor) -> Tensor:
     """A product with its bias; normalised before that, Ba et al. (2016), over the gates that are added together."""
-    gates = linear(x, w[f"weight_{side}"], None if spec.layer_norm else w.get(f"bias_{side}"))
+    bias = w.get(f"bias_{side}")
     if not spec.layer_norm:
-        return gates
-    hidden = gates.size(-1) // len(spec.facts.gates)
+        return linear(x, w[f"weight_{side}"], bias)
+    products, gain = linear(x, w[f"weight_{side}"]), w[f"weight_ln_{side}"]
+    hidden = products.size(-1) // len(spec.facts.gates)
     sizes = [count * hidden for count in spec.facts.normalised]
-    parts = [layer_norm(part, part.shape[-1:], eps=_EPSILON) for part in gates.split(sizes, -1)]
-    normalised = torch.cat(parts, -1) * w[f"weight_ln_{side}"]
-    return normalised + w[f"bias_{side}"] if spec.has_bias else normalised
+    biases = [None] * len(sizes) if bias is None else bias.split(sizes)
+    groups = zip(products.split(sizes, -1), gain.split(sizes), biases, strict=True)
+    parts = [layer_norm(part, part.shape[-1:], g, b, _EPSILON) for part, g, b in groups]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def _normalised_state(w: Mapping[str, Tensor], c: Tensor) -> Tensor:
