@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from comparison import CELL_MODULES, LAYERS, assert_same, build, inputs, results, tensors
-from problems import call_of, doubled, every_isa, forward, fused, names, of_each_cell, oracle, peer, problem
+from problems import call_of, doubled, every_kernel, forward, fused, names, of_each_cell, oracle, peer, problem
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
@@ -119,8 +119,7 @@ LARGER = {
 }
 
 
-@every_isa
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@every_kernel
 @pytest.mark.parametrize("cell,case", of_each_cell(LARGER))
 def test_every_instruction_set(cell, case, dtype, isa):
     p = problem(cell, case).to(dtype)
