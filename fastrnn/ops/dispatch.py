@@ -54,7 +54,9 @@ def _ask(cell: str, device: torch.device, dtype: torch.dtype) -> bool:
     if not all(against.values()):
         return True
     told = "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in against.items())
-    warnings.warn(f"fastrnn: {cell} layers on {device.type} in {dtype} run on the slow reference ({told})", stacklevel=4)
+    warnings.warn(
+        f"fastrnn: {cell} layers on {device.type} in {dtype} run on the slow reference ({told})", stacklevel=4
+    )
     return False
 
 

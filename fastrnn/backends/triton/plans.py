@@ -168,6 +168,8 @@ def make_plan(spec: LayerSpec, batch: int, hidden: int, dtype: torch.dtype, tf32
     against = []
     reason = _reason_against_persistent(spec, dtype, tf32, device)
     for regime, tiles in (("resident", _resident), ("cooperative", _cooperative)):
+        if regime == "cooperative" and spec.layer_norm:
+            reason = reason or "a norm is over all units, so programs would wait for one another twice in each step"
         if reason:
             against.append((regime, reason))
             continue
