@@ -20,14 +20,15 @@ from fastrnn.backends.triton.plans import DEVICES  # noqa: E402
 from fastrnn.spec import CELLS  # noqa: E402
 
 TARGETS = ("sm_80", "sm_90", "gfx942")
-# Resident and cooperative, sizes that fill their tiles and sizes that do not, every cell; and kinds of noise.
+# Resident and cooperative, sizes that fill their tiles and sizes that do not, every cell; noise, normalisation.
 LAYERS = {
     "lstm": ("lstm", "bfloat16", (64, 256, 1024), (1, 64)),
     "gru": ("gru", "bfloat16", (512,), (1,)),
     "short": ("gru", "float32", (17,), (1,)),
     "cifg": ("cifg", "bfloat16", (128, 512), (1,)),
     "tanh": ("rnn_tanh", "bfloat16", (100,), (1,)),
-    "noise": ("lstm", "bfloat16", (512,), (1,), "mask+zoneout"),
+    "noise": ("lstm", "bfloat16", (512,), (1,), "--noise", "mask+zoneout"),
+    "norm": ("cifg", "bfloat16", (36, 520), (1,), "--layer-norm"),
     "relu": ("rnn_relu", "float32", (128, 1024), (1, 64)),
 }
 
@@ -46,10 +47,9 @@ def compile_ahead(*arguments, **variables):
 def compiled(tmp_path_factory):
     """Rows of the reports, each with the folder that its files are in, the exit codes, and the output of one run."""
     rows, codes, folder = [], [], tmp_path_factory.mktemp("compiled")
-    for name, (cell, dtype, hidden, batches, *noise) in LAYERS.items():
+    for name, (cell, dtype, hidden, batches, *options) in LAYERS.items():
         output, report = folder / name, folder / f"{name}.json"
-        layers = ("--cell", cell, "--hidden", *hidden, "--dtype", dtype, "--batch", *batches)
-        layers += ("--noise", *noise) if noise else ()
+        layers = ("--cell", cell, "--hidden", *hidden, "--dtype", dtype, "--batch", *batches, *options)
         done = compile_ahead("--target", *TARGETS, *layers, "--output", output, "--json", report)
         codes.append((done.returncode, done.stderr))
         assert report.exists(), done.stderr
