@@ -169,8 +169,6 @@ def make_plan(spec: LayerSpec, batch: int, hidden: int, dtype: torch.dtype, tf32
     against = []
     reason = _reason_against_persistent(spec, dtype, tf32, device)
     for regime, tiles in (("resident", _resident), ("cooperative", _cooperative)):
-        if regime == "cooperative" and spec.layer_norm:
-            reason = reason or "a norm is over all units, so programs would wait for one another twice in each step"
         if reason:
             against.append((regime, reason))
             continue
@@ -262,6 +260,8 @@ def _reason_of_registers(layer: _Layer, kind: str, held: int, warps: int) -> str
 
 def _cooperative(layer: _Layer, kind: str) -> Tile | str:
     hidden, device = layer.hidden, layer.device
+    if layer.normalised:
+        return "a norm is over all units, so programs would wait for one another more than once in each step"
     if hidden % 4 and hidden > 512:
         return (
             f"{hidden} units are no multiple of 4: values of rows so long, loaded one by one, do not fit in registers"
