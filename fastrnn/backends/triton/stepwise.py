@@ -16,10 +16,9 @@ from fastrnn.spec import LayerSpec
 
 __all__ = ["backward", "backward_kernel", "forward", "forward_kernel"]
 
-# Elements of a program's tile, and to a thread.
-_TILE = 1024
-_TO_A_THREAD = 8
-_MOST_WARPS = 8  # of more, the assembler may be told to give a thread more registers than there are
+_TILE = 1024  # elements of a program's, unless one row of a normalised layer has more
+_TO_A_THREAD = 8  # of these, as far as warps go
+_MOST_WARPS = 8  # whose threads may have 255 registers each, the most that ``build.py`` asks for
 _GRAPH_STEPS = 16
 _FEWEST_GRAPHS = 2  # a graph that is replayed once costs more than it saves
 _OF_KERNELS = ("draws", "shares")  # of the noise; a mask belongs to the product
@@ -49,7 +48,7 @@ def backward_kernel(
 
 def _kernel(name: str, spec: LayerSpec, hidden: int, dtype: torch.dtype, **others: Any) -> Kernel:
     units = max(16, 1 << (hidden - 1).bit_length())
-    if not spec.layer_norm:
+    if not spec.layer_norm:  # for which a program has all units of its rows
         units = min(256, units)
     rows = max(1, _TILE // units)
     constants = {
