@@ -105,7 +105,7 @@ def compile_ahead(args: argparse.Namespace) -> None:
     from fastrnn.backends.triton import ahead  # imports Triton, which takes longer than the rest of fastrnn
 
     layers = (args.target, args.cell, args.hidden, args.dtype, args.batch, args.noise)
-    request = ahead.Request(*layers, args.output, args.json, args.jobs, _version())
+    request = ahead.Request(*layers, args.output, args.json, args.jobs, _version(), args.layer_norm)
     sys.exit(not ahead.run(request))
 
 
@@ -172,6 +172,7 @@ def _add_compile(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--batch", [1, 16, 64, 256], type=_positive, metavar="B", help="rows, which the choice of kernels depends on"
     )
     several("--noise", ["none"], choices=NOISE, help="recurrent dropout and zoneout of the layers")
+    command.add_argument("--layer-norm", action="store_true", help="the layers are normalised")
     text = "new or empty folder for the kernels; FASTRNN_KERNELS=DIR uses them"
     command.add_argument("--output", type=_new_folder, metavar="DIR", help=text)
     command.add_argument("--json", type=_new_file, metavar="FILE", help="write plans and table to FILE")

@@ -11,7 +11,8 @@ overwrites what another may still read. Backward every program gathers all gate 
 own units, so no atomic additions are needed and results are the same every time.
 
 A launch goes from the states in ``carried`` to those in ``final``; ``counters`` [groups, LINE] of the barrier are zero
-at first. With ``BARRIER`` off, a launch of several programs a group may do one step only.
+at first. With ``BARRIER`` off, a launch of several programs a group may do one step only. With ``norm`` a group is one
+program.
 """
 
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ import triton
 import triton.language as tl
 
 from .barrier import LINE, arrive, wait
+from .layer_norm import normalised_gates, norms_of, through_gates
 from .noise import Zoneout, mixed, parted, to_save, what_stays
 from .tiles import (
     Place,
@@ -95,8 +97,10 @@ def forward(
     h_mask,
     draws,
     shares,
+    norm,
     CELL: tl.constexpr,
     GATES: tl.constexpr,
+    TOGETHER: tl.constexpr,
     HIDDEN: tl.constexpr,
     ROWS: tl.constexpr,
     UNITS: tl.constexpr,
@@ -108,7 +112,7 @@ def forward(
 ):
     """gx [N, D*G*H], w_hh [D, G*H, H], b_hh [D, G*H], states [D, B, H] to y [N, D*H], saved [D, N, S*H].
 
-    ``h_mask``, ``draws`` and ``shares`` are constants None where there are none.
+    ``h_mask``, ``draws``, ``shares`` and ``norm`` are constants None where there are none.
     """
     PROGRAMS: tl.constexpr = (HIDDEN + UNITS - 1) // UNITS
     CHUNKS: tl.constexpr = (HIDDEN + BLOCK_K - 1) // BLOCK_K
@@ -124,7 +128,10 @@ def forward(
     first_unit = tl.program_id(0) % PROGRAMS * UNITS
     gate_row = (direction * GATES + column % PLANES) * HIDDEN + first_unit + column // PLANES
     column_mask = (column % PLANES < GATES) & (first_unit + column // PLANES < HIDDEN)
-    bias = tl.load(b_hh + gate_row, mask=column_mask, other=0).to(tl.float32)
+    if norm is None:
+        bias = tl.load(b_hh + gate_row, mask=column_mask, other=0).to(tl.float32)
+    else:
+        bias = tl.zeros([UNITS * PLANES], tl.float32)  # it follows the norm
     w = ()
     for chunk in tl.static_range(CHUNKS):
         k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -172,7 +179,9 @@ def forward(
                 h_k = tl.load(row_starts(h, HIDDEN) + k[None, :], mask=within, other=0, cache_modifier=".cg")
                 acc = tl.dot(h_k, w[chunk], acc, input_precision=PRECISION)
 
-        new, kept = CELL(gates_x, split_planes(acc, PLANES), state)
+        norms = norms_of(norm, place, HIDDEN, GATES, len(carried))
+        products = split_planes(acc, PLANES)[:GATES]
+        new, kept = CELL(gates_x, normalised_gates(products, norms, TOGETHER), state, norms)
         after = mixed(stays, state, new)
         if MASKED_IS_TOLD:
             store(told + line[:, None] * HIDDEN + unit[None, :], after[0] * factors, mask)
@@ -183,7 +192,10 @@ def forward(
         if MASKED_IS_TOLD:
             store(y + line[:, None] * HIDDEN + unit[None, :], after[0], mask)
         if SAVE:
-            store_recorded(saved, to_save(stays, kept, new, after), row, mask, place, geometry, HIDDEN)
+            values = to_save(stays, kept, new, after)
+            if norm is not None:
+                values += products
+            store_recorded(saved, values, row, mask, place, geometry, HIDDEN)
         state = select(mask, after, state)
         h = tl.where(active, told + line * HIDDEN, h)
 
@@ -208,8 +220,11 @@ def backward(
     h_mask,
     draws,
     shares,
+    norm,
+    dnorm,
     CELL: tl.constexpr,
     GATES: tl.constexpr,
+    TOGETHER: tl.constexpr,
     KEPT: tl.constexpr,
     SAVED: tl.constexpr,
     HIDDEN: tl.constexpr,
@@ -226,8 +241,8 @@ def backward(
 
     Steps are counted backward and there is one more than forward: the last takes the gradient to the initial state.
     ``APART``: the gradients of gx and gh differ; otherwise ``dgx`` is not written. ``dcell_states`` [D, N, H], of the
-    cell's own state after each step, is a constant None where there are none. ``h_mask``, ``draws`` and ``shares`` as
-    in ``forward``.
+    cell's own state after each step, is a constant None where there are none. ``h_mask``, ``draws``, ``shares`` and
+    ``norm`` as in ``forward``, and ``dnorm`` is there with that.
     """
     PROGRAMS: tl.constexpr = (HIDDEN + UNITS - 1) // UNITS
     CHUNK: tl.constexpr = SPLIT * BLOCK_K
@@ -237,6 +252,7 @@ def backward(
     place = place_of(group, geometry, ROWS, UNITS, PROGRAMS, RAGGED)
     direction, b, unit, length, steps = place
     record = Record(dy, dcell_states, y, saved, initial)
+    PRODUCTS: tl.constexpr = GATES if norm is not None else 0
     zoneout = Zoneout(draws, shares)
 
     part = tl.arange(0, SPLIT)[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
@@ -264,7 +280,7 @@ def backward(
         factors = load(h_mask.factors + at_state, state_mask)
     # The same place in memory as the gate gradients of the step before, for a program that need not read them there.
     dgates = tl.zeros([ROWS, UNITS * PLANES], w_hh.dtype.element_ty)
-    upcoming = recorded(launch.first_step, record, place, geometry, HIDDEN, KEPT, SAVED, RAGGED)
+    upcoming = recorded(launch.first_step, record, place, geometry, HIDDEN, KEPT, SAVED, PRODUCTS, RAGGED)
 
     # Rows that had the step after, and where their gate gradients lie; carried for the same reason as h in forward.
     t = tl.where(direction == 0, steps - launch.first_step, launch.first_step - 1)
@@ -275,7 +291,7 @@ def backward(
     for r in range(launch.first_step, tl.minimum(launch.last_step, steps + 1)):
         t = tl.where(direction == 0, steps - 1 - r, r)
         active = (r < steps) & (t < length)
-        outside, kept, new, old = upcoming
+        outside, kept, new, old, products = upcoming
         stays = what_stays(zoneout, t, active, place, geometry, HIDDEN, RAGGED)
 
         if PROGRAMS == 1:
@@ -297,22 +313,28 @@ def backward(
         dstate = add(dstate, (product,))
 
         through, past = parted(stays, add(dstate, outside))
-        dgates_x, dgates_h, dold = CELL(kept, new, old, through)
+        norms = norms_of(norm, place, HIDDEN, GATES, len(carried))
+        dgates_x, dgates_h, dold, doutput = CELL(kept, new, old, through, norms)
+        dproducts = through_gates(dgates_h, products, norms, TOGETHER)
         mask = active[:, None] & (unit < HIDDEN)[None, :]
-        line = line_of(row_at(t, place, geometry, RAGGED), place, geometry)
+        row = row_at(t, place, geometry, RAGGED)
+        line = line_of(row, place, geometry)
         at_gates = line[:, None] * (GATES * HIDDEN) + unit[None, :]
         store_planes(dgh + at_gates, dgates_h, mask, HIDDEN)
         if PROGRAMS > 1 and BARRIER:
             arrive(counters + group * LINE)
         if APART:
             store_planes(dgx + at_gates, dgates_x, mask, HIDDEN)
+        if norm is not None:
+            store_planes(dnorm.products + at_gates, dproducts, mask, HIDDEN)
+            store_recorded(dnorm.output, doutput, row, mask, place, geometry, HIDDEN)
         if PROGRAMS == 1:
-            dgates = tl.where(active[:, None], join_planes(dgates_h, PLANES), 0).to(w_hh.dtype.element_ty)
+            dgates = tl.where(active[:, None], join_planes(dproducts, PLANES), 0).to(w_hh.dtype.element_ty)
         dstate = select(mask, add(dold, past), dstate)
         followed = active
         dgh_after = dgh + line * (GATES * HIDDEN)
         # Loaded a step ahead: they arrive while others are waited for. It also lets the arithmetic of the cell have the
         # layout of loads rather than of the product, 4 to 16 barriers of the block a step instead of 30 to 50 (sm_90).
-        upcoming = recorded(r + 1, record, place, geometry, HIDDEN, KEPT, SAVED, RAGGED)
+        upcoming = recorded(r + 1, record, place, geometry, HIDDEN, KEPT, SAVED, PRODUCTS, RAGGED)
 
     store_each(final, at_state, dstate, state_mask)

@@ -213,18 +213,20 @@ def recorded(
     HIDDEN: tl.constexpr,
     KEPT: tl.constexpr,
     SAVED: tl.constexpr,
+    PRODUCTS: tl.constexpr,
     RAGGED: tl.constexpr,
     PROJECTED: tl.constexpr = False,
 ):
     """For the ``r``-th step of backward the gradients from outside of its new states, at least of ``h``, and what
-    forward left: the kept values, the new and the old states.
+    forward left: the kept values, the new and the old states, and the products with h before they are normalised.
 
     Old states are those after the step before where there was one, else the initial ones. With a projection the outputs
     are not the hidden state, so dy and ``h`` are zeros: the caller has dy, and a cell that may be projected does not
-    ask for h. ``SAVED`` values of a unit are those of ``noise.to_save``.
+    ask for h. ``SAVED`` values of a unit are those of ``noise.to_save``, and ``PRODUCTS`` of them come behind.
     """
     dy, dcell_states, y, saved, initial = record
     STATES: tl.constexpr = len(initial)
+    WIDTH: tl.constexpr = (SAVED + PRODUCTS) * HIDDEN
     unit = place.unit
     state_line = state_line_of(place, geometry)
     step = tl.minimum(r, place.steps - 1)  # one past the last has no row to point at
@@ -249,8 +251,8 @@ def recorded(
     if dcell_states is not None:
         at_cell = (place.direction * geometry.rows + row) * HIDDEN
         outside += (load(dcell_states + at_cell[:, None] + unit[None, :], mask),)
-    at_step = saved + (place.direction * geometry.rows + row) * (SAVED * HIDDEN)
-    at_before = saved + (place.direction * geometry.rows + row_before) * (SAVED * HIDDEN)
+    at_step = saved + (place.direction * geometry.rows + row) * WIDTH
+    at_before = saved + (place.direction * geometry.rows + row_before) * WIDTH
     kept = load_planes(at_step[:, None] + unit[None, :], mask, HIDDEN, KEPT)
     if SAVED > KEPT and STATES == 1:
         new = load_planes(at_step[:, None] + unit[None, :], mask, HIDDEN, 1)
@@ -260,4 +262,5 @@ def recorded(
         state = tl.where(begun, at_before + plane_before, initial[i] + state_line * HIDDEN)
         new += (load((at_step + plane)[:, None] + unit[None, :], mask),)
         old += (load(row_starts(state, HIDDEN) + unit[None, :], mask),)
-    return outside, kept, new, old
+    products = load_planes((at_step + SAVED * HIDDEN)[:, None] + unit[None, :], mask, HIDDEN, PRODUCTS)
+    return outside, kept, new, old, products

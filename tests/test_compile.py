@@ -21,12 +21,13 @@ from fastrnn.backends.triton.plans import DEVICES  # noqa: E402
 from fastrnn.spec import CELLS  # noqa: E402
 
 TARGETS = ("sm_80", "sm_90", "gfx942")
-# Every cell, on chip and stepwise, tiles of 16 and 32 rows, sizes that fill them and sizes that do not, kinds of noise.
+# Every cell, on chip and stepwise, tiles of 16 and 32 rows, sizes that fill them and sizes that do not; noise, norms.
 # What takes longest comes first; test_kernels_of_today and benches/results/gpu-kernels.csv have other sizes.
 LAYERS = {
     "lstm": ("lstm", "bfloat16", (64, 1024), (1,)),
     "gru": ("gru", "bfloat16", (512,), (1, 64)),
-    "noise": ("lstm", "bfloat16", (512,), (1,), "mask+zoneout"),
+    "noise": ("lstm", "bfloat16", (512,), (1,), "--noise", "mask+zoneout"),
+    "norm": ("cifg", "bfloat16", (36, 520), (1,), "--layer-norm"),
     "cifg": ("cifg", "float32", (128,), (1,)),
     "relu": ("rnn_relu", "float32", (1024,), (1,)),
     "short": ("gru", "float32", (17,), (1,)),
@@ -50,9 +51,8 @@ def compiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compiled")
 
     def compile_layer(name):
-        cell, dtype, hidden, batches, *noise = LAYERS[name]
-        layers = ("--cell", cell, "--hidden", *hidden, "--dtype", dtype, "--batch", *batches)
-        layers += ("--noise", *noise) if noise else ()
+        cell, dtype, hidden, batches, *options = LAYERS[name]
+        layers = ("--cell", cell, "--hidden", *hidden, "--dtype", dtype, "--batch", *batches, *options)
         files = ("--output", folder / name, "--json", folder / f"{name}.json")
         return compile_ahead("--target", *TARGETS, *layers, *files, "--jobs", 1)
 

@@ -57,6 +57,7 @@ CASES = {
     "projected": Case(3, 5, 17, 4, directions=2, P=3),
     "lengths": Case(3, 5, 17, 4, padded=True, every_state=True, state=False),
     "resets": Case(3, 5, 17, 4, directions=2, batch_first=True, padded=True, reset="by-step", every_state=True),
+    "normalised": Case(3, 5, 17, 4, directions=2, batch_first=True, every_state=True, layer_norm=True),
 }
 every_case = pytest.mark.parametrize(
     "cell,case",
@@ -83,6 +84,9 @@ def arguments_of_forward(p: Problem, save: bool = True) -> tuple:
         save,
         *(p.segments.arguments or [None] * 4),
         case.every_state,
+        False,  # recompute
+        *p.noise,
+        p.spec.layer_norm,
     )
 
 
@@ -92,7 +96,7 @@ def arguments_of_backward(p: Problem, y: Tensor, saved: Tensor, dy: bool = True)
     call = ForwardCall(*arguments_of_forward(p))
     needed = [name != "w_hh[0]" for name in names(p)]
     plain = (call.x, call.h_0, call.c_0, call.weights, y, saved, call.batch_sizes, *call.options)
-    return *gradients, *plain, needed, 1, *call.segments.arguments
+    return *gradients, *plain, needed, 1, *call.trailing_arguments
 
 
 def fake(mode: FakeTensorMode, value: Any) -> Any:

@@ -89,6 +89,14 @@ def test_what_no_kernel_of_all_steps_takes_is_stepwise_with_a_reason(changes, re
         assert re.search(reason, given)
 
 
+def test_normalised_layers_are_of_one_program_or_stepwise():
+    resident, stepwise = (
+        make_plan(LayerSpec("lstm", layer_norm=True), 16, h, torch.bfloat16, False, H100) for h in (64, 512)
+    )
+    assert resident.regime == "resident" and stepwise.regime == "stepwise"
+    assert dict(stepwise.against)["cooperative"].startswith("a norm is over all units, so programs would wait")
+
+
 def test_more_gates_than_a_product_holds_are_a_reason(monkeypatch):
     monkeypatch.setitem(CELLS, "five", CellSpec("five", tuple("abcde"), ("h",), (), ""))
     found = plan("five", 64)

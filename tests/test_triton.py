@@ -173,19 +173,19 @@ def test_float16_is_as_accurate_as_torch(cell, regime, case):
 
 
 @triton.jit
-def mgu_forward(gx, gh, state):
+def mgu_forward(gx, gh, state, norms):
     f = sigmoid(gx[0] + gh[0])
     n = tanh(gx[1] + f * gh[1])
     return (state[0] + f * (n - state[0]),), (f, n, gh[1])
 
 
 @triton.jit
-def mgu_backward(kept, new, old, dstate):
+def mgu_backward(kept, new, old, dstate, norms):
     f, n, gh_n = kept
     dh = dstate[0]
     dn = dh * f * d_tanh(n)
     df = (dh * (n - old[0]) + dn * gh_n) * d_sigmoid(f)
-    return (df, dn), (df, dn * f), (dh * (1 - f),)
+    return (df, dn), (df, dn * f), (dh * (1 - f),), ()
 
 
 def mgu(gx: Tensor, gh: Tensor, state: tuple[Tensor, ...], _: object) -> tuple[Tensor, ...]:

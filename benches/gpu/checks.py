@@ -29,15 +29,16 @@ _VARIANTS: dict[str, tuple[float, dict[str, Any]]] = {
     "ragged": (0.5, {"T": 70, "B": 70, "I": 33, "directions": 2, "lengths": stairs(70, 70), "bias": False}),
     "padded": (0.5, {"T": 40, "B": 21, "I": 33, "directions": 2, "padded": True, "every_state": True}),
     "resets": (0, {"T": 40, "B": 5, "I": 33, "directions": 2, "batch_first": True, "padded": True, "reset": "by-step"}),
+    "normalised": (1, {"T": 40, "B": 21, "I": 1, "directions": 2, "padded": True, "layer_norm": True}),
     "large": (1, {"T": 40, "B": 1, "I": 128}),
     "waves": (1, {"T": 24, "B": 70, "I": 1}),
 }
 _TAKEN = {
-    "bfloat16": ("dense", "both", "ragged", "padded", "resets", "large", "waves"),
-    "tf32": ("dense", "both", "ragged", "padded", "resets", "large", "waves"),
+    "bfloat16": ("dense", "both", "ragged", "padded", "resets", "normalised", "large", "waves"),
+    "tf32": ("dense", "both", "ragged", "padded", "resets", "normalised", "large", "waves"),
     "float16": ("both", "ragged", "waves"),
     "ieee": ("dense", "ragged", "large"),
-    "float64": ("dense", "ragged", "both", "padded", "resets"),
+    "float64": ("dense", "ragged", "both", "padded", "resets", "normalised"),
 }
 _PROJECTED = (
     {"T": 33, "B": 5, "H": 100, "I": 40, "P": 17, "directions": 2},

@@ -2,7 +2,7 @@
 
 from fastrnn.spec.call import CONSTANTS, BackwardCall, ForwardCall, pair_of
 from fastrnn.spec.cell import CELLS, CellSpec
-from fastrnn.spec.layer import LayerSpec, Sizes
+from fastrnn.spec.layer import NORM_EPSILON, LayerSpec, Sizes
 from fastrnn.spec.noise import NONE, Noise
 from fastrnn.spec.segments import WHOLE, Segments
 
@@ -10,6 +10,7 @@ __all__ = [
     "CELLS",
     "CONSTANTS",
     "NONE",
+    "NORM_EPSILON",
     "WHOLE",
     "BackwardCall",
     "CellSpec",

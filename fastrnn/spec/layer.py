@@ -7,7 +7,9 @@ from torch import Tensor
 
 from fastrnn.spec.cell import CELLS, CellSpec
 
-__all__ = ["LayerSpec", "Sizes"]
+__all__ = ["NORM_EPSILON", "LayerSpec", "Sizes"]
+
+NORM_EPSILON = 1e-5  # added to variances, as in torch.nn.LayerNorm
 
 Shape = tuple[int, ...]
 

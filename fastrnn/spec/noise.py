@@ -76,8 +76,7 @@ _WORD = 2**32 - 1
 
 
 def _philox(key: Tensor, counter: Tensor, direction: int) -> tuple[Tensor, ...]:
-    """The words of Philox4x32-10, Salmon et al. (2011), as int64, of the counter's low and high word, ``direction``, and
-    0."""
+    """The words of Philox4x32-10, Salmon et al. (2011), as int64, of a counter's two words, ``direction``, and 0."""
     k0, k1 = key & _WORD, (key >> 32) & _WORD
     c0, c1 = counter & _WORD, (counter >> 32) & _WORD
     c2, c3 = torch.full_like(counter, direction), torch.zeros_like(counter)

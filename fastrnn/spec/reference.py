@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, linear
 
 from fastrnn.spec.cell import CELLS
-from fastrnn.spec.layer import LayerSpec
+from fastrnn.spec.layer import NORM_EPSILON, LayerSpec
 from fastrnn.spec.noise import NONE, Noise
 from fastrnn.spec.segments import WHOLE, Segments
 
-__all__ = ["gate_inputs", "hidden", "layer", "one_step", "step"]
+__all__ = ["gate_inputs", "hidden", "layer", "normalised", "one_step", "step"]
 
 State = tuple[Tensor, ...]
 # What the cell's own state goes through on its way to h.
@@ -60,17 +60,19 @@ _CELL_FUNCTIONS = {"rnn_tanh": _rnn_tanh, "rnn_relu": _rnn_relu, "lstm": _lstm, 
 assert _CELL_FUNCTIONS.keys() == CELLS.keys()
 
 
-def _hidden_of_lstm(saved: Mapping[str, Tensor]) -> Tensor:
-    return saved["o"] * torch.tanh(saved["c"])
+def _hidden_of_lstm(saved: Mapping[str, Tensor], output: Output) -> Tensor:
+    return saved["o"] * torch.tanh(output(saved["c"]))
 
 
 _HIDDEN_FUNCTIONS = {"lstm": _hidden_of_lstm, "cifg": _hidden_of_lstm}
 assert _HIDDEN_FUNCTIONS.keys() == {name for name, facts in CELLS.items() if facts.projectable}
 
 
-def hidden(spec: LayerSpec, saved: Mapping[str, Tensor]) -> Tensor:
-    """The cell's own ``h``, before its projection, from the values that a fused forward saves, by name."""
-    return _HIDDEN_FUNCTIONS[spec.cell](saved)
+def hidden(spec: LayerSpec, saved: Mapping[str, Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """The cell's own ``h``, before its projection, from the values that a fused forward of one direction saves, by
+    name."""
+    w = dict(zip(spec.weight_names, weights, strict=True))
+    return _HIDDEN_FUNCTIONS[spec.cell](saved, lambda c: _normalised_state(w, c))
 
 
 # Which units' h and other states stay as they are: bool, or shares.
@@ -116,27 +118,28 @@ def gate_inputs(spec: LayerSpec, x: Tensor, weights: Sequence[Tensor]) -> tuple[
     return given, products[0] if spec.directions == 1 else torch.cat(products, -1), others
 
 
-_EPSILON = 1e-5  # added to variances, as in torch.nn.LayerNorm
+def normalised(spec: LayerSpec, products: Tensor, gain: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """Gates' products [..., G*H], Ba et al. (2016): over the gates that are added together."""
+    hidden = products.size(-1) // len(spec.facts.gates)
+    sizes = [count * hidden for count in spec.facts.normalised]
+    gains, biases = ([None] * len(sizes) if t is None else t.split(sizes) for t in (gain, bias))
+    groups = zip(products.split(sizes, -1), gains, biases, strict=True)
+    parts = [layer_norm(part, part.shape[-1:], g, b, NORM_EPSILON) for part, g, b in groups]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def _gates(spec: LayerSpec, w: Mapping[str, Tensor], side: str, x: Tensor) -> Tensor:
-    """A product with its bias; normalised before that, Ba et al. (2016), over the gates that are added together."""
-    bias = w.get(f"bias_{side}")
+    """A product with its bias; before that, of a layer with ``layer_norm``, normalised."""
+    weight, bias = w[f"weight_{side}"], w.get(f"bias_{side}")
     if not spec.layer_norm:
-        return linear(x, w[f"weight_{side}"], bias)
-    products, gain = linear(x, w[f"weight_{side}"]), w[f"weight_ln_{side}"]
-    hidden = products.size(-1) // len(spec.facts.gates)
-    sizes = [count * hidden for count in spec.facts.normalised]
-    biases = [None] * len(sizes) if bias is None else bias.split(sizes)
-    groups = zip(products.split(sizes, -1), gain.split(sizes), biases, strict=True)
-    parts = [layer_norm(part, part.shape[-1:], g, b, _EPSILON) for part, g, b in groups]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return linear(x, weight, bias)
+    return normalised(spec, linear(x, weight), w[f"weight_ln_{side}"], bias)
 
 
 def _normalised_state(w: Mapping[str, Tensor], c: Tensor) -> Tensor:
     if "weight_ln_c" not in w:
         return c
-    return layer_norm(c, c.shape[-1:], w["weight_ln_c"], w.get("bias_ln_c"), _EPSILON)
+    return layer_norm(c, c.shape[-1:], w["weight_ln_c"], w.get("bias_ln_c"), NORM_EPSILON)
 
 
 def _mixed(stays: Tensor | float, old: Tensor, new: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ _NOTE = (
     "them, Triton builds C extensions on the target machine, one for the driver and one for each signature of a "
     "kernel, and keeps them in its cache. They depend on the Python version and take a C compiler and Python's headers."
 )
-_PURPOSES = ("save", "ragged", "states", "tf32", "mask", "zoneout", "expected")
+_PURPOSES = ("save", "ragged", "states", "tf32", "mask", "zoneout", "expected", "norm")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Request:
         report: a JSON file for the plans and the rows of the table.
         processes: how many kernels are compiled at a time.
         version: of fastrnn.
+        layer_norm: the layers are normalised.
     """
 
     targets: Sequence[str]
@@ -58,6 +59,7 @@ class Request:
     report: Path | None
     processes: int
     version: str
+    layer_norm: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def cases(request: Request) -> Iterator[Case]:
     layers = product(request.targets, request.cells, request.hidden, request.dtypes)
     for (target, cell, hidden, dtype), tf32 in product(layers, (False, True)):
         for directions, batch, noise in product((1, 2), request.batches, request.noise):
-            spec = LayerSpec(cell, directions)
+            spec = LayerSpec(cell, directions, layer_norm=request.layer_norm, gates_given=request.layer_norm)
             plan = make_plan(spec, batch, hidden, getattr(torch, dtype), tf32, DEVICES[target])
             yield Case(target, spec, hidden, dtype, batch, plan, noise)
 
@@ -215,6 +217,7 @@ def row_of(job: Job, case: Case, tile: Tile | None, outcome: Outcome) -> dict[st
         "mask": job.kernel.takes("h_mask"),
         "zoneout": job.kernel.takes("draws"),
         "expected": job.kernel.takes("shares"),
+        "norm": job.kernel.takes("norm"),
         "tf32": constants.get("PRECISION") == "tf32",
         "tile": _tile({**constants, "BLOCK_K": outcome.block_k}, job.kernel.warps),
         "constants": str(job.kernel),

@@ -92,14 +92,18 @@ def check_layer(spec: LayerSpec, inputs: Inputs) -> int:
     """Returns the size of the batch."""
     x, state, weights, batch_sizes = inputs.x, inputs.state, inputs.weights, inputs.batch_sizes
     gates = len(spec.facts.gates)
-    if weights[1].dim() != 2 or weights[1].shape[0] % gates:
-        _refuse(f"expected weight_hh [{gates} * hidden_size, outputs], got {list(weights[1].shape)}")
-    hidden, outputs = spec.hidden_and_outputs(weights[1])
+    w_hh = weights[spec.w_hh]
+    if w_hh.dim() != 2 or w_hh.shape[0] % gates:
+        _refuse(f"expected weight_hh [{gates} * hidden_size, outputs], got {list(w_hh.shape)}")
+    hidden, outputs = spec.hidden_and_outputs(w_hh)
     dimensions = 3 if batch_sizes is None else 2
     if x.dim() != dimensions:
         _refuse(f"expected {'3' if dimensions == 3 else 'a packed input of 2'} dimensions, got {x.dim()}")
     batch = _batch(x, state, batch_sizes)
 
+    width = spec.directions * spec.gates_width(hidden)
+    if spec.gates_given and x.shape[-1] != width:
+        _refuse(f"expected {width} inputs, the gates' products, of a layer with layer_norm, got {x.shape[-1]}")
     shapes = spec.weight_shapes(x.shape[-1], hidden, outputs)
     for i, weight in enumerate(weights):
         name = spec.weight_names[i % len(shapes)]
@@ -127,10 +131,12 @@ def check_backward(
 ) -> None:
     batch, x = check_layer(spec, inputs), inputs.x
     dy, dstate, y, saved = results.dy, results.dstate, results.y, results.saved
+    if samples > 1 and spec.layer_norm:
+        _refuse("expected no gradients by sample of a normalised layer")
     rows = [batch] if inputs.batch_sizes is None else inputs.batch_sizes.tolist()
     if samples < 1 or any(active % samples for active in rows):
         _refuse(f"expected rows of each of {samples} samples at every step, got a batch of {batch}")
-    hidden, outputs = spec.hidden_and_outputs(inputs.weights[1])
+    hidden, outputs = spec.hidden_and_outputs(inputs.weights[spec.w_hh])
     widths = spec.state_widths(hidden, outputs)
     expected = len(inputs.differentiable)
     if len(needed) != expected:
@@ -141,7 +147,8 @@ def check_backward(
         more = ", or one more" if len(widths) > 1 else ""
         _refuse(f"expected {len(widths)} final-state gradients{more}, got {len(dstate)}")
     y_shape = (*x.shape[:-1], spec.directions * outputs)
-    saved_shape = (spec.directions, math.prod(x.shape[:-1]), spec.facts.saved_values(inputs.noise.zoneout) * hidden)
+    saved_width = spec.facts.saved_values(inputs.noise.zoneout, spec.layer_norm) * hidden
+    saved_shape = (spec.directions, math.prod(x.shape[:-1]), saved_width)
     fits = y.shape == y_shape and saved.shape == saved_shape and saved.dtype == x.dtype
     if not fits or y.device != x.device or saved.device != x.device:
         _refuse(

@@ -16,6 +16,7 @@ from fastrnn import kernels
 from fastrnn.backends.triton.alignment import ALIGNMENT
 from fastrnn.backends.triton.plans import Device
 from fastrnn.kernels import cells, persistent, pointwise
+from fastrnn.kernels.layer_norm import Norm, NormGradients
 from fastrnn.kernels.noise import Draws, Mask, Shares
 from fastrnn.kernels.persistent import Launch
 from fastrnn.kernels.tiles import Geometry
@@ -112,6 +113,10 @@ class Kernel:
         own = "*" + _NAMES[self.dtype]
         if name == "h_mask":
             return Mask(own, own, own)
+        if name == "norm":
+            return Norm(own, own, own, own, "fp64")
+        if name == "dnorm":
+            return NormGradients(own, own)
         if name not in _STATES:
             return _OTHERS.get(name, own)
         # The stepwise regime carries all states but h in the type of computation, from step to step in memory.

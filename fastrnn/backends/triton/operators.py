@@ -7,7 +7,6 @@ to the products over all steps the rows beyond are zeros, which cost what others
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from itertools import zip_longest
 from typing import Any
 
@@ -17,12 +16,14 @@ from torch import Tensor
 from fastrnn.backends.triton import persistent, stepwise
 from fastrnn.backends.triton.alignment import aligned
 from fastrnn.backends.triton.checks import Inputs, Results, check_backward, check_layer, check_options
+from fastrnn.backends.triton.gradients import weight_gradients
 from fastrnn.backends.triton.launch import current_device
 from fastrnn.backends.triton.layout import Layout
 from fastrnn.backends.triton.plans import Plan, make_plan
 from fastrnn.backends.triton.segments import Packing
 from fastrnn.backends.triton.tensors import BackwardTensors, ForwardTensors, KernelNoise, Weights
-from fastrnn.spec import BackwardCall, ForwardCall, LayerSpec, reference
+from fastrnn.kernels.layer_norm import NormGradients
+from fastrnn.spec import BackwardCall, ForwardCall, LayerSpec
 
 __all__ = ["layer_backward", "layer_forward", "plan_for"]
 
@@ -93,8 +94,8 @@ def _forward(
         return torch.stack(ys), [torch.stack(s) for s in zip(*finals, strict=True)], torch.stack(every_saved)
     check_layer(spec, inputs)
     x, states = inputs.x, len(spec.facts.states)
-    hidden, _ = spec.hidden_and_outputs(inputs.weights[1])
-    width = spec.facts.saved_values(inputs.noise.zoneout) * hidden
+    hidden, _ = spec.hidden_and_outputs(inputs.weights[spec.w_hh])
+    width = spec.facts.saved_values(inputs.noise.zoneout, spec.layer_norm) * hidden
     saved = x.new_empty(spec.directions, math.prod(x.shape[:-1]) if save else 0, width)
     if inputs.segments.reset is None:
         return *_run_forward(spec, inputs, saved, every_state), saved
@@ -117,22 +118,31 @@ def _run_forward(spec: LayerSpec, inputs: Inputs, saved: Tensor, every_state: bo
     y = x.new_empty(layout.rows, spec.directions * w.outputs)
     if layout.padded:
         y.zero_()
-        if every_state or spec.projected:  # elsewhere nobody reads what is saved of steps that there are not
+        if (
+            every_state or spec.projected or spec.layer_norm
+        ):  # elsewhere nobody reads what is saved of steps that there are not
             saved.zero_()
     if layout.rows == 0:
         final = tuple([s.clone() for s in initial])
     else:
-        rows = x.flatten(0, -2)
-        gx = rows @ w.w_ih.t() if w.b_ih is None else torch.addmm(w.b_ih, rows, w.w_ih.t())
-        tensors = ForwardTensors(gx, initial, KernelNoise.of(inputs.noise, layout), y, saved)
+        tensors = ForwardTensors(_gx(w, x.flatten(0, -2)), initial, KernelNoise.of(inputs.noise, layout), y, saved)
         plan = plan_for(spec, layout.batch, w.hidden, x.dtype, x.device)
         if plan.regime == "stepwise":
             final = stepwise.forward(spec, layout, w, tensors)
         else:
             final = persistent.forward(plan, spec, layout, w, tensors)
     if every_state:
-        final += (saved[..., -w.hidden :].reshape(spec.directions, *x.shape[:-1], w.hidden).clone(),)
+        last = spec.facts.saved_values(inputs.noise.zoneout, False) * w.hidden
+        after = saved[..., last - w.hidden : last]
+        final += (after.reshape(spec.directions, *x.shape[:-1], w.hidden).clone(),)
     return y.view(*x.shape[:-1], y.shape[-1]), list(final)
+
+
+def _gx(w: Weights, rows: Tensor) -> Tensor:
+    """[N, D*G*H], the gates' products with the inputs, which the inputs are themselves where the gates are given."""
+    if w.w_ih is None:
+        return aligned(rows)
+    return rows @ w.w_ih.t() if w.b_ih is None else torch.addmm(w.b_ih, rows, w.w_ih.t())
 
 
 def _first_rows(saved: Tensor, rows: int) -> Tensor:
@@ -210,17 +220,18 @@ def _run_backward(
 
     y = aligned(y.to(x.dtype).reshape(layout.rows, -1))
     dy = torch.zeros_like(y) if dy is None else aligned(dy.to(x.dtype).reshape(layout.rows, -1))
-    dgh = x.new_empty(layout.rows, directions * w.w_hh.shape[1])
-    new = torch.zeros_like if layout.padded else torch.empty_like
-    if layout.padded:
-        dgh.zero_()
-    dgx = new(dgh) if spec.facts.apart else dgh
-    dprojected = new(y) if spec.projected else None
+    new = x.new_zeros if layout.padded else x.new_empty
+    dgh = new(layout.rows, directions * w.w_hh.shape[1])
+    dgx = new(dgh.shape) if spec.facts.apart else dgh
+    dprojected = new(y.shape) if spec.projected else None
     dcell_states = dstate[len(initial)] if len(dstate) > len(initial) else None
     if dcell_states is not None:
         dcell_states = aligned(dcell_states.to(x.dtype).reshape(directions, layout.rows, -1))
+    dnorm = None
+    if spec.layer_norm:
+        dnorm = NormGradients(new(dgh.shape), new(directions, layout.rows, w.hidden) if len(initial) > 1 else None)
     noise = KernelNoise.of(inputs.noise, layout)
-    tensors = BackwardTensors(dy, dcell_states, dfinal, initial, y, aligned(saved), dgx, dgh, dprojected, noise)
+    tensors = BackwardTensors(dy, dcell_states, dfinal, initial, y, aligned(saved), dgx, dgh, dprojected, noise, dnorm)
     plan = plan_for(spec, layout.batch, w.hidden, x.dtype, x.device)
     if plan.regime == "stepwise":
         dinitial = stepwise.backward(spec, layout, w, tensors)
@@ -228,63 +239,11 @@ def _run_backward(
         dinitial = persistent.backward(plan, spec, layout, w, tensors)
 
     wanted = iter(needed)
-    gradients = [(dgx @ w.w_ih).view_as(x)] if next(wanted) else []
+    gradients = [(dgx if w.w_ih is None else dgx @ w.w_ih).view_as(x)] if next(wanted) else []
     gradients += [d for d in dinitial[: len(state)] if next(wanted)]
-    gradients += _of_weights(spec, layout, tensors, x.flatten(0, -2), list(wanted), samples)
+    gradients += weight_gradients(spec, layout, tensors, inputs, list(wanted), samples)
     assert len(gradients) == sum(needed)
     return gradients
-
-
-def _of_weights(
-    spec: LayerSpec, layout: Layout, tensors: BackwardTensors, rows: Tensor, needed: Sequence[bool], samples: int
-) -> list[Tensor]:
-    """Gradients of the weights, those of one direction after those of the other: products and sums over all steps."""
-    dgx, dgh, initial = tensors.dgx, tensors.dgh, tensors.initial
-
-    @cache
-    def inputs() -> Tensor:
-        return layout.without_padding(rows)
-
-    @cache
-    def sums(apart: bool) -> Tensor:
-        gates = dgx if apart else dgh
-        return gates.sum(0) if samples == 1 else gates.unflatten(0, (-1, samples)).sum(0)
-
-    def product(left: Tensor, right: Tensor) -> Tensor:
-        """Over all rows, or over those of each sample."""
-        if samples == 1:
-            return left.t() @ right
-        return left.unflatten(0, (-1, samples)).permute(1, 2, 0) @ right.unflatten(0, (-1, samples)).transpose(0, 1)
-
-    def of_weight(direction: int, name: str) -> Tensor:
-        of_gates = _part(dgh, direction, spec)
-        of_outputs = _part(tensors.y, direction, spec)
-        match name:
-            case "weight_ih":
-                return product(dgx[:, of_gates], inputs())
-            case "weight_hh":
-                before = layout.before(tensors.y[:, of_outputs], initial[0][direction], direction)
-                if (mask := tensors.noise.h_mask) is not None:
-                    before *= layout.of_rows(mask[direction])
-                return product(dgh[:, of_gates], before)
-            case "bias_ih":
-                return sums(bool(spec.facts.apart))[..., of_gates].clone()
-            case "bias_hh":
-                return sums(False)[..., of_gates].clone()
-            case _:
-                assert tensors.dprojected is not None
-                saved = tensors.saved[direction].chunk(spec.facts.saved_values(tensors.noise.kind.zoneout), -1)
-                hidden = reference.hidden(spec, dict(zip(spec.facts.saved, saved, strict=False)))
-                return product(tensors.dprojected[:, of_outputs], hidden)
-
-    every = [(d, name) for d in range(spec.directions) for name in spec.weight_names]
-    return [of_weight(*weight) for weight, wanted in zip(every, needed, strict=True) if wanted]
-
-
-def _part(rows: Tensor, direction: int, spec: LayerSpec) -> slice:
-    """The columns of one direction in [N, D*width]."""
-    width = rows.shape[1] // spec.directions
-    return slice(direction * width, (direction + 1) * width)
 
 
 def _initial(spec: LayerSpec, state: Sequence[Tensor], w: Weights, layout: Layout) -> tuple[Tensor, ...]:

@@ -39,17 +39,20 @@ def backward_kernel(
     assert plan.backward is not None
     constants = _constants(spec, plan, plan.backward, hidden, ragged, noise)
     facts = spec.facts
-    more: dict[str, Any] = {"KEPT": len(facts.kept), "SAVED": facts.saved_values(noise.zoneout)}
+    more: dict[str, Any] = {"KEPT": len(facts.kept), "SAVED": facts.saved_values(noise.zoneout, False)}
     more |= {"SPLIT": plan.backward.split, "APART": bool(facts.apart)}
     if not every_state:
         more["dcell_states"] = None
+    if not spec.layer_norm:
+        more["dnorm"] = None
     return _kernel("persistent_backward", spec, plan.backward, dtype, {**constants, **more})
 
 
 def _constants(spec: LayerSpec, plan: Plan, tile: Tile, hidden: int, ragged: bool, noise: NoiseKind) -> dict[str, Any]:
-    return {
+    constants = {
         "CELL": spec.cell,
         "GATES": len(spec.facts.gates),
+        "TOGETHER": spec.facts.normalised,
         "HIDDEN": hidden,
         "ROWS": tile.rows,
         "UNITS": tile.units,
@@ -60,6 +63,7 @@ def _constants(spec: LayerSpec, plan: Plan, tile: Tile, hidden: int, ragged: boo
         "PRECISION": plan.precision,
         **noise.constants(),
     }
+    return constants if spec.layer_norm else {**constants, "norm": None}
 
 
 def _kernel(name: str, spec: LayerSpec, tile: Tile, dtype: torch.dtype, constants: dict[str, Any]) -> Kernel:

@@ -145,6 +145,7 @@ class _Layer(NamedTuple):
     batch: int
     hidden: int
     item: int
+    normalised: bool
     device: Device
 
     @property
@@ -164,7 +165,7 @@ def make_plan(spec: LayerSpec, batch: int, hidden: int, dtype: torch.dtype, tf32
         tf32: whether float32 products of recurrent layers may be rounded to tf32.
     """
     precision = "tf32" if tf32 and dtype == torch.float32 else "ieee"
-    layer = _Layer(len(spec.facts.gates), spec.directions, batch, hidden, dtype.itemsize, device)
+    layer = _Layer(len(spec.facts.gates), spec.directions, batch, hidden, dtype.itemsize, spec.layer_norm, device)
     against = []
     reason = _reason_against_persistent(spec, dtype, tf32, device)
     for regime, tiles in (("resident", _resident), ("cooperative", _cooperative)):
@@ -239,7 +240,8 @@ def _reason_of_registers(layer: _Layer, kind: str, held: int, warps: int) -> str
     """Why a program of an AMD GPU cannot keep its weights in registers for all steps, None if it can.
 
     Fitted to 400 kernels of random sizes: forward a thread takes up to 110 registers beside its weights, backward the
-    compiler keeps parts of 16-bit weights twice. RDNA 3 has every operand in both halves of a warp.
+    compiler keeps parts of 16-bit weights twice. RDNA 3 has every operand in both halves of a warp. A normalised layer
+    takes up to 20 more for each gate.
     """
     device = layer.device
     if not device.amd:
@@ -248,7 +250,7 @@ def _reason_of_registers(layer: _Layer, kind: str, held: int, warps: int) -> str
         share = 5.0
     else:
         share = 1.75 if device.rdna or (kind == "backward" and layer.item == 2) else 1.0
-    needed = round(share * held) + (160 if layer.hidden % 4 else 110)
+    needed = round(share * held) + (160 if layer.hidden % 4 else 110) + 20 * layer.gates * layer.normalised
     # CDNA has 512 for each thread of up to four warps, one on each SIMD; RDNA numbers no more than 256.
     available = 256 if device.rdna or warps > 4 else 512
     if needed <= available:
@@ -258,6 +260,8 @@ def _reason_of_registers(layer: _Layer, kind: str, held: int, warps: int) -> str
 
 def _cooperative(layer: _Layer, kind: str) -> Tile | str:
     hidden, device = layer.hidden, layer.device
+    if layer.normalised:
+        return "a norm is over all units, so programs would wait for one another more than once in each step"
     if hidden % 4 and hidden > 512:
         return (
             f"{hidden} units are no multiple of 4: values of rows so long, loaded one by one, do not fit in registers"

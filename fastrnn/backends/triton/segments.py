@@ -52,7 +52,7 @@ class Packing:
         place = begin[segment] + step * batch
         self._places = (place // at_least_one, place % at_least_one)
 
-        widths = spec.state_widths(*spec.hidden_and_outputs(inputs.weights[1])).values()
+        widths = spec.state_widths(*spec.hidden_and_outputs(inputs.weights[spec.w_hh])).values()
         self._initial = list(inputs.state) or [x.new_zeros(spec.directions, batch, width) for width in widths]
         self._resets = list(reset_state)
         given = inputs.state or reset_state  # zeros throughout otherwise

@@ -16,8 +16,9 @@ from fastrnn.spec import LayerSpec
 
 __all__ = ["backward", "backward_kernel", "forward", "forward_kernel"]
 
-# Elements of a program's tile: 8 to a thread of 4 warps.
-_TILE = 1024
+_TILE = 1024  # elements of a program's, unless one row of a normalised layer has more
+_TO_A_THREAD = 8  # of these, as far as warps go
+_MOST_WARPS = 8  # whose threads may have 255 registers each, the most that ``build.py`` asks for
 _GRAPH_STEPS = 16
 _FEWEST_GRAPHS = 2  # a graph that is replayed once costs more than it saves
 _OF_KERNELS = ("draws", "shares")  # of the noise; a mask belongs to the product
@@ -36,24 +37,33 @@ def backward_kernel(
     spec: LayerSpec, hidden: int, dtype: torch.dtype, ragged: bool, every_state: bool, noise: NoiseKind = PLAIN
 ) -> Kernel:
     facts = spec.facts
-    constants: dict[str, Any] = {"KEPT": len(facts.kept), "SAVED": facts.saved_values(noise.zoneout)}
+    constants: dict[str, Any] = {"KEPT": len(facts.kept), "SAVED": facts.saved_values(noise.zoneout, False)}
     constants |= {"RAGGED": ragged, "APART": bool(facts.apart), **noise.constants(_OF_KERNELS)}
     if not every_state:
         constants["dcell_states"] = None
+    if not spec.layer_norm:
+        constants["dnorm"] = None
     return _kernel("pointwise_backward", spec, hidden, dtype, **constants, PROJECTED=spec.projected)
 
 
 def _kernel(name: str, spec: LayerSpec, hidden: int, dtype: torch.dtype, **others: Any) -> Kernel:
-    units = min(256, max(16, 1 << (hidden - 1).bit_length()))
+    units = max(16, 1 << (hidden - 1).bit_length())
+    if not spec.layer_norm:  # for which a program has all units of its rows
+        units = min(256, units)
+    rows = max(1, _TILE // units)
     constants = {
         "CELL": spec.cell,
         "GATES": len(spec.facts.gates),
+        "TOGETHER": spec.facts.normalised,
         "HIDDEN": hidden,
-        "ROWS": _TILE // units,
+        "ROWS": rows,
         "UNITS": units,
         **others,
     }
-    return Kernel(name, dtype, len(spec.facts.states), tuple(constants.items()), warps=4)
+    if not spec.layer_norm:
+        constants["norm"] = None
+    warps = min(_MOST_WARPS, rows * units // (32 * _TO_A_THREAD))
+    return Kernel(name, dtype, len(spec.facts.states), tuple(constants.items()), warps)
 
 
 def _grid(kernel: Kernel, layout: Layout) -> tuple[int, int]:
@@ -77,7 +87,7 @@ def forward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: ForwardT
     gh = gx.new_empty(layout.directions, layout.batch, w_hh.shape[1])
     states = (cell_h, *others)
     grid = _grid(kernel, layout)
-    given = {**vars(tensors), **noise._asdict(), "geometry": layout.geometry}
+    given = {**vars(tensors), **noise._asdict(), "geometry": layout.geometry, "norm": weights.norm}
     given |= {"gh": gh, "carried": states, "final": states}
     masked = h if noise.h_mask is None else torch.empty_like(h)
 
@@ -85,7 +95,10 @@ def forward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: ForwardT
         n = max(actives)
         if noise.h_mask is not None:
             torch.mul(h[:, :n], noise.h_mask[:, :n], out=masked[:, :n])
-        torch.baddbmm(weights.b_hh.unsqueeze(1), masked[:, :n], w_hh.transpose(1, 2), out=gh[:, :n])
+        if weights.norm is None:
+            torch.baddbmm(weights.b_hh.unsqueeze(1), masked[:, :n], w_hh.transpose(1, 2), out=gh[:, :n])
+        else:
+            torch.bmm(masked[:, :n], w_hh.transpose(1, 2), out=gh[:, :n])
         launch(kernel, grid, {**given, **position}, gx.device)
         if w_hr is not None:
             for d, active in enumerate(actives):
@@ -111,7 +124,7 @@ def backward(spec: LayerSpec, layout: Layout, weights: Weights, tensors: Backwar
     dgh_step = dgh.new_empty(layout.directions, layout.batch, w_hh.shape[1])
     dstates = (cell_dh, *others)
     grid = _grid(kernel, layout)
-    given = {**vars(tensors), **noise._asdict(), "geometry": layout.geometry}
+    given = {**vars(tensors), **noise._asdict(), "geometry": layout.geometry, "norm": weights.norm}
     given |= {"dgh_step": dgh_step, "carried": dstates, "final": dstates}
     unmasked = dh if noise.h_mask is None else torch.empty_like(dh)
 

@@ -1,6 +1,6 @@
 """A layer's tensors as the time loops take them, by the names that kernels give them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,8 +10,9 @@ from torch import Tensor
 from fastrnn.backends.triton.alignment import aligned
 from fastrnn.backends.triton.layout import Layout
 from fastrnn.backends.triton.noise import NoiseKind
+from fastrnn.kernels.layer_norm import Norm, NormGradients
 from fastrnn.kernels.noise import Draws, Shares
-from fastrnn.spec import LayerSpec, Noise
+from fastrnn.spec import NORM_EPSILON, LayerSpec, Noise
 
 __all__ = ["BackwardTensors", "ForwardTensors", "KernelNoise", "Weights"]
 
@@ -23,27 +24,32 @@ class Weights:
     """Of all directions, one after another: ``w_ih`` [D*G*H, I], ``w_hh`` [D, G*H, P], ``w_hr`` [D, P, H].
 
     Attributes:
+        w_ih: None, as b_ih is, where the gates are given.
         b_ih: [D*G*H].
         b_hh: [D, G*H], zeros where the layer has no bias.
+        norm: of a normalised layer, with zeros for biases that it does not have.
     """
 
-    w_ih: Tensor
+    w_ih: Tensor | None
     w_hh: Tensor
     b_ih: Tensor | None
     b_hh: Tensor
     w_hr: Tensor | None
+    norm: Norm | None
 
     @staticmethod
     def of(spec: LayerSpec, weights: Sequence[Tensor]) -> "Weights":
         names = spec.weight_names
         stacked = {name: _stack(weights[i :: len(names)]) for i, name in enumerate(names)}
-        w_hh, b_ih = stacked["weight_hh"], stacked.get("bias_ih")
+        w_ih, w_hh, b_ih = stacked.get("weight_ih"), stacked["weight_hh"], stacked.get("bias_ih")
+        b_hh = stacked["bias_hh"] if spec.has_bias else w_hh.new_zeros(w_hh.shape[:2])
         return Weights(
-            stacked["weight_ih"].flatten(0, 1),
+            None if w_ih is None else w_ih.flatten(0, 1),
             w_hh,
             None if b_ih is None else b_ih.flatten(),
-            stacked["bias_hh"] if spec.has_bias else w_hh.new_zeros(w_hh.shape[:2]),
+            b_hh,
             stacked.get("weight_hr"),
+            _norm(stacked, b_hh) if spec.layer_norm else None,
         )
 
     @property
@@ -53,6 +59,13 @@ class Weights:
     @property
     def outputs(self) -> int:
         return self.w_hh.shape[2]
+
+
+def _norm(stacked: Mapping[str, Tensor], b_hh: Tensor) -> Norm:
+    state_gain, state_bias = stacked.get("weight_ln_c"), stacked.get("bias_ln_c")
+    if state_gain is not None and state_bias is None:
+        state_bias = torch.zeros_like(state_gain)
+    return Norm(stacked["weight_ln_hh"], b_hh, state_gain, state_bias, NORM_EPSILON)
 
 
 class KernelNoise(NamedTuple):
@@ -97,7 +110,7 @@ class BackwardTensors:
     """dgh and dgx [N, D*G*H] are filled and, with a projection, the gradients of its results ``dprojected`` [N, D*P].
 
     Where the gates' gradients are the same for both products, dgx is dgh. ``dcell_states`` [D, N, H], of the cell's own
-    state after every step, is None where there are none.
+    state after every step, is None where there are none. ``dnorm`` is filled too, of a normalised layer.
     """
 
     dy: Tensor
@@ -110,6 +123,12 @@ class BackwardTensors:
     dgh: Tensor
     dprojected: Tensor | None
     noise: KernelNoise
+    dnorm: NormGradients | None
+
+    @property
+    def dproducts(self) -> Tensor:
+        """Of the products with h, [N, D*G*H]."""
+        return self.dgh if self.dnorm is None else self.dnorm.products
 
     @property
     def every_state(self) -> bool:
