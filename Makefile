@@ -73,8 +73,8 @@ wheel: $(PACKAGES)
 	$(CAN_COMPILE)
 	rm -rf build/wheel build/lib.*
 	mkdir -p build/wheel
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pip wheel --no-build-isolation --no-deps --wheel-dir build/wheel \
-	  --config-settings="--global-option=egg_info --pin-torch --egg-base=build/wheel" .
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m build --wheel --no-isolation --outdir build/wheel \
+	  --config-setting="--global-option=-q egg_info --pin-torch --egg-base=build/wheel"
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' \
 	  --wheel-dir dist build/wheel/*.whl
 
