@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fastrnn
-from benches import limits, noise, resets, windows
+from benches import limits, regularisation, resets, windows
 from benches.cases import CASES, Case
 from benches.results import Report, Result, groups
 from benches.scale import Scaled, findings, points
@@ -216,12 +216,12 @@ def test_resets_are_verified_and_timed(part, monkeypatch, capsys):
     assert sum("training" in line for line in lines) == sum("inference" in line for line in lines) > 1
 
 
-def test_noise_is_verified_and_timed(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["noise", "--quick"])
-    monkeypatch.setattr(noise, "SIZES", [resets.Size(3, 7, 8)])
-    noise.main()
+def test_regularisation_is_verified_and_timed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["regularisation", "--quick"])
+    monkeypatch.setattr(regularisation, "SIZES", [resets.Size(3, 7, 8)])
+    regularisation.main()
     lines = [line for line in capsys.readouterr().out.splitlines() if "| 3, 7, 8 | training" in line]
-    assert len(lines) == len(noise.CELLS)
+    assert len(lines) == len(regularisation.CELLS)
 
 
 def test_a_layer_that_does_not_begin_anew_is_not_timed(monkeypatch):

@@ -122,10 +122,12 @@ def normalised(spec: LayerSpec, products: Tensor, gain: Tensor | None = None, bi
     """Gates' products [..., G*H], Ba et al. (2016): over the gates that are added together."""
     hidden = products.size(-1) // len(spec.facts.gates)
     sizes = [count * hidden for count in spec.facts.normalised]
+    if len(sizes) == 1:  # whose parts autograd would copy
+        return layer_norm(products, products.shape[-1:], gain, bias, NORM_EPSILON)
     gains, biases = ([None] * len(sizes) if t is None else t.split(sizes) for t in (gain, bias))
     groups = zip(products.split(sizes, -1), gains, biases, strict=True)
     parts = [layer_norm(part, part.shape[-1:], g, b, NORM_EPSILON) for part, g, b in groups]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+    return torch.cat(parts, -1)
 
 
 def _gates(spec: LayerSpec, w: Mapping[str, Tensor], side: str, x: Tensor) -> Tensor:
