@@ -26,8 +26,8 @@ EXTENSION := $(VENV)/.extension
 CXX_SOURCES := $(wildcard csrc/*/*.h csrc/*/*.cpp tests/*.c tests/*.cpp tests/*/*.cpp benches/library/*.[ch] \
   benches/library/*.cpp examples/c/*.c)
 
-.PHONY: help demo compare notebooks test fuzz core library check-library fuzz-library sanitize clang arm bench gpu docs \
-  lint format clean
+.PHONY: help demo compare notebooks test fuzz wheel core library check-library fuzz-library sanitize clang arm bench gpu \
+  docs lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +36,7 @@ help:
 	@echo "make notebooks  why did my RNN forget, and how fast is it here: two notebooks as scripts, with pictures"
 	@echo "make test    run the tests (ARGS='-k lstm' passes options to pytest)"
 	@echo "make fuzz    compute random layers and compare them with the reference (ARGS='--minutes 10')"
+	@echo "make wheel   the package compiled, for this Python and torch and users without a compiler, in dist/"
 	@echo "make core    the CPU kernels as a library without torch and Python, build/core/libfastrnn_core.a"
 	@echo "make library the library for programs without Python, installed: PREFIX=/usr/local, or build/libfastrnn"
 	@echo "make check-library  test it, on this machine and for 64-bit Arm in an emulator (ARGS as above)"
@@ -66,6 +67,16 @@ test: $(EXTENSION)
 
 fuzz: $(EXTENSION)
 	$(PY) -m tests.fuzz $(ARGS)
+
+# What is left in build/lib of sources that are gone would be packed too. Torch's libraries stay torch's.
+wheel: $(PACKAGES)
+	$(CAN_COMPILE)
+	rm -rf build/wheel build/lib.*
+	mkdir -p build/wheel
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m build --wheel --no-isolation --outdir build/wheel \
+	  --config-setting="--global-option=-q egg_info --pin-torch --egg-base=build/wheel"
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' \
+	  --wheel-dir dist build/wheel/*.whl
 
 core:
 	$(MAKE) -f csrc/core.mk
@@ -137,12 +148,16 @@ $(DOCS): requirements-docs.txt $(PACKAGES)
 	$(PY) -m pip install -r requirements-docs.txt
 	@touch $@
 
+define CAN_COMPILE
+@set -- $${CXX:-c++}; command -v "$$1" >/dev/null || { \
+  echo "fastrnn needs a C++ compiler; '$$1' is not there. Install GCC or Clang (package g++) or set CXX."; exit 1; }
+@$(PY) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || { \
+  echo "fastrnn needs the headers of Python $(VERSION) to build (package python$(VERSION)-dev)."; exit 1; }
+endef
+
 # Ninja lives in the environment, and torch looks for it on PATH.
 $(EXTENSION): $(PACKAGES) setup.py pyproject.toml $(wildcard csrc/flags csrc/*/*)
-	@set -- $${CXX:-c++}; command -v "$$1" >/dev/null || { \
-	  echo "fastrnn needs a C++ compiler; '$$1' is not there. Install GCC or Clang (package g++) or set CXX."; exit 1; }
-	@$(PY) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || { \
-	  echo "fastrnn needs the headers of Python $(VERSION) to build (package python$(VERSION)-dev)."; exit 1; }
+	$(CAN_COMPILE)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pip install --no-build-isolation --no-deps -e .
 	@touch $@
 

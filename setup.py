@@ -6,7 +6,9 @@ Everything else about the package stands in pyproject.toml.
 import sys
 from pathlib import Path
 
+import torch
 from setuptools import setup
+from setuptools.command.egg_info import egg_info
 from torch.utils.cpp_extension import BuildExtension, CppExtension
 
 CSRC = Path(__file__).parent / "csrc"
@@ -50,4 +52,28 @@ class Build(BuildExtension):
         super().build_extension(ext)
 
 
-setup(ext_modules=[library, bindings], cmdclass={"build_ext": Build})
+class Metadata(egg_info):
+    """Takes --pin-torch, for a wheel that is passed on: what is compiled fits one minor version of torch.
+
+    Built where it is installed, the package asks for what pyproject.toml says, and is built again with another torch.
+    """
+
+    user_options = [*egg_info.user_options, ("pin-torch", None, "ask for the minor version of torch that is installed")]
+    boolean_options = [*egg_info.boolean_options, "pin-torch"]
+
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        self.pin_torch = False
+
+    def finalize_options(self) -> None:
+        if self.pin_torch:
+            minor = ".".join(torch.__version__.split(".")[:2])
+            self.tag_build = f"+torch{minor}"  # the local part of the version
+            project = self.distribution
+            # The first is written to requires.txt, the second to the wheel's METADATA.
+            project.install_requires = [*project.install_requires, f"torch=={minor}.*"]
+            project.metadata.install_requires = project.install_requires
+        super().finalize_options()
+
+
+setup(ext_modules=[library, bindings], cmdclass={"build_ext": Build, "egg_info": Metadata})

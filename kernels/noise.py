@@ -35,7 +35,7 @@ class Draws(NamedTuple):
     Attributes:
         seed: int64 [2], a key and the number of the first row.
         rows: of a ragged batch int64 [N], which row of the caller's y each one is; there alone it is read.
-        h: ``h`` stays where a number of 24 bits that is drawn is smaller.
+        h: ``h`` stays where a number of 16 bits that is drawn is smaller.
         c: the same of the cell's own state.
     """
 
@@ -67,12 +67,14 @@ def what_stays(zoneout, t, active, place, geometry, HIDDEN: tl.constexpr, RAGGED
         if RAGGED:
             row = tl.load(zoneout.draws.rows + row, mask=active, other=0)
         first = tl.load(zoneout.draws.seed + 1)
-        counter = (row + first)[:, None] * HIDDEN + place.unit[None, :]
+        unit = place.unit[None, :]
+        counter = (row + first)[:, None] * ((HIDDEN + 3) // 4) + unit // 4
         low, high = counter.to(tl.uint32), (counter >> 32).to(tl.uint32)
         zero = tl.zeros_like(low)
         direction = zero + place.direction.to(tl.uint32)
-        of_h, of_c, _, _ = tl.philox(tl.load(zoneout.draws.seed), low, high, direction, zero)
-        return (of_h >> 8).to(tl.int32) < zoneout.draws.h, (of_c >> 8).to(tl.int32) < zoneout.draws.c
+        w0, w1, w2, w3 = tl.philox(tl.load(zoneout.draws.seed), low, high, direction, zero)
+        word = tl.where(unit % 4 < 2, tl.where(unit % 2 == 0, w0, w1), tl.where(unit % 2 == 0, w2, w3))
+        return (word & 0xFFFF).to(tl.int32) < zoneout.draws.h, (word >> 16).to(tl.int32) < zoneout.draws.c
     elif zoneout.shares is not None:
         return tl.full([1, 1], zoneout.shares.h, tl.float64), tl.full([1, 1], zoneout.shares.c, tl.float64)
     else:

@@ -44,7 +44,7 @@ class Operators:
 
     def layer_forward(self, *args: Any, **options: Any) -> tuple[Tensor, list[Tensor], Tensor]:
         call = ForwardCall(*args, **options)
-        assert not (call.segments or call.every_state or call.noise)
+        assert not (call.segments or call.every_state or call.noise or call.layer_norm)
         layer, x = _Layer(call), call.x
         h_0, c_0 = layer.states(call.state)
         y = layer.by_step(x).new_empty(*layer.by_step(x).shape[:-1], layer.D * layer.P)
@@ -55,7 +55,7 @@ class Operators:
 
     def layer_backward(self, *args: Any, **options: Any) -> list[Tensor]:
         call = BackwardCall(*args, **options)
-        assert all(call.needed) and not call.forward.noise
+        assert all(call.needed) and not (call.forward.noise or call.layer_norm)
         layer, x, state = _Layer(call.forward), call.x, call.forward.state
         y, dy = layer.by_step(call.y), layer.by_step(call.dy)
         dh_T, dc_T = layer.states(call.dstate)

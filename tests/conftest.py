@@ -1,4 +1,4 @@
-import importlib
+import importlib.util
 import io
 import os
 import sys
@@ -20,6 +20,8 @@ def pytest_configure(config) -> None:
     # Of Triton's interpreter.
     message = "Conversion of an array with ndim > 0 to a scalar"
     config.addinivalue_line("filterwarnings", f"ignore:{message}:DeprecationWarning")
+    if importlib.util.find_spec("triton"):
+        importlib.import_module("interpreter").patch_once_a_launch()
 
 
 @pytest.fixture(params=["cpu", "triton"])

@@ -9,7 +9,16 @@ from torch import Tensor
 
 from fastrnn import _C, ops
 from fastrnn.spec import CELLS, ForwardCall, pair_of
-from fastrnn.testing import Case, Problem, by_operators, by_peer, by_reference, make_problem, poisoned
+from fastrnn.testing import (
+    Case,
+    Problem,
+    RoundedProducts,
+    by_operators,
+    by_peer,
+    by_reference,
+    make_problem,
+    poisoned,
+)
 from fastrnn.testing.problem import backward, forward, names
 
 __all__ = [
@@ -24,7 +33,9 @@ __all__ = [
     "every_cell",
     "MULTIPLY_BFLOAT16",
     "every_isa",
+    "every_isa_of_bfloat16",
     "every_isa_of_floats",
+    "every_kernel",
     "every_small_case",
     "forward",
     "fused",
@@ -34,14 +45,25 @@ __all__ = [
     "peer",
     "plan_of",
     "problem",
+    "rounded_peer",
 ]
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
-every_isa = pytest.mark.parametrize("isa", _C.runnable_isas(), indirect=True)
 MULTIPLY_BFLOAT16 = [isa for isa in _C.runnable_isas() if isa in ("avx512bf16", "amx", "software_tiles")]
-# Of float32 and float64 these have the kernels of avx512.
-every_isa_of_floats = pytest.mark.parametrize(
-    "isa", [isa for isa in _C.runnable_isas() if isa not in MULTIPLY_BFLOAT16], indirect=True
+# Of float32 and float64 those have the kernels of avx512, and of what they do not multiply.
+OF_FLOATS = [isa for isa in _C.runnable_isas() if isa not in MULTIPLY_BFLOAT16]
+# Tiles in software stand for a matrix unit that is not here: beside one they give the same bits, which
+# test_tiles_in_software_are_those_of_the_processor sees, of layers and of frozen ones.
+OF_BFLOAT16 = [isa for isa in MULTIPLY_BFLOAT16 if isa != "software_tiles" or "amx" not in MULTIPLY_BFLOAT16]
+every_isa = pytest.mark.parametrize("isa", OF_FLOATS + OF_BFLOAT16, indirect=True)
+every_isa_of_floats = pytest.mark.parametrize("isa", OF_FLOATS, indirect=True)
+every_isa_of_bfloat16 = pytest.mark.parametrize("isa", OF_BFLOAT16, indirect=True)
+# Float32 and bfloat16, each on the instruction sets with kernels of its own; and on one that converts bfloat16.
+every_kernel = pytest.mark.parametrize(
+    "isa,dtype",
+    [pytest.param(isa, torch.float32, id=f"{isa}-float32") for isa in OF_FLOATS]
+    + [pytest.param(isa, torch.bfloat16, id=f"{isa}-bfloat16") for isa in OF_FLOATS[-1:] + OF_BFLOAT16],
+    indirect=["isa"],
 )
 
 CASES = {
@@ -145,3 +167,11 @@ def peer(cell: str, case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
     """By what the accuracy rule measures with."""
     torch.set_num_threads(1)
     return by_peer(problem(cell, case).to(dtype))
+
+
+@lru_cache
+def rounded_peer(cell: str, case: Case) -> dict[str, Tensor]:
+    """The same for float32 whose products are rounded."""
+    torch.set_num_threads(1)
+    with RoundedProducts():
+        return by_reference(problem(cell, case).to(torch.float32))

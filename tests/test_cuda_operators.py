@@ -39,6 +39,15 @@ def both_backends(monkeypatch) -> None:
             monkeypatch.setattr(module, "BACKENDS", (cpu, triton))
 
 
+@pytest.fixture
+def launched(monkeypatch) -> list[str]:
+    """Names of the kernels that would be launched, where what is in tensors does not matter: none is."""
+    kernels: list[str] = []
+    for regime in (persistent, stepwise):
+        monkeypatch.setattr(regime, "launch", lambda kernel, *_: kernels.append(kernel.name))
+    return kernels
+
+
 CASES = {
     "dense": Case(3, 5, 17, 4),
     "no-state": Case(3, 5, 17, 4, directions=2, state=False, bias=False),
@@ -104,7 +113,7 @@ def flat(results: Any) -> list[Tensor]:
 
 @every_case
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=["float64", "float16"])
-def test_fake_results_have_the_form_of_real_ones(cell, case, dtype):
+def test_fake_results_have_the_form_of_real_ones(cell, case, dtype, launched):
     p = problem(cell, case).to(dtype)
     y, _, saved = operators.layer_forward(*arguments_of_forward(p))
     for name, arguments in {
@@ -150,12 +159,9 @@ REGIMES = {"resident": (17, 0, "tf32"), "cooperative": (70, 0, "tf32"), "stepwis
 
 
 @pytest.mark.parametrize("hidden,projection,precision", REGIMES.values(), ids=REGIMES)
-def test_lengths_are_not_waited_for(hidden, projection, precision, monkeypatch):
+def test_lengths_are_not_waited_for(hidden, projection, precision, monkeypatch, launched):
     """On tensors without values: to read one, or to make a size of one, is an error."""
     monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", precision)
-    launched = []
-    for regime in (persistent, stepwise):
-        monkeypatch.setattr(regime, "launch", lambda kernel, *_: launched.append(kernel.name))
     case = Case(3, 5, hidden, 4, directions=2, P=projection, padded=True, every_state=True)
     p = problem("lstm", case).to(torch.float32)
     y, _, saved = operators.layer_forward(*on_meta(arguments_of_forward(p)))
@@ -246,7 +252,7 @@ def test_explain_shows_the_plan_on_the_gpu(hidden, regime):
 
 @layers
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
-def test_explain_counts_the_bytes_that_forward_saves(kind, dtype):
+def test_explain_counts_the_bytes_that_forward_saves(kind, dtype, launched):
     p = problem(kind, replace(CASES["dense"], I=17)).to(dtype)
     *_, saved = operators.layer_forward(*arguments_of_forward(p))
     module = make(kind, 17, 17, dtype=dtype)

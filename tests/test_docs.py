@@ -16,7 +16,7 @@ NOT_RUN = re.compile(r"# not run: \S.+")
 # Commands that concern other programs.
 FOREIGN = {"pip", "torchrun", "python"}
 # Paths that something makes.
-MADE = ("benches/out", "build/", "runs/", ".venv", ".torch-", ".clang")
+MADE = ("benches/out", "build/", "dist/", "runs/", ".venv", ".torch-", ".clang")
 COMMANDS = next(iter(parser()._subparsers._group_actions)).choices
 
 

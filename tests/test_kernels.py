@@ -13,6 +13,7 @@ from problems import (
     every_case,
     every_cell,
     every_isa,
+    every_isa_of_bfloat16,
     every_isa_of_floats,
     forward,
     fused,
@@ -21,11 +22,12 @@ from problems import (
     peer,
     plan_of,
     problem,
+    rounded_peer,
 )
 
 from fastrnn import _C
 from fastrnn.spec import CELLS, reference
-from fastrnn.testing import RoundedProducts, assert_accurate, bfloat16_products_allowed, by_reference
+from fastrnn.testing import assert_accurate, bfloat16_products_allowed
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
@@ -68,7 +70,8 @@ ROUNDED_CASES = {
 }
 
 
-@every_isa
+# Both are converted to float32 here; what multiplies bfloat16 is given every case below.
+@every_isa_of_floats
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("cell,case", of_each_cell(SHORT_CASES))
 def test_half_precision_keeps_the_accuracy_rule(cell, case, dtype, isa):
@@ -76,7 +79,7 @@ def test_half_precision_keeps_the_accuracy_rule(cell, case, dtype, isa):
     assert_accurate(got, peer(cell, case, dtype), oracle(cell, case, dtype))
 
 
-@pytest.mark.parametrize("isa", MULTIPLY_BFLOAT16, indirect=True)
+@every_isa_of_bfloat16
 @every_case
 def test_products_of_bfloat16_keep_the_accuracy_rule(cell, case, isa):
     assert _C.multiplies_bfloat16()
@@ -90,9 +93,7 @@ def test_products_of_float32_are_rounded_where_pytorch_allows_it(cell, case, isa
     p = problem(cell, case).to(torch.float32)
     with bfloat16_products_allowed():
         got = fused(p)
-    with RoundedProducts():
-        peer = by_reference(p)
-    assert_accurate(got, peer, oracle(cell, case, torch.float32))
+    assert_accurate(got, rounded_peer(cell, case), oracle(cell, case, torch.float32))
     as_they_are = fused(p)
     few_rows = case.rows <= 8
     assert all(torch.equal(value, as_they_are[name]) is few_rows for name, value in got.items() if "w_" in name)

@@ -7,14 +7,34 @@ from typing import Any
 import pytest
 import torch
 from comparison import LAYERS, assert_same, build, inputs, results
-from problems import call_of, every_cell, every_isa, forward, fused, of_each_cell, oracle, peer, problem
+from problems import (
+    MULTIPLY_BFLOAT16,
+    call_of,
+    doubled,
+    every_cell,
+    every_isa,
+    forward,
+    fused,
+    of_each_cell,
+    oracle,
+    peer,
+    problem,
+)
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
 import fastrnn
 from fastrnn import ops
 from fastrnn.spec import CELLS, BackwardCall
-from fastrnn.testing import Case, assert_accurate, on_reference
+from fastrnn.testing import (
+    Case,
+    RoundedProducts,
+    assert_accurate,
+    bfloat16_products_allowed,
+    by_operators,
+    by_reference,
+    on_reference,
+)
 
 T, B, I, H = 4, 3, 5, 6  # noqa: E741
 
@@ -37,8 +57,24 @@ CASES = {
 
 
 @pytest.mark.parametrize("cell,case", of_each_cell(CASES))
-def test_the_oracle_is_met(cell, case):
-    assert_same(fused(problem(cell, case)), oracle(cell, case, torch.float64))
+def test_the_oracle_is_met(cell, case, operators):
+    assert_same(fused(problem(cell, case), operators), oracle(cell, case, torch.float64))
+
+
+def test_members(operators):
+    p = problem("lstm", replace(CASE, T=2, directions=2))
+    of_both = {name: doubled(getattr(p, name)) for name in ("x", "state", "weights", "dy", "dstate")}
+    got = by_operators(replace(p, **of_both), operators)
+    for i in range(2):
+        alone = {n: [t[i] for t in v] if isinstance(v, list) else v[i] for n, v in of_both.items()}
+        assert_same({name: t[i] for name, t in got.items()}, by_operators(replace(p, **alone), operators))
+
+
+def test_one_step(operators):
+    p = problem("gru", replace(CASE, T=1))
+    step = replace(p, x=p.x[0], state=[p.state[0][0]], dy=p.dy[0], dstate=[p.dstate[0][0]])
+    got, expected = by_operators(step, operators), by_operators(p, operators)
+    assert_same({name: t.flatten() for name, t in got.items()}, {name: t.flatten() for name, t in expected.items()})
 
 
 LARGER = {
@@ -55,6 +91,16 @@ LARGER = {
 def test_every_instruction_set(cell, case, dtype, isa):
     p = problem(cell, case).to(dtype)
     assert_accurate(fused(p), peer(cell, case, dtype), oracle(cell, case, dtype))
+
+
+@pytest.mark.parametrize("isa", MULTIPLY_BFLOAT16, indirect=True)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_products_of_float32_are_rounded_where_pytorch_allows_it(cell, isa):
+    p = problem(cell, LARGER["rows-and-units"]).to(torch.float32)
+    with RoundedProducts():
+        rounded = by_reference(p)
+    with bfloat16_products_allowed():
+        assert_accurate(fused(p), rounded, oracle(cell, p.case, torch.float32))
 
 
 @every_cell
@@ -88,19 +134,21 @@ def test_derivatives_of_both_orders(cell, name):
     assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
 
 
-def test_operators_refuse():
+def test_operators_refuse(operators):
     call = call_of(problem("lstm", CASE))
-    y, final, saved = ops.layer_forward(*call._replace(save=True))
-    with pytest.raises(RuntimeError, match="expected 24 inputs, the gates' products, .* with layer_norm, got 23"):
-        ops.layer_forward(*call._replace(x=call.x[..., 1:]))
-    with pytest.raises(RuntimeError, match=r"expected 5 weights \(6 with a projection\) per direction, got 4"):
-        ops.layer_forward(*call._replace(weights=call.weights[:-1]))
-    with pytest.raises(RuntimeError, match=r"expected weight_ln_c of shape \[6\], got \[5\]"):
-        ops.layer_forward(*call._replace(weights=[*call.weights[:3], call.weights[3][1:], call.weights[4]]))
+    w_hh, b_hh, w_ln_hh, w_ln_c, b_ln_c = call.weights
+    for change, message in (
+        ({"x": call.x[..., 1:]}, "expected 24 inputs, the gates' products, of a layer with layer_norm, got 23"),
+        ({"weights": call.weights[:-1]}, r"expected 5 weights \(6 with a projection\) per direction, got 4"),
+        ({"weights": [w_hh, b_hh, w_ln_hh, w_ln_c[1:], b_ln_c]}, r"expected weight_ln_c of shape \[6\], got \[5\]"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            operators.layer_forward(*call._replace(**change))
+    y, final, saved = operators.layer_forward(*call._replace(save=True))
     needed = [True] * len(call.inputs)
     backward = BackwardCall.after(call, dy=y, dstate=final, y=y, saved=saved, needed=needed, samples=B)
-    with pytest.raises(RuntimeError, match="expected no gradients by sample of a normalised layer"):
-        ops.layer_backward(*backward)
+    with pytest.raises(RuntimeError, match="fastrnn: expected no gradients by sample of a normalised layer"):
+        operators.layer_backward(*backward)
 
 
 # The modules

@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -322,12 +323,7 @@ def test_exported_and_compiled_programs(tmp_path):
 # C++
 
 
-@pytest.fixture(scope="module")
-def cpp_program(tmp_path_factory) -> Path:
-    for tool in ("cmake", "c++"):
-        if not shutil.which(tool):
-            pytest.skip(f"needs {tool}")
-    folder = tmp_path_factory.mktemp("cpp_program")
+def build_cpp(folder: Path) -> Path:
     options = {"CMAKE_PREFIX_PATH": torch.utils.cmake_prefix_path, "FASTRNN_LIBRARY": LIBRARY}
     arguments = [f"-D{name}={value}" for name, value in options.items()]
     for command in (["-S", Path(__file__).with_name("cpp_program"), "-B", folder, *arguments], ["--build", folder]):
@@ -336,6 +332,16 @@ def cpp_program(tmp_path_factory) -> Path:
             pytest.skip("needs the CUDA that torch was built with: torch's CMake files do not configure without")
         assert done.returncode == 0, done.stdout + done.stderr
     return folder / "program"
+
+
+@pytest.fixture
+def cpp_program(tmp_path_factory) -> Iterator[Future[Path]]:
+    """Built while the test prepares what it runs, which takes as long."""
+    for tool in ("cmake", "c++"):
+        if not shutil.which(tool):
+            pytest.skip(f"needs {tool}")
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(build_cpp, tmp_path_factory.mktemp("cpp_program"))
 
 
 def test_a_program_in_cpp(cpp_program, tmp_path):
@@ -351,7 +357,7 @@ def test_a_program_in_cpp(cpp_program, tmp_path):
     both = {name.removeprefix("d "): float(t.square().sum()) for name, t in run(model, (x,)).items()}
     both["y"] = both.pop("output[0]")
     for file, expected in (("traced.pt", both), ("scripted.pt", both), ("compiled.pt2", forward)):
-        done = subprocess.run([cpp_program, tmp_path / file], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([cpp_program.result(), tmp_path / file], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         got = {name: float(value) for name, value in re.findall(r"(\S+) (\S+)\n", done.stdout)}
         assert got == pytest.approx(expected, rel=1e-10)

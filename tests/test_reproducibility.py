@@ -11,7 +11,7 @@ from problems import (
     backward,
     every_case,
     every_cell,
-    every_isa,
+    every_kernel,
     forward,
     fused,
     names,
@@ -45,18 +45,13 @@ BITWISE_CASES = {
 bitwise = pytest.mark.parametrize("cell,case", of_each_cell(BITWISE_CASES))
 
 
-# Computed each by kernels of its own, where the instruction set has them.
-floats = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-
-
 def assert_identical(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert got.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(got[name], tensor), f"{name}: {(got[name] != tensor).sum()} of {tensor.numel()} values"
 
 
-@every_isa
-@floats
+@every_kernel
 @bitwise
 def test_forward_does_not_depend_on_the_number_of_threads(cell, case, dtype, isa):
     p, found = problem(cell, case).to(dtype), []
@@ -68,8 +63,7 @@ def test_forward_does_not_depend_on_the_number_of_threads(cell, case, dtype, isa
         assert_identical(other, found[0])
 
 
-@every_isa
-@floats
+@every_kernel
 @bitwise
 def test_forward_does_not_depend_on_the_machine(cell, case, dtype, isa):
     """Without caches input products are hoisted for many rows too, units divided and panels fetched ahead."""
@@ -83,10 +77,9 @@ def test_forward_does_not_depend_on_the_machine(cell, case, dtype, isa):
     assert_identical(found[1], found[0])
 
 
-@every_isa
-@floats
+@every_kernel
 @bitwise
-@pytest.mark.parametrize("threads", [1, 3, 5], ids=lambda n: f"on-{n}")
+@pytest.mark.parametrize("threads", [3, 5], ids=lambda n: f"on-{n}")
 def test_backward_repeats_itself(cell, case, threads, dtype, isa):
     p = problem(cell, replace(case, threads=threads)).to(dtype)
     first = fused(p)
@@ -94,8 +87,7 @@ def test_backward_repeats_itself(cell, case, threads, dtype, isa):
         assert_identical(fused(p), first)
 
 
-@every_isa
-@floats
+@every_kernel
 @every_case
 @torch.no_grad()
 def test_inference_gives_the_same_bits(cell, case, dtype, isa):
@@ -117,8 +109,7 @@ def row_of(tensors: dict[str, Tensor], row: int) -> dict[str, Tensor]:
     return {name: t[:, row] for name, t in tensors.items() if "[" not in name}
 
 
-@every_isa
-@floats
+@every_kernel
 @every_cell
 @pytest.mark.parametrize("threads", [1, 3], ids=["1-thread", "3-threads"])
 def test_rows_do_not_depend_on_the_rows_beside_them(cell, threads, dtype, isa):
@@ -142,8 +133,7 @@ def test_rows_do_not_depend_on_the_rows_beside_them(cell, threads, dtype, isa):
                 assert name.startswith("d") or torch.equal(got[name], expected[name]), f"{name} of row {row}"
 
 
-@every_isa
-@floats
+@every_kernel
 @every_cell
 @pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=["nan", "inf"])
 @pytest.mark.parametrize("T,B", [(2, 2), (7, 2), (7, 19)], ids=["direct", "hoisted", "fused"])

@@ -5,10 +5,10 @@ COPY := .torch-$(notdir $(TORCH))
 # torch 2.11 takes no setuptools of today.
 CHANGES := s/^torch==.*/torch==$(TORCH)/; s/^triton==.*/triton$(TRITON:%===%)/; s/^setuptools==.*/setuptools>=77/
 
-.PHONY: demo compare test fuzz arm bench lint clean
+.PHONY: demo compare test fuzz wheel arm bench lint clean
 .DEFAULT_GOAL := test
 
-demo compare test fuzz arm bench lint clean: copy
+demo compare test fuzz wheel arm bench lint clean: copy
 	@sed '$(CHANGES)' requirements-dev.txt > $(COPY)/requirements-dev.txt
 	@touch -r requirements-dev.txt $(COPY)/requirements-dev.txt
 	@$(MAKE) --no-print-directory -C $(COPY) $@ TORCH=

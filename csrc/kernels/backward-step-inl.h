@@ -258,55 +258,63 @@ class BackwardSteps {
     const bool projected = a_.weights[d_].w_hr;
     if (projected) form_output_gradients(steps, s, rows, next, now, followed);
     const CellGradientRows<T, Q> first = cell_rows(steps, s, 0, now, begun);
-    const auto saved_of = [&](int64_t row) { return first.saved + row * first.saved_ld; };
-    const NormValues& norm = norm_;
+    const auto saved_of = [&](int64_t row, int value) {
+      return RowValues<T>{first.saved + row * first.saved_ld, first.values.all, value};
+    };
+    const auto products_of = [&](int64_t row, int group) {
+      return saved_of(row, first.values.own + Norms::first(group));
+    };
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       for_norm_groups<Gates>([&]<int group>() {
-        norm.products[row * Norms::kCount + group] = moments<T, Norms::size(group)>(
-            saved_of(row), first.values.all, first.values.own + Norms::first(group), n_.H);
+        norm_.products[row * Norms::kCount + group] = moments<T, Norms::size(group)>(products_of(row, group), n_.H);
       });
-      if (Cell::kCellState >= 0)
-        norm.state[row] = moments<T, 1>(saved_of(row), first.values.all, Cell::kCellState, n_.H);
+      if (Cell::kCellState >= 0) norm_.state[row] = moments<T, 1>(saved_of(row, Cell::kCellState), n_.H);
     }
     const Range groups = share({0, groups_.count()}, share_.unit_part, plan_.unit_parts);
-    const auto for_own_blocks = [&](auto&& f) {
-      for (int64_t q = groups.begin; q < groups.end; ++q)
-        for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
-          const int vectors = groups_.vectors(q);
-          Real<T>* const dh = norm.dh + q * Groups::kWidth * dh_rows() + row * vectors * kLanes<T>;
-          f(q, row, count, dh, cell_rows(steps, s, row, now, begun));
-        });
+    const auto dh_of = [&](int64_t q, int64_t row) {
+      return norm_.dh + q * Groups::kWidth * dh_rows() + row * groups_.vectors(q) * kLanes<T>;
     };
-    for_own_blocks([&](int64_t q, int64_t row, int count, Real<T>* dh, CellGradientRows<T, Q> at) {
-      const int vectors = groups_.vectors(q);
-      if (projected)
-        unproject(dh, row, count, q, now);
-      else if (followed)
-        hidden_gradient(dh, steps, row, count, q, vectors, next, nullptr, Nothing());
-      else
-        __builtin_memset(dh, 0, count * vectors * sizeof(Vec<T>));
+    for (int64_t q = groups.begin; q < groups.end; ++q) {
+      for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kTileRows), rows, [&](int64_t row, int count) {
+        const int vectors = groups_.vectors(q);
+        if (projected)
+          unproject(dh_of(q, row), row, count, q, now);
+        else if (followed)
+          hidden_gradient(dh_of(q, row), steps, row, count, q, vectors, next, nullptr, Nothing());
+        else
+          __builtin_memset(dh_of(q, row), 0, count * vectors * sizeof(Vec<T>));
+      });
+    }
+    // All units of some rows before other rows: so what is saved of a row is read from its beginning to its end.
+    const auto for_own_blocks = [&](auto&& f) {
+      for_row_blocks(kTileRows, rows, [&](int64_t row, int count) {
+        const CellGradientRows<T, Q> at = cell_rows(steps, s, row, now, begun);
+        for (int64_t q = groups.begin; q < groups.end; ++q) f(q, row, count, at);
+      });
+    };
+    for_own_blocks([&](int64_t q, int64_t row, int count, CellGradientRows<T, Q> at) {
       if (!projected) add_outside(at, steps, s, row, followed);
-      apply_output_backward<T, Q, Cell>(dh, count, vectors, q * Groups::kWidth, n_.H, at);
+      apply_output_backward<T, Q, Cell>(dh_of(q, row), count, groups_.vectors(q), q * Groups::kWidth, n_.H, at);
     });
     if constexpr (Cell::kCellState >= 0) {
       wait(share_.group, plan_.unit_parts, share_.place);
       for (int64_t row = rows.begin; row < rows.end; ++row)
-        norm.state_means[row] = gradient_means<T, 1>(sums_.dstate + row * n_.H, 1, 0, saved_of(row), first.values.all,
-                                                     Cell::kCellState, norm.state[row], n_.H);
+        norm_.state_means[row] = gradient_means<T, 1>({sums_.dstate + row * n_.H, 1, 0},
+                                                      saved_of(row, Cell::kCellState), norm_.state[row], n_.H);
     }
-    for_own_blocks([&](int64_t q, int64_t row, int count, Real<T>* dh, const CellGradientRows<T, Q>& at) {
-      CellBackwardWork<T, Q, Cell>{dh, groups_.vectors(q), q * Groups::kWidth, n_.H, at}(0, count);
+    for_own_blocks([&](int64_t q, int64_t row, int count, const CellGradientRows<T, Q>& at) {
+      CellBackwardWork<T, Q, Cell>{dh_of(q, row), groups_.vectors(q), q * Groups::kWidth, n_.H, at}(0, count);
       if (projected) form_hidden_again(row, count, q, now, at);
     });
     wait(share_.group, plan_.unit_parts, share_.place);
     for (int64_t row = rows.begin; row < rows.end; ++row)
       for_norm_groups<Gates>([&]<int group>() {
         const int64_t at = row * Norms::kCount + group;
-        norm.product_means[at] = gradient_means<T, Norms::size(group)>(
-            sums_.dnormal + row * Gates::kGates * n_.H, Gates::kGates, Norms::first(group), saved_of(row),
-            first.values.all, first.values.own + Norms::first(group), norm.products[at], n_.H);
+        const RowValues<T> gradients{sums_.dnormal + row * Gates::kGates * n_.H, Gates::kGates, Norms::first(group)};
+        norm_.product_means[at] =
+            gradient_means<T, Norms::size(group)>(gradients, products_of(row, group), norm_.products[at], n_.H);
       });
-    for_own_blocks([&](int64_t q, int64_t, int count, Real<T>*, const CellGradientRows<T, Q>& at) {
+    for_own_blocks([&](int64_t q, int64_t, int count, const CellGradientRows<T, Q>& at) {
       apply_products_backward<T, Q, Cell>(count, groups_.vectors(q), q * Groups::kWidth, n_.H, at);
     });
   }

@@ -343,13 +343,15 @@ class LayerForward {
     for (int64_t row = 0; row < active; ++row)
       for_norm_groups<Gates>([&]<int group>() {
         moments_.products[row * Norms::kCount + group] = moments<T, Norms::size(group)>(
-            saved.data + row * saved.ld, values.all, values.own + Norms::first(group), n_.H);
+            {saved.data + row * saved.ld, values.all, values.own + Norms::first(group)}, n_.H);
       });
+    // All units of some rows before other rows: so what there is of a row is read from its beginning to its end.
     const auto for_own_blocks = [&](auto&& f) {
-      for (int64_t q = groups.begin; q < groups.end; ++q)
-        for_row_blocks(kBlockRows, {0, active}, [&](int64_t row, int count) {
-          f(q, row, count, cell_rows(d, steps, s, row, staged_.h + row * row_ld<Q>(n_.P), row_ld<Q>(n_.P)));
-        });
+      for_row_blocks(kBlockRows, {0, active}, [&](int64_t row, int count) {
+        const Q* const h = staged_.h + row * row_ld<Q>(n_.P);
+        const CellRows<T> at = cell_rows(d, steps, s, row, h, row_ld<Q>(n_.P));
+        for (int64_t q = groups.begin; q < groups.end; ++q) f(q, row, count, at);
+      });
     };
     for_own_blocks([&](int64_t q, int64_t row, int count, const CellRows<T>& at) {
       alignas(64) Real<T> sums[kBlockRows * Gates::kSums * Cell::kUnitVectors * kLanes<T>];
@@ -362,7 +364,7 @@ class LayerForward {
     if constexpr (Cell::kCellState >= 0) {
       wait(share_.group, plan_.unit_parts, share_.place);
       for (int64_t row = 0; row < active; ++row)
-        moments_.state[row] = moments<T, 1>(saved.data + row * saved.ld, values.all, Cell::kCellState, n_.H);
+        moments_.state[row] = moments<T, 1>({saved.data + row * saved.ld, values.all, Cell::kCellState}, n_.H);
       for_own_blocks([&](int64_t q, int64_t, int count, const CellRows<T>& at) {
         apply_output<T, Cell>(count, groups_.vectors(q), q * Groups::kWidth, n_.H, at);
       });

@@ -76,35 +76,41 @@ FASTRNN_INLINE Real<T> mean_over_units(int64_t H, F&& f) {
       sums[i] += value;
     }
   }
+  FASTRNN_UNROLL
+  for (int i = 1; i < kCount; ++i) sums[0] += sums[i];
   Real<T> sum = 0;
-  for (const Vec<T>& part : sums)
-    for (int lane = 0; lane < kLanes<T>; ++lane) sum += part[lane];
+  for (int lane = 0; lane < kLanes<T>; ++lane) sum += sums[0][lane];
   return sum / Real<T>(kCount * H);
 }
 
-// Of the saved values from the `first` of `values` on.
+// Of each unit's values in a row that lies as saved_at() says, those from the `first` on.
+template <class T>
+struct RowValues {
+  const Real<T>* row;
+  int all, first;
+
+  FASTRNN_INLINE Vec<T> operator()(int64_t unit, int i, int n) const {
+    return load(row + saved_at(all, unit, first + i, n), n);
+  }
+};
+
 template <class T, int kCount>
-FASTRNN_NOINLINE Moments<Real<T>> moments(const Real<T>* saved, int values, int first, int64_t H) {
-  const auto at = [&](int64_t unit, int i, int n) { return load(saved + saved_at(values, unit, first + i, n), n); };
-  const Real<T> mean = mean_over_units<T, kCount>(H, at);
+FASTRNN_NOINLINE Moments<Real<T>> moments(RowValues<T> values, int64_t H) {
+  const Real<T> mean = mean_over_units<T, kCount>(H, values);
   const Real<T> variance = mean_over_units<T, kCount>(H, [&](int64_t unit, int i, int n) {
-    const Vec<T> from_mean = at(unit, i, n) - mean;
+    const Vec<T> from_mean = values(unit, i, n) - mean;
     return from_mean * from_mean;
   });
   return {mean, Real<T>(1 / __builtin_sqrt(double(variance) + kNormEpsilon))};
 }
 
-// `gradients` lie as if they were kGates of all saved values, the `first` there likewise.
+// `gradients` of the values normalised.
 template <class T, int kCount>
-FASTRNN_NOINLINE GradientMeans<Real<T>> gradient_means(const Real<T>* gradients, int all, int first_gradient,
-                                                       const Real<T>* saved, int values, int first,
+FASTRNN_NOINLINE GradientMeans<Real<T>> gradient_means(RowValues<T> gradients, RowValues<T> values,
                                                        Moments<Real<T>> of_values, int64_t H) {
-  const auto at = [&](int64_t unit, int i, int n) {
-    return load(gradients + saved_at(all, unit, first_gradient + i, n), n);
-  };
-  const Real<T> plain = mean_over_units<T, kCount>(H, at);
+  const Real<T> plain = mean_over_units<T, kCount>(H, gradients);
   const Real<T> with_value = mean_over_units<T, kCount>(H, [&](int64_t unit, int i, int n) {
-    return at(unit, i, n) * normalised<T>(load(saved + saved_at(values, unit, first + i, n), n), of_values);
+    return gradients(unit, i, n) * normalised<T>(values(unit, i, n), of_values);
   });
   return {plain, with_value};
 }

@@ -170,8 +170,7 @@ class LSTM(Layers):
         layer_norm: the products with ``x`` and with ``h`` are normalised over the units of all gates, a GRU's ``n`` by
             itself, before their biases are added, and the cell's own state on its way to ``h`` (Ba et al., 2016), with
             gains ``weight_ln_ih_l0`` and ``weight_ln_hh_l0`` [G*H], ``weight_ln_c_l0`` and ``bias_ln_c_l0`` [H] and so
-            on for each layer and direction, last in ``all_weights``. Computed by the reference, as yet: no kernel has
-            it. Not with ``recompute``.
+            on for each layer and direction, last in ``all_weights``. Not with ``recompute``.
         recompute: True: nothing is kept for backward but inputs and outputs; backward runs forward once more, with the
             same results, bit for bit. A number: of so many steps at a time, so that backward of a long sequence, too,
             holds no more than these need; results may differ in rounding where shorter parts are computed by another

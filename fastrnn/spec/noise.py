@@ -35,8 +35,8 @@ class Noise(NamedTuple):
 
     @property
     def thresholds(self) -> tuple[int, int]:
-        """Units stay that draw a number of 24 bits below: ``h``, and other states."""
-        of_h, of_c = (int(p * 2**24 + 0.5) for p in (self.zoneout_h, self.zoneout_c))
+        """Units stay that draw a number of 16 bits below: ``h``, and other states."""
+        of_h, of_c = (int(p * 2**16 + 0.5) for p in (self.zoneout_h, self.zoneout_c))
         return of_h, of_c
 
     def from_row(self, row: int) -> "Noise":
@@ -53,15 +53,19 @@ class Noise(NamedTuple):
         return self._replace(h_mask=mask, zoneout_seed=seed)
 
     def stays(self, direction: int, rows: Tensor, hidden: int) -> tuple[Tensor | float, Tensor | float]:
-        """Which units' ``h`` and other states stay: bool [R, H] of the rows [R] of y, or shares of both."""
+        """Which units' ``h`` and other states stay: bool [R, H] of the rows [R] of y, or shares of both.
+
+        Units 4 k to 4 k + 3 of row r have a word each of the counter r * ceil(H / 4) + k, ``h`` its lower half.
+        """
         if self.zoneout_seed is None:
             return self.zoneout_h, self.zoneout_c
         key, first_row = self.zoneout_seed.unbind()
-        units = torch.arange(hidden, device=rows.device)
-        words = _philox(key, (rows + first_row).unsqueeze(1) * hidden + units, direction)
+        counters = -(-hidden // 4)
+        counter = (rows + first_row).unsqueeze(1) * counters + torch.arange(counters, device=rows.device)
+        words = torch.stack(_philox(key, counter, direction), -1).flatten(1)[:, :hidden]
+        halves = (words & 0xFFFF, words >> 16)
         of_h, of_c = (
-            (word >> 8) < threshold if threshold else 0.0
-            for word, threshold in zip(words, self.thresholds, strict=True)
+            half < threshold if threshold else 0.0 for half, threshold in zip(halves, self.thresholds, strict=True)
         )
         return of_h, of_c
 
@@ -71,9 +75,8 @@ NONE = Noise()
 _WORD = 2**32 - 1
 
 
-def _philox(key: Tensor, counter: Tensor, direction: int) -> tuple[Tensor, Tensor]:
-    """The first two words of Philox4x32-10, Salmon et al. (2011), as int64, of the counter's low and high word,
-    ``direction``, and 0."""
+def _philox(key: Tensor, counter: Tensor, direction: int) -> tuple[Tensor, ...]:
+    """The words of Philox4x32-10, Salmon et al. (2011), as int64, of a counter's two words, ``direction``, and 0."""
     k0, k1 = key & _WORD, (key >> 32) & _WORD
     c0, c1 = counter & _WORD, (counter >> 32) & _WORD
     c2, c3 = torch.full_like(counter, direction), torch.zeros_like(counter)
@@ -82,7 +85,7 @@ def _philox(key: Tensor, counter: Tensor, direction: int) -> tuple[Tensor, Tenso
         high1, low1 = _product(0xCD9E8D57, c2)
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0, k1 = (k0 + 0x9E3779B9) & _WORD, (k1 + 0xBB67AE85) & _WORD
-    return c0, c1
+    return c0, c1, c2, c3
 
 
 def _product(factor: int, word: Tensor) -> tuple[Tensor, Tensor]:

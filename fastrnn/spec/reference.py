@@ -118,20 +118,22 @@ def gate_inputs(spec: LayerSpec, x: Tensor, weights: Sequence[Tensor]) -> tuple[
     return given, products[0] if spec.directions == 1 else torch.cat(products, -1), others
 
 
-def normalised(spec: LayerSpec, products: Tensor) -> Tensor:
+def normalised(spec: LayerSpec, products: Tensor, gain: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """Gates' products [..., G*H], Ba et al. (2016): over the gates that are added together."""
     hidden = products.size(-1) // len(spec.facts.gates)
     sizes = [count * hidden for count in spec.facts.normalised]
-    return torch.cat([layer_norm(p, p.shape[-1:], eps=NORM_EPSILON) for p in products.split(sizes, -1)], -1)
+    gains, biases = ([None] * len(sizes) if t is None else t.split(sizes) for t in (gain, bias))
+    groups = zip(products.split(sizes, -1), gains, biases, strict=True)
+    parts = [layer_norm(part, part.shape[-1:], g, b, NORM_EPSILON) for part, g, b in groups]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def _gates(spec: LayerSpec, w: Mapping[str, Tensor], side: str, x: Tensor) -> Tensor:
     """A product with its bias; before that, of a layer with ``layer_norm``, normalised."""
-    gates = linear(x, w[f"weight_{side}"], None if spec.layer_norm else w.get(f"bias_{side}"))
+    weight, bias = w[f"weight_{side}"], w.get(f"bias_{side}")
     if not spec.layer_norm:
-        return gates
-    scaled = normalised(spec, gates) * w[f"weight_ln_{side}"]
-    return scaled + w[f"bias_{side}"] if spec.has_bias else scaled
+        return linear(x, weight, bias)
+    return normalised(spec, linear(x, weight), w[f"weight_ln_{side}"], bias)
 
 
 def _normalised_state(w: Mapping[str, Tensor], c: Tensor) -> Tensor:

@@ -154,7 +154,8 @@ def draw(seed: int) -> Layer:
         lengths[at.randrange(layer.B)] = layer.T
         layer = replace(layer, lengths=tuple(sorted(lengths, reverse=True) if chance(0.5) else lengths))
     if not frozen and chance(0.15):
-        layer = replace(layer, layer_norm=True)
+        # Products with x are formed by ATen then, which rounds nothing, so that no peer rounds as the layer does.
+        layer = replace(layer, layer_norm=True, rounds=False)
     layer = _with_segments(_with_noise(layer, at), at)
     if not layer.inference and chance(0.5):
         names = differentiable(layer)
