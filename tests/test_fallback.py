@@ -24,7 +24,7 @@ assert "fastrnn._C" in cpu.missing
 for name in ("layer_forward", "layer_backward"):
     library.impl(name, getattr(operators, name), "CPU")
 kind = sys.argv[1]
-dispatch._answers[kind.lower(), "cpu", torch.float64, False] = True
+dispatch._answers[kind.lower(), "cpu", torch.float64] = True
 
 torch.manual_seed(0)
 module = getattr(fastrnn, kind)(2, 3, bidirectional=True, batch_first=True, dtype=torch.float64)
@@ -43,6 +43,10 @@ marks = {"lengths": torch.tensor([2, 1]), "reset": torch.tensor([[False, True], 
 for given, segments, recompute in ((hx, {}, False), (None, {}, False), (hx, marks, False), (hx, marks, True)):
     module.recompute = recompute
     torch.testing.assert_close(derivatives(module, given, segments), derivatives(oracle, given, segments))
+
+normalised = getattr(fastrnn, kind)(2, 3, layer_norm=True, batch_first=True, dtype=torch.float64)
+of_first = tuple([s[:1] for s in hx]) if isinstance(hx, tuple) else hx[:1]
+torch.testing.assert_close(derivatives(normalised, of_first, {}), derivatives(on_reference(normalised), of_first, {}))
 
 def kept(recompute):
     module.recompute = recompute
