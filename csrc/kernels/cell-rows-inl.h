@@ -123,7 +123,7 @@ struct CellWork {
 };
 
 // h of the rows of a block, from their cell state normalised.
-template <class T, class Cell>
+template <class T, class Q, class Cell>
 FASTRNN_NOINLINE void apply_output(int rows, int vectors, int64_t unit, int64_t H, const CellRows<T>& at) {
   for (int r = 0; r < rows; ++r) {
     const Real<T>* const h_before = at.zoneout ? at.h_prev.row(r) : nullptr;
@@ -140,6 +140,7 @@ FASTRNN_NOINLINE void apply_output(int rows, int vectors, int64_t unit, int64_t 
         h = mixed<T>(stay.h, load_or_zero(h_before, column, n), h);
       }
       store(h_after + column, h, n);
+      if constexpr (kUnroundedHidden<Q, Cell>) store(at.unrounded_h + r * at.unrounded_h_ld + column, h, n);
     }
   }
 }

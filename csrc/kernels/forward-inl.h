@@ -366,7 +366,7 @@ class LayerForward {
       for (int64_t row = 0; row < active; ++row)
         moments_.state[row] = moments<T, 1>({saved.data + row * saved.ld, values.all, Cell::kCellState}, n_.H);
       for_own_blocks([&](int64_t q, int64_t, int count, const CellRows<T>& at) {
-        apply_output<T, Cell>(count, groups_.vectors(q), q * Groups::kWidth, n_.H, at);
+        apply_output<T, Q, Cell>(count, groups_.vectors(q), q * Groups::kWidth, n_.H, at);
       });
     }
   }
