@@ -14,6 +14,13 @@
 
 namespace fastrnn {
 
+// Whether this build has backward, and with it layers that are normalised: not that of libfastrnn.
+#if defined(FASTRNN_INFERENCE)
+constexpr bool kTrains = false;
+#else
+constexpr bool kTrains = true;
+#endif
+
 // A value of 16 bits that only products and memory hold; arithmetic on it is in float32.
 struct BFloat16 {
   uint16_t bits;

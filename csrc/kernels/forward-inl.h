@@ -101,7 +101,7 @@ class LayerForward {
   struct StepMoments {
     Moments<Real<T>>*products = nullptr, *state = nullptr;
   };
-  bool normalised() const { return a_.weights[0].ln_hh; }
+  bool normalised() const { return kTrains && a_.weights[0].ln_hh; }
   int64_t saved_width() const { return saved_values<Cell>(a_.zoneout, normalised()).all * n_.H; }
 
   template <class U>

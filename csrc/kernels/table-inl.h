@@ -11,12 +11,6 @@
 namespace fastrnn {
 namespace {
 
-#if defined(FASTRNN_INFERENCE)
-constexpr bool kTrains = false;
-#else
-constexpr bool kTrains = true;
-#endif
-
 template <class T, class Q>
 int64_t forward_workspace(CellKind kind, const ForwardArgs<T>& args, const Plan& plan) {
   return with_cell(kind, [&]<class Cell>() {
