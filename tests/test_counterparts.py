@@ -4,7 +4,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from comparison import assert_same, build, inputs, rows, states, tensors, with_options
+from comparison import assert_same, build, each, inputs, rows, states, tensors, with_options
 from comparison import results as results_of
 from test_frozen import TOLERANCE, every_format
 from torch import Tensor, nn
@@ -70,6 +70,6 @@ def test_frozen_layers_compute_with_tied_weights(kind, options, ragged, weights)
     theirs.load_state_dict(TIED[kind].weights(rounded))
     x, hx = problem(kind, options, ragged, dtype=torch.float32)
     tolerance = TOLERANCE[weights] if _C.has_bfloat16() else 1e-5
-    exact = theirs.double()(x.to(torch.float64), tuple(s.double() for s in hx))
+    exact = theirs.double()(x.to(torch.float64), each(Tensor.double, hx))
     for got, expected in zip(tensors(ours(x, hx)), tensors(exact), strict=True):
         torch.testing.assert_close(got.double(), expected.detach(), rtol=0, atol=tolerance)
