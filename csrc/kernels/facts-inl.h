@@ -26,6 +26,16 @@ constexpr bool sums_are_used() {
 }
 
 template <class Gates>
+constexpr bool apart_come_last() {
+  bool apart = false;
+  for (int gate = 0; gate < Gates::kGates; ++gate) {
+    if (apart && Gates::x_sum(gate) == Gates::h_sum(gate)) return false;
+    apart |= Gates::x_sum(gate) != Gates::h_sum(gate);
+  }
+  return true;
+}
+
+template <class Gates>
 constexpr uint32_t gates_apart() {
   uint32_t bits = 0;
   for (int gate = 0; gate < Gates::kGates; ++gate)
@@ -55,6 +65,8 @@ constexpr CellFacts facts_of() {
   static_assert(Gates::kSums >= 1, "kSums: a cell has a sum");
   static_assert(sums_exist<Gates>(), "x_sum and h_sum: those of every gate are in [0, kSums)");
   static_assert(sums_are_used<Gates>(), "kSums: every sum takes a product, as x_sum or h_sum of a gate");
+  static_assert(apart_come_last<Gates>(),
+                "x_sum and h_sum: gates whose products stay apart come last, for their norms");
   static_assert(Cell::kSaved >= 0, "kSaved is a number of values");
   static_assert(!has_cell_state || (Cell::kCellState >= 0 && Cell::kCellState == Cell::kSaved - 1),
                 "kCellState: the cell state is the last saved value, at kSaved - 1, or there is none, -1");

@@ -17,7 +17,7 @@ class CellSpec:
             Outputs are kept besides, so a cell whose derivative follows from its output saves nothing.
             States other than ``h`` come last.
         apart: gates whose products with x and with h are not just added, so that a fused backward forms the
-            gradients of both.
+            gradients of both. They come last.
         projectable: ``weight_hr`` may follow, so the cell's own ``h`` is formed again from the saved values.
         equation: for documentation and ``explain``.
     """
@@ -29,6 +29,10 @@ class CellSpec:
     equation: str
     apart: tuple[str, ...] = ()
     projectable: bool = False
+
+    def __post_init__(self) -> None:
+        together = self.gates[: len(self.gates) - len(self.apart)]
+        assert self.gates == together + self.apart, f"{self.name}: expected gates apart behind the others"
 
     @property
     def normalised(self) -> tuple[int, ...]:
