@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrnn import _C, ops
-from fastrnn.spec import CELLS, ForwardCall, pair_of
+from fastrnn.spec import CELLS, BackwardCall, ForwardCall, pair_of
 from fastrnn.testing import (
     Case,
     Problem,
@@ -25,6 +25,8 @@ __all__ = [
     "CASES",
     "Case",
     "Problem",
+    "assert_derivatives",
+    "assert_operators_are_sound",
     "backward",
     "call_of",
     "cases_of",
@@ -141,6 +143,27 @@ def call_of(p: Problem) -> ForwardCall:
     plain = (p.x, *pair_of(p.state), p.weights, p.case.batch_sizes, *p.spec.arguments)
     call = ForwardCall.of(plain, p.segments.arguments).with_noise(p.noise)
     return call._replace(every_state=p.case.every_state, layer_norm=p.spec.layer_norm)
+
+
+def assert_operators_are_sound(call: ForwardCall) -> None:
+    """By torch.library.opcheck."""
+    torch.library.opcheck(ops.layer_forward, tuple(call))
+    y, final, saved = ops.layer_forward(*call._replace(save=True))
+    needed = [True] * len(call.inputs)
+    backward = BackwardCall.after(call, dy=y.cos(), dstate=final, y=y, saved=saved, needed=needed)
+    torch.library.opcheck(ops.layer_backward, tuple(backward))
+
+
+def assert_derivatives(call: ForwardCall) -> None:
+    """Of both orders, in float64, against differences."""
+
+    def run(*given: Tensor) -> tuple[Tensor, ...]:
+        y, final, _ = ops.layer_forward(*call.with_inputs(given))
+        return y, *final
+
+    leaves = [t.clone().requires_grad_() for t in call.inputs]
+    assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
 
 
 def doubled(value: Any) -> Any:

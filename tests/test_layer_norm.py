@@ -9,6 +9,8 @@ import torch
 from comparison import LAYERS, assert_same, build, inputs, results
 from problems import (
     MULTIPLY_BFLOAT16,
+    assert_derivatives,
+    assert_operators_are_sound,
     call_of,
     doubled,
     every_cell,
@@ -24,7 +26,6 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 import fastrnn
-from fastrnn import ops
 from fastrnn.spec import CELLS, BackwardCall
 from fastrnn.testing import (
     Case,
@@ -113,25 +114,12 @@ def test_neither_threads_nor_what_is_saved_change_anything(cell):
 
 
 def test_opcheck():
-    call = call_of(problem("lstm", CASES["segments"]))
-    torch.library.opcheck(ops.layer_forward, tuple(call))
-    y, final, saved = ops.layer_forward(*call._replace(save=True))
-    needed = [True] * len(call.inputs)
-    backward = BackwardCall.after(call, dy=y.cos(), dstate=final, y=y, saved=saved, needed=needed)
-    torch.library.opcheck(ops.layer_backward, tuple(backward))
+    assert_operators_are_sound(call_of(problem("lstm", CASES["segments"])))
 
 
 @pytest.mark.parametrize("cell,name", [("lstm", "noise"), ("gru", "bidirectional"), ("rnn_tanh", "segments")])
 def test_derivatives_of_both_orders(cell, name):
-    call = call_of(problem(cell, replace(CASES[name], T=3, H=3, every_state=False)))
-
-    def run(*given: Tensor) -> tuple[Tensor, ...]:
-        y, final, _ = ops.layer_forward(*call.with_inputs(given))
-        return y, *final
-
-    leaves = [t.clone().requires_grad_() for t in call.inputs]
-    assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
-    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
+    assert_derivatives(call_of(problem(cell, replace(CASES[name], T=3, H=3, every_state=False))))
 
 
 def test_operators_refuse(operators):

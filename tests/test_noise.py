@@ -12,7 +12,20 @@ from typing import Any
 import pytest
 import torch
 from comparison import CELL_MODULES, LAYERS, assert_same, build, inputs, results, tensors
-from problems import call_of, doubled, every_kernel, forward, fused, names, of_each_cell, oracle, peer, problem
+from problems import (
+    assert_derivatives,
+    assert_operators_are_sound,
+    call_of,
+    doubled,
+    every_kernel,
+    forward,
+    fused,
+    names,
+    of_each_cell,
+    oracle,
+    peer,
+    problem,
+)
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
@@ -211,26 +224,12 @@ def test_operators_refuse(change, message, operators):
 
 @pytest.mark.parametrize("name", ["both-segments", "zoneout-expected", "projected"])
 def test_opcheck(name):
-    call = call_of(problem("lstm", CASES[name]))
-    torch.library.opcheck(ops.layer_forward, tuple(call))
-    y, final, saved = ops.layer_forward(*call._replace(save=True))
-    needed = [True] * len(call.inputs)
-    torch.library.opcheck(
-        ops.layer_backward, tuple(BackwardCall.after(call, dy=y.cos(), dstate=final, y=y, saved=saved, needed=needed))
-    )
+    assert_operators_are_sound(call_of(problem("lstm", CASES[name])))
 
 
 @pytest.mark.parametrize("cell,name", [("lstm", "both"), ("gru", "zoneout"), ("rnn_relu", "zoneout-expected")])
 def test_derivatives_of_both_orders(cell, name):
-    call = call_of(problem(cell, replace(CASES[name], T=3, H=2, every_state=False)))
-
-    def run(*given: Tensor) -> tuple[Tensor, ...]:
-        y, final, _ = ops.layer_forward(*call.with_inputs(given))
-        return y, *final
-
-    leaves = [t.clone().requires_grad_() for t in call.inputs]
-    assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
-    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
+    assert_derivatives(call_of(problem(cell, replace(CASES[name], T=3, H=2, every_state=False))))
 
 
 @pytest.mark.parametrize("mapped", [("x",), ("x", "h_mask"), ("x", "zoneout_seed"), ("weights",)], ids="-".join)

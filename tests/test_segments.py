@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from comparison import LAYERS, assert_same, build, inputs, results, tensors
-from problems import call_of, doubled, forward, fused, names, of_each_cell, oracle, peer, problem
+from problems import assert_derivatives, call_of, doubled, forward, fused, names, of_each_cell, oracle, peer, problem
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.func import grad, vmap
@@ -305,15 +305,7 @@ def test_modules_agree_with_the_oracle(kind, options, x, given):
 
 @pytest.mark.parametrize("cell,name", [("lstm", "both-by-step"), ("gru", "lengths"), ("cifg", "projected-both")])
 def test_derivatives_of_both_orders(cell, name):
-    call = call_of(problem(cell, replace(CASES[name], T=3, H=2)))
-
-    def run(*given: Tensor) -> tuple[Tensor, ...]:
-        y, final, _ = ops.layer_forward(*call.with_inputs(given))
-        return y, *final
-
-    leaves = [t.clone().requires_grad_() for t in call.inputs]
-    assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
-    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
+    assert_derivatives(call_of(problem(cell, replace(CASES[name], T=3, H=2))))
 
 
 @pytest.mark.parametrize("mapped", [False, True], ids=["shared", "mapped"])

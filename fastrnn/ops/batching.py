@@ -12,7 +12,7 @@ from torch._C import _functorch
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 
 from fastrnn.ops.operators import frozen_forward, layer_backward, layer_forward, library
-from fastrnn.spec import BackwardCall, ForwardCall
+from fastrnn.spec import BackwardCall, ForwardCall, place_of_w_hh
 
 __all__: list[str] = []
 
@@ -93,7 +93,7 @@ class _Members:
 
     def __init__(self, size: int, call: Any, dims: Any) -> None:
         self.size = size
-        w_hh = 0 if call.layer_norm else 1
+        w_hh = place_of_w_hh(call.layer_norm)
         self.nested = call.weights[w_hh].dim() - (dims.weights[w_hh] is not None) == 3
 
     def join(self, value: Any, dim: Any) -> Any:

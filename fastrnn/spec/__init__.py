@@ -2,7 +2,7 @@
 
 from fastrnn.spec.call import CONSTANTS, BackwardCall, ForwardCall, pair_of
 from fastrnn.spec.cell import CELLS, CellSpec
-from fastrnn.spec.layer import NORM_EPSILON, LayerSpec, Sizes
+from fastrnn.spec.layer import NORM_EPSILON, LayerSpec, Sizes, place_of_w_hh
 from fastrnn.spec.noise import NONE, Noise
 from fastrnn.spec.segments import WHOLE, Segments
 
@@ -20,4 +20,5 @@ __all__ = [
     "Segments",
     "Sizes",
     "pair_of",
+    "place_of_w_hh",
 ]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fastrnn.spec.cell import CELLS
-from fastrnn.spec.layer import LayerSpec
+from fastrnn.spec.layer import LayerSpec, place_of_w_hh
 from fastrnn.spec.noise import Noise
 from fastrnn.spec.segments import Segments
 
@@ -150,7 +150,7 @@ class ForwardCall(NamedTuple):
 
     @property
     def w_hh(self) -> Tensor:
-        return self.weights[0 if self.layer_norm else 1]
+        return self.weights[place_of_w_hh(self.layer_norm)]
 
     @property
     def one_step(self) -> bool:

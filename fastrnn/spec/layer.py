@@ -7,9 +7,15 @@ from torch import Tensor
 
 from fastrnn.spec.cell import CELLS, CellSpec
 
-__all__ = ["NORM_EPSILON", "LayerSpec", "Sizes"]
+__all__ = ["NORM_EPSILON", "LayerSpec", "Sizes", "place_of_w_hh"]
 
 NORM_EPSILON = 1e-5  # added to variances, as in torch.nn.LayerNorm
+
+
+def place_of_w_hh(gates_given: bool) -> int:
+    """Among the weights of a direction, and so of the first."""
+    return 0 if gates_given else 1
+
 
 Shape = tuple[int, ...]
 
@@ -82,8 +88,7 @@ class LayerSpec(NamedTuple):
 
     @property
     def w_hh(self) -> int:
-        """Where ``weight_hh`` is among the weights of a direction, and so of the first."""
-        return 0 if self.gates_given else 1
+        return place_of_w_hh(self.gates_given)
 
     @property
     def norm_names(self) -> tuple[str, ...]:

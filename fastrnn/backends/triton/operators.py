@@ -118,9 +118,8 @@ def _run_forward(spec: LayerSpec, inputs: Inputs, saved: Tensor, every_state: bo
     y = x.new_empty(layout.rows, spec.directions * w.outputs)
     if layout.padded:
         y.zero_()
-        if (
-            every_state or spec.projected or spec.layer_norm
-        ):  # elsewhere nobody reads what is saved of steps that there are not
+        # Elsewhere nobody reads what is saved of steps that there are not.
+        if every_state or spec.projected or spec.layer_norm:
             saved.zero_()
     if layout.rows == 0:
         final = tuple([s.clone() for s in initial])
