@@ -100,10 +100,12 @@ class Projected : public Recurrent {
     for (int64_t d = 0; d < layer.n.D; ++d) {
       const FrozenWeights<float> w = weights_of<float>(source, layer, d);
       const int64_t gates = facts_.gates * layer.n.H;
-      weights_[d] = {copy(w.w_ih, gates * layer.n.I), copy(w.w_hh, gates * layer.n.P), copy(w.b_ih, gates),
-                     copy(w.b_hh, gates),
-                     copy(source.file.data<float>(source.name(d == 1 ? "weight_hr_reverse" : "weight_hr"), projection),
-                          layer.n.P * layer.n.H)};
+      const float* w_hr = source.file.data<float>(source.name(d == 1 ? "weight_hr_reverse" : "weight_hr"), projection);
+      weights_[d] = {.w_ih = copy(w.w_ih, gates * layer.n.I),
+                     .w_hh = copy(w.w_hh, gates * layer.n.P),
+                     .b_ih = copy(w.b_ih, gates),
+                     .b_hh = copy(w.b_hh, gates),
+                     .w_hr = copy(w_hr, layer.n.P * layer.n.H)};
     }
   }
 
@@ -153,8 +155,11 @@ std::unique_ptr<Operation> make_recurrent(const Source& source, int64_t inputs, 
     source.refuse("expected a multiple of " + std::to_string(facts.gates) + " rows in weight_ih, got " +
                   std::to_string(w_ih[0]));
   Layer layer{};
-  layer.options = {*cell, Form::kTimeFirst, directions, file.has(source.name("bias_ih")),
-                   file.has(source.name("weight_hr"))};
+  layer.options = {.cell = *cell,
+                   .form = Form::kTimeFirst,
+                   .directions = directions,
+                   .has_bias = file.has(source.name("bias_ih")),
+                   .projected = file.has(source.name("weight_hr"))};
   layer.n.I = inputs > 0 ? inputs : w_ih[1];
   layer.n.H = w_ih[0] / facts.gates;
   layer.n.P = layer.options.projected ? w_hh[1] : layer.n.H;

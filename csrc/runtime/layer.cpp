@@ -29,7 +29,8 @@ int64_t LayerOptions::plain_weights() const {
 
 LayerOptions layer_options(CellKind cell, Form form, int64_t directions, bool has_bias, bool layer_norm,
                            int64_t weights) {
-  LayerOptions options{cell, form, directions, has_bias, layer_norm};
+  LayerOptions options{
+      .cell = cell, .form = form, .directions = directions, .has_bias = has_bias, .layer_norm = layer_norm};
   options.projected = weights > directions * options.plain_weights();
   return options;
 }
