@@ -5,9 +5,11 @@
 // G gates, A sums, S saved values, N rows over all steps.
 #pragma once
 
+// Some of these for the headers of the kernels: here they are included before any target pragma.
 #include <cstdint>
+#include <new>
 #include <type_traits>
-#include <utility>  // here, before any target pragma, for the headers of the kernels
+#include <utility>
 
 #include "kernels/fence.h"
 #include "kernels/team.h"

@@ -146,13 +146,13 @@ class BackwardSteps {
         Real<T>* const sums = buffers[kMatrix<Q> ? blocks++ % 2 : 0];
         const Q* fetch = part_ahead<Q>(panel_after, Gates::kGates * whole_depth<Q>(n_.H), vectors, block++);
         if (followed) hidden_gradient(sums, steps, row, count, q, vectors, next, fetch, cell_before);
-        CellGradientRows<T, Q> at = cell_rows(steps, s, row, now, begun);
-        add_outside(at, steps, s, row, followed);
-        const CellBackwardWork<T, Q, Cell> cell{followed ? sums : nullptr, vectors, q * Groups::kWidth, n_.H, at};
-        if (kMatrix<Q> && plan_.matrix_steps)
-          cell_before.turn_to(count, cell);
-        else
-          cell(0, count);
+        cell_before.turn_to(count, [&] {
+          CellBackwardWork<T, Q, Cell> cell{followed ? sums : nullptr, vectors, q * Groups::kWidth, n_.H,
+                                            cell_rows(steps, s, row, now, begun)};
+          add_outside(cell.at, steps, s, row, followed);
+          return cell;
+        });
+        if (!kMatrix<Q> || !plan_.matrix_steps) cell_before.finish();
       });
     }
     cell_before.finish();

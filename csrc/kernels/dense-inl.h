@@ -63,7 +63,8 @@ class DenseForward {
         sums,     integers, count, vectors, {panels_.bias(0, q), 0}, {encoded_ + row * ld_, ld_}, panels_.x(0, q),
         a_.inputs};
     Format::template begin<Gates, DenseColumns::kUnitVectors, Side::kInput>(block, Nothing());
-    Format::template finish<Gates, DenseColumns::kUnitVectors, Side::kInput>(block, 0, count);
+    if constexpr (Format::kIntegers > 0)
+      Format::template finish<Gates, DenseColumns::kUnitVectors, Side::kInput>(block, 0, count);
     for (int r = 0; r < count; ++r) {
       float* const y = a_.y + (row + r) * a_.outputs;
       for (int v = 0; v < vectors; ++v) {

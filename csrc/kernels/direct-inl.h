@@ -52,8 +52,8 @@ FASTRNN_INLINE void add_dot_products(Vec<T> (&v)[kRows][kStreams<T>], const T* a
 
 // out[r][sum][unit] += x W_ih^T + h W_hh^T for the units from `unit` on, from weights as they lie.
 template <class T, class Gates, bool kWhole>
-FASTRNN_NOINLINE void direct_tile(Real<T>* out, int rows, int vectors, DirectOperand<T> x, DirectOperand<T> h,
-                                  int64_t H, int64_t unit) {
+FASTRNN_NOINLINE void direct_tile(Real<T>* out, int rows, int vectors, const DirectOperand<T>& x,
+                                  const DirectOperand<T>& h, int64_t H, int64_t unit) {
   constexpr int kGroups = kLanes<Real<T>> / kStreams<T>;
   for (int gate = 0; gate < Gates::kGates; ++gate) {
     const bool added = Gates::x_sum(gate) == Gates::h_sum(gate);

@@ -11,8 +11,8 @@
 //   row_bytes(K)               an encoded row of K activations
 //   encode(dst, x, K)          makes it
 //   begin (block, beside)      multiplies a block; on the matrix unit `beside` runs between its steps
-//   finish(block, begin, end)  makes its rows' integers the sums they stand for; later, beside the next block's
-//   products
+//   finish(block, begin, end)  if there are integers: makes those of its rows the sums they stand for; later, beside
+//   the next block's products
 //
 // The last two are templates of the cell's gates, of the most vectors of units in a block, and of Side.
 #pragma once
@@ -114,8 +114,6 @@ struct OnVectors {
       });
     });
   }
-  template <class Gates, int kMostVectors, Side kSide, class Block>
-  static FASTRNN_INLINE void finish(const Block&, int, int) {}
 };
 
 // Rows of activations are encoded a whole vector at a time.
@@ -334,8 +332,6 @@ struct RoundedOnTiles {
                                           kSide == Side::kInput ? rows : none, kSide == Side::kInput ? none : rows,
                                           beside);
   }
-  template <class Gates, int kMostVectors, Side kSide>
-  static FASTRNN_INLINE void finish(const BlockSums<BFloat16>&, int, int) {}
 };
 
 // FixedPoint on the matrix unit: the same integers, so the same bits.

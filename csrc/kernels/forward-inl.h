@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cell-rows-inl.h"
+#include "kernels/forward-panels-inl.h"
 #include "kernels/products-inl.h"
 #include "kernels/share-inl.h"
 
@@ -12,21 +13,20 @@ namespace {
 template <class T, class Q, class Cell>
 class LayerForward {
   using Gates = typename Cell::Gates;
-  using Groups = ColumnGroups<T, Cell::kUnitVectors>;
-  using Outputs = ColumnGroups<T, kTileCols>;
+  using Panels = ForwardPanels<T, Q, Cell>;
+  using Groups = typename Panels::Groups;
+  using Outputs = typename Panels::Outputs;
   using Norms = NormGroups<Gates>;
 
  public:
   LayerForward(const ForwardArgs<T>& args, const Plan& plan, Team team, char* workspace)
-      : a_(args), n_(args.sizes), plan_(plan), team_(team), share_(plan, args.sizes, team), arena_{workspace} {
-    for (int64_t d = 0; d < n_.D; ++d) {
-      Panels& p = panels_[d];
-      p.bias = take<Real<T>>(groups_.padded() * Gates::kSums);
-      if (args.weights[d].w_hr) p.projection = take<Q>(outputs_.padded() * whole_depth<Q>(n_.H));
-      if (plan.direct_forward) continue;
-      p.x = take<Q>(groups_.padded() * Gates::kGates * whole_depth<Q>(n_.I));
-      p.h = take<Q>(groups_.padded() * Gates::kGates * whole_depth<Q>(n_.P));
-    }
+      : a_(args),
+        n_(args.sizes),
+        plan_(plan),
+        team_(team),
+        share_(plan, args.sizes, team),
+        arena_{workspace},
+        panels_(args.weights, args.sizes, plan.direct_forward, arena_) {
     const int64_t part_rows = divide_up(n_.B, plan.row_parts) + kSpareRows<Q>;
     if (args.weights[0].w_hr) {
       unprojected_ = take_for_each(plan.directions_at_once * plan.row_parts, share_.rows_owner,
@@ -66,17 +66,13 @@ class LayerForward {
 
   void run() {
     const TilesInUse tiles(plan_.matrix_steps || plan_.matrix_gradients);
-    pack();
+    panels_.pack(team_);
+    clear_operands();
     wait(team_.barriers, team_.size, team_.place);
     for (int64_t d = share_.directions.begin; d < share_.directions.end; ++d) run_direction(d);
   }
 
  private:
-  struct Panels {
-    Real<T>* bias = nullptr;
-    Q *x = nullptr, *h = nullptr, *projection = nullptr;
-  };
-
   // Inputs of some steps side by side, and their products.
   struct Hoisted {
     Real<T>* gx = nullptr;
@@ -109,12 +105,8 @@ class LayerForward {
     return arena_.template take<U>(elements);
   }
 
-  // Every thread of the team packs its share of all directions.
-  void pack() {
-    const int64_t count = groups_.count();
-    const Range mine = share({0, n_.D * count}, team_.rank, team_.size);
-    for (int64_t i = mine.begin; i < mine.end; ++i) pack_group(i / count, i % count);
-    if (a_.weights[0].w_hr) pack_projections();
+  // What is behind the last value of a left operand meets zeros, and must be finite.
+  void clear_operands() {
     const int64_t part_rows = divide_up(n_.B, plan_.row_parts);
     if (plan_.hoist_rows > 0) clear_ends(hoisted_.x, larger(plan_.hoist_rows, part_rows), n_.I);
     if (staged_.x) clear_ends(staged_.x, part_rows, n_.I);
@@ -123,49 +115,10 @@ class LayerForward {
     if (unprojected_ && share_.unit_part == 0) clear_ends(unprojected_, part_rows, n_.H);
   }
 
-  void pack_group(int64_t d, int64_t q) {
-    const Weights<T>& w = a_.weights[d];
-    const int64_t unit = q * Groups::kWidth;
-    const int vectors = groups_.vectors(q);
-    Real<T>* bias = bias_of(d, q);
-    for (int i = 0; i < Gates::kSums * vectors; ++i) store(bias + i * kLanes<T>, Vec<T>{});
-    for (int g = 0; g < Gates::kGates; ++g) {
-      for (int u = 0; u < vectors && w.b_ih; ++u) {
-        const int64_t column = unit + u * kLanes<T>;
-        const int lanes = valid_lanes<T>(column, n_.H);
-        Real<T>* x_bias = bias + (Gates::x_sum(g) * vectors + u) * kLanes<T>;
-        store(x_bias, load(x_bias) + load(w.b_ih + g * n_.H + column, lanes));
-        Real<T>* h_bias = bias + (Gates::h_sum(g) * vectors + u) * kLanes<T>;
-        store(h_bias, load(h_bias) + load(w.b_hh + g * n_.H + column, lanes));
-      }
-    }
-    if (plan_.direct_forward) return;
-    pack_gates(x_panel(d, q), w.w_ih, Gates::kGates, n_.H, n_.I, unit, vectors);
-    pack_gates(h_panel(d, q), w.w_hh, Gates::kGates, n_.H, n_.P, unit, vectors);
-  }
-
-  void pack_projections() {
-    const int64_t count = outputs_.count();
-    const Range mine = share({0, n_.D * count}, team_.rank, team_.size);
-    for (int64_t i = mine.begin; i < mine.end; ++i) {
-      const int64_t d = i / count, q = i % count;
-      pack_gates(panels_[d].projection + q * Outputs::kWidth * whole_depth<Q>(n_.H), a_.weights[d].w_hr, 1, n_.P, n_.H,
-                 q * Outputs::kWidth, outputs_.vectors(q));
-    }
-  }
-
-  Real<T>* bias_of(int64_t d, int64_t q) const { return panels_[d].bias + q * Groups::kWidth * Gates::kSums; }
-  Q* x_panel(int64_t d, int64_t q) const {
-    return panels_[d].x + q * Groups::kWidth * Gates::kGates * whole_depth<Q>(n_.I);
-  }
-  Q* h_panel(int64_t d, int64_t q) const {
-    return panels_[d].h + q * Groups::kWidth * Gates::kGates * whole_depth<Q>(n_.P);
-  }
-
   // That of the group which comes after q, where the plan says to fetch it.
-  const Q* next_panel(Q* (LayerForward::*panel)(int64_t, int64_t) const, int64_t d, int64_t q, Range groups) const {
+  const Q* next_panel(Q* (Panels::*panel)(int64_t, int64_t) const, int64_t d, int64_t q, Range groups) const {
     if (!plan_.fetch_panels) return nullptr;
-    return (this->*panel)(d, q + 1 < groups.end ? q + 1 : groups.begin);
+    return (panels_.*panel)(d, q + 1 < groups.end ? q + 1 : groups.begin);
   }
 
   void run_direction(int64_t d) {
@@ -205,14 +158,14 @@ class LayerForward {
     gx_rows_ = rows;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       const int vectors = groups_.vectors(q);
-      const Q* x_next = next_panel(&LayerForward::x_panel, d, q, groups);
+      const Q* x_next = next_panel(&Panels::x, d, q, groups);
       int64_t block = 0;
       for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kBlockRows), {0, rows}, [&](int64_t row, int count) {
         const Q* fetch = part_ahead<Q>(x_next, n_.I, Gates::kGates * vectors, block++);
         gate_products<Q, Gates, Cell::kUnitVectors>(
-            plan_.matrix_steps, gx_of(q, row), count, vectors, bias_of(d, q), 0,
-            {hoisted_.x + row * row_ld<Q>(n_.I), row_ld<Q>(n_.I), x_panel(d, q), n_.I, fetch}, {nullptr, 0, nullptr, 0},
-            Nothing());
+            plan_.matrix_steps, gx_of(q, row), count, vectors, panels_.bias(d, q), 0,
+            {hoisted_.x + row * row_ld<Q>(n_.I), row_ld<Q>(n_.I), panels_.x(d, q), n_.I, fetch},
+            {nullptr, 0, nullptr, 0}, Nothing());
       });
     }
     return s;
@@ -286,12 +239,12 @@ class LayerForward {
     int64_t blocks = 0;
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       const int vectors = groups_.vectors(q), lines = Gates::kGates * vectors;
-      const Q* x_next = next_panel(&LayerForward::x_panel, d, q, groups);
-      const Q* h_next = next_panel(&LayerForward::h_panel, d, q, groups);
+      const Q* x_next = next_panel(&Panels::x, d, q, groups);
+      const Q* h_next = next_panel(&Panels::h, d, q, groups);
       int64_t block = 0;
       for_row_blocks(rows_at_once<Q>(plan_.matrix_steps, kBlockRows), rows, [&](int64_t row, int count) {
         Real<T>* const sums = buffers[kMatrix<Q> ? blocks++ % 2 : 0];
-        const Operand<Q> of_h{h.row(row), h.ld, h_panel(d, q), n_.P, part_ahead<Q>(h_next, n_.P, lines, block)};
+        const Operand<Q> of_h{h.row(row), h.ld, panels_.h(d, q), n_.P, part_ahead<Q>(h_next, n_.P, lines, block)};
         if (!kRounds<T, Q> && plan_.direct_forward)
           direct_sums(sums, d, q, count, x.row(row), x.ld, of_h.data, h.ld);
         else if (plan_.hoist_rows > 0)
@@ -300,16 +253,15 @@ class LayerForward {
                                                       {nullptr, 0, nullptr, n_.I}, of_h, cell_before);
         else
           gate_products<Q, Gates, Cell::kUnitVectors>(
-              plan_.matrix_steps, sums, count, vectors, bias_of(d, q), 0,
-              {x.row(row), x.ld, x_panel(d, q), n_.I, part_ahead<Q>(x_next, n_.I, lines, block)}, of_h, cell_before);
+              plan_.matrix_steps, sums, count, vectors, panels_.bias(d, q), 0,
+              {x.row(row), x.ld, panels_.x(d, q), n_.I, part_ahead<Q>(x_next, n_.I, lines, block)}, of_h, cell_before);
         ++block;
         if (normalised()) return keep_products(sums, count, vectors, q, saved_rows(d, steps, s, row));
-        const CellWork<T, Q, Cell> cell{sums, vectors, q * Groups::kWidth, n_.H,
-                                        cell_rows(d, steps, s, row, of_h.data, h.ld)};
-        if (kMatrix<Q> && plan_.matrix_steps)
-          cell_before.turn_to(count, cell);
-        else
-          cell(0, count);
+        cell_before.turn_to(count, [&] {
+          return CellWork<T, Q, Cell>{sums, vectors, q * Groups::kWidth, n_.H,
+                                      cell_rows(d, steps, s, row, of_h.data, h.ld)};
+        });
+        if (!kMatrix<Q> || !plan_.matrix_steps) cell_before.finish();
       });
     }
     cell_before.finish();
@@ -376,7 +328,7 @@ class LayerForward {
       const Weights<T>& w = a_.weights[d];
       const int vectors = groups_.vectors(q);
       const int64_t unit = q * Groups::kWidth, width = Gates::kSums * vectors * kLanes<T>;
-      for (int r = 0; r < rows; ++r) __builtin_memcpy(sums + r * width, bias_of(d, q), width * sizeof(Real<T>));
+      for (int r = 0; r < rows; ++r) __builtin_memcpy(sums + r * width, panels_.bias(d, q), width * sizeof(Real<T>));
       const DirectOperand<T> with_x{x, x_ld, w.w_ih, n_.I}, with_h{h, h_ld, w.w_hh, n_.P};
       // Without the code for what is left over, the sums stay in registers.
       constexpr int64_t kDepth = kPair<T> * kLanes<T>;
@@ -438,8 +390,7 @@ class LayerForward {
         alignas(64) Real<T> out[kMostRows<Q> * kTileCols * kLanes<T>];
         const int cols = outputs_.vectors(q);
         plain_product<Q>(plan_.matrix_steps, out, count, cols, {h + row * row_ld<Q>(n_.H), row_ld<Q>(n_.H), &start, 1},
-                         {panels_[d].projection + q * Outputs::kWidth * whole_depth<Q>(n_.H), cols * kLanes<T>}, n_.H,
-                         Nothing());
+                         {panels_.projection(d, q), cols * kLanes<T>}, n_.H, Nothing());
         for (int r = 0; r < count; ++r) {
           T* y = a_.y + steps.y_row(s, row + r) * n_.D * n_.P + d * n_.P;
           for (int c = 0; c < cols; ++c) {
@@ -457,9 +408,9 @@ class LayerForward {
   const Team team_;
   const Share share_;
   Arena arena_;
+  Panels panels_;
   const Groups groups_{n_.H};
   const Outputs outputs_{n_.P};
-  Panels panels_[2];
   T* unprojected_ = nullptr;
   Real<T>* unrounded_h_ = nullptr;
   Hoisted hoisted_;

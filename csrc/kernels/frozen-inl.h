@@ -105,11 +105,17 @@ class FrozenPanels {
   Matrix x_[2], h_[2];
 };
 
-// What is left to do on a block of rows when it was multiplied.
-template <class Cell, class Format, Side kSide>
+// What is left to do on a block of rows when it was multiplied: nothing, unless the format leaves integers.
+template <class Cell, class Format, Side kSide, bool = (Format::kIntegers > 0)>
 struct FinishSums {
+  explicit FinishSums(const BlockSums<typename Format::Stored>&) {}
+  void operator()(int, int) const {}
+};
+template <class Cell, class Format, Side kSide>
+struct FinishSums<Cell, Format, kSide, true> {
   BlockSums<typename Format::Stored> block;
 
+  explicit FinishSums(const BlockSums<typename Format::Stored>& of) : block(of) {}
   void operator()(int begin, int end) const {
     Format::template finish<typename Cell::Gates, Cell::kUnitVectors, kSide>(block, begin, end);
   }
@@ -207,7 +213,7 @@ class FrozenForward {
                         panels_.x(d, q),
                         n_.I};
       Format::template begin<Gates, Cell::kUnitVectors, Side::kInput>(block, sums_before);
-      sums_before.turn_to(count, {block});
+      sums_before.turn_to(count, [&] { return FinishSums<Cell, Format, Side::kInput>(block); });
     });
     sums_before.finish();
     return s;
@@ -261,16 +267,24 @@ class FrozenForward {
                         panels_.h(d, q),
                         n_.H};
       Format::template begin<Gates, Cell::kUnitVectors, Side::kHidden>(block, step_before);
-      const int64_t of_batch = d * n_.B + steps.part + row * steps.parts;
-      CellRows<float> at{};
-      if (Cell::kReadsHidden || a_.zoneout) at.h_prev = h.from(row);
-      if (a_.zoneout) at.zoneout = {&a_.zoneout, d, steps.y_rows(s, row)};
-      if (a_.cell_state) at.cell_state = a_.cell_state + of_batch * n_.H, at.cell_state_ld = steps.parts * n_.H;
-      at.h = steps.of_y(a_.y + d * n_.H, n_.D * n_.H, s, row);
-      step_before.turn_to(count, {{block}, {sums[buffer], vectors, q * Groups::kWidth, n_.H, at}});
+      step_before.turn_to(count, [&] {
+        return FinishStep<Cell, Format>{
+            FinishSums<Cell, Format, Side::kHidden>(block),
+            {sums[buffer], vectors, q * Groups::kWidth, n_.H, cell_rows(d, steps, s, row, h)}};
+      });
       if (!Format::kOnTiles) step_before.finish();
     });
     step_before.finish();
+  }
+
+  CellRows<float> cell_rows(int64_t d, const Steps& steps, int64_t s, int64_t row, StepRows<const float> h) const {
+    CellRows<float> at{};
+    if (Cell::kReadsHidden || a_.zoneout) at.h_prev = h.from(row);
+    if (a_.zoneout) at.zoneout = {&a_.zoneout, d, steps.y_rows(s, row)};
+    if (a_.cell_state)
+      at.cell_state = a_.cell_state + steps.of_batch(d, n_.B, row) * n_.H, at.cell_state_ld = steps.parts * n_.H;
+    at.h = steps.of_y(a_.y + d * n_.H, n_.D * n_.H, s, row);
+    return at;
   }
 
   const FrozenArgs& a_;

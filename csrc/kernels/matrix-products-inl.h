@@ -116,8 +116,8 @@ template <int kRowTiles, int kCols>
 constexpr int kColumnTurns = int(divide_up(kCols, 4 / kRowTiles));
 
 template <class Gates, int kVectors, int kRowTiles, class Beside>
-FASTRNN_NOINLINE void matrix_gate_tile(float* out, const float* init, int64_t init_ld, Operand<BFloat16> x,
-                                       Operand<BFloat16> h, Beside&& beside) {
+FASTRNN_NOINLINE void matrix_gate_tile(float* out, const float* init, int64_t init_ld, const Operand<BFloat16>& x,
+                                       const Operand<BFloat16>& h, Beside&& beside) {
   constexpr int kSums = Gates::kSums * kVectors, kPanel = Gates::kGates * kVectors;
   constexpr int64_t panel_ld = kPanel * kTileWidth;
   const int64_t depth = (x.data ? whole_depth<BFloat16>(x.K) : 0) + (h.data ? whole_depth<BFloat16>(h.K) : 0);
@@ -137,7 +137,7 @@ FASTRNN_NOINLINE void matrix_gate_tile(float* out, const float* init, int64_t in
 // gate_sums for up to 32 rows. Of the operands, of `init` and of `out` there are whole tiles of rows.
 template <class Gates, int kMostVectors, class Beside>
 FASTRNN_INLINE void matrix_gate_sums(float* out, int rows, int vectors, const float* init, int64_t init_ld,
-                                     Operand<BFloat16> x, Operand<BFloat16> h, Beside&& beside) {
+                                     const Operand<BFloat16>& x, const Operand<BFloat16>& h, Beside&& beside) {
   with_constant<kMostVectors>(vectors, [&]<int kVectors>() {
     with_constant<2>(rows > kTileHeight ? 2 : 1, [&]<int kRowTiles>() {
       matrix_gate_tile<Gates, kVectors, kRowTiles>(out, init, init_ld, x, h, beside);
@@ -146,8 +146,8 @@ FASTRNN_INLINE void matrix_gate_sums(float* out, int rows, int vectors, const fl
 }
 
 template <int kCols, int kRowTiles, class Beside>
-FASTRNN_NOINLINE void matrix_product_tile(float* out, const Segments<BFloat16>& a, Panel<BFloat16> panel, int64_t K,
-                                          Beside&& beside) {
+FASTRNN_NOINLINE void matrix_product_tile(float* out, const Segments<BFloat16>& a, const Panel<BFloat16>& panel,
+                                          int64_t K, Beside&& beside) {
   beside.spread(kColumnTurns<kRowTiles, kCols> * a.count * whole_depth<BFloat16>(K) / kTileDepth<BFloat16>);
   for_column_tiles<kRowTiles, kCols>([&](auto sums) __attribute__((always_inline)) {
     sums.zero();
@@ -162,8 +162,8 @@ FASTRNN_NOINLINE void matrix_product_tile(float* out, const Segments<BFloat16>& 
 // product for up to 32 rows. Of the operands and of `out` there are whole tiles of rows; behind a segment's K values
 // others may follow, finite ones.
 template <class Beside>
-FASTRNN_INLINE void matrix_product(float* out, int rows, int cols, const Segments<BFloat16>& a, Panel<BFloat16> panel,
-                                   int64_t K, Beside&& beside) {
+FASTRNN_INLINE void matrix_product(float* out, int rows, int cols, const Segments<BFloat16>& a,
+                                   const Panel<BFloat16>& panel, int64_t K, Beside&& beside) {
   with_constant<kTileCols>(cols, [&]<int kCols>() {
     with_constant<2>(rows > kTileHeight ? 2 : 1,
                      [&]<int kRowTiles>() { matrix_product_tile<kCols, kRowTiles>(out, a, panel, K, beside); });
@@ -201,7 +201,7 @@ struct GradientBlock {
 
 // w (+)= left^T right over K rows, for kCols vectors of columns and 16 or 32 rows of w, blocks of the packed left.
 template <int kCols, int kRowTiles>
-FASTRNN_NOINLINE void matrix_outer_tile(const GradientBlock& to, const BFloat16* left, Panel<BFloat16> right,
+FASTRNN_NOINLINE void matrix_outer_tile(const GradientBlock& to, const BFloat16* left, const Panel<BFloat16>& right,
                                         int64_t K) {
   constexpr int64_t kTileSize = kTileHeight * kTileDepth<BFloat16>, kWidth = kCols * kTileWidth;
   SumTiles<kRowTiles, 0, kCols> sums;
@@ -229,7 +229,7 @@ FASTRNN_NOINLINE void matrix_outer_tile(const GradientBlock& to, const BFloat16*
 
 // The same for up to 32 rows and 1 or 2 vectors of columns: so few, that the right panel of a chunk stays in L1.
 constexpr int kOuterCols = 2;
-FASTRNN_INLINE void matrix_outer(const GradientBlock& to, int cols, const BFloat16* left, Panel<BFloat16> right,
+FASTRNN_INLINE void matrix_outer(const GradientBlock& to, int cols, const BFloat16* left, const Panel<BFloat16>& right,
                                  int64_t K) {
   with_constant<kOuterCols>(cols, [&]<int kCols>() {
     with_constant<2>(to.rows > kTileHeight ? 2 : 1,

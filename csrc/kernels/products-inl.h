@@ -46,11 +46,19 @@ constexpr int64_t kSpareRows = kMatrix<T> ? kMostRows<T> : 0;
 // product and the cell of the rows before it take little more than the longer of the two. run(begin, end) does rows.
 template <class Run>
 class BesideProducts {
+  static_assert(std::is_trivially_destructible_v<Run>);
+
  public:
-  // Finishes what there is and takes on other rows.
-  void turn_to(int rows, const Run& run) {
+  BesideProducts() {}
+
+  // Finishes what there is and takes on other rows, with what `make` returns. It is made where it stays: a copy reads
+  // by the vector what was just written by the word, and so waits until that, and the sums of the product before it,
+  // are in L1. That took 60 ns for each block of a step on the matrix unit.
+  template <class Make>
+  FASTRNN_INLINE void turn_to(int rows, Make&& make) {
     finish();
-    run_ = run, rows_ = rows, done_ = 0;
+    new (&run_) Run(make());
+    rows_ = rows, done_ = 0;
   }
 
   void spread(int64_t steps) { at_once_ = int(divide_up(rows_ - done_, larger(steps, 1))); }
@@ -66,14 +74,16 @@ class BesideProducts {
   }
 
  private:
-  Run run_{};
+  union {
+    Run run_;
+  };
   int rows_ = 0, at_once_ = 0, done_ = 0;
 };
 
 // gate_sums of up to kMostRows rows. On the matrix unit `beside` runs between its steps.
 template <class T, class Gates, int kMostVectors, class Beside>
 FASTRNN_INLINE void gate_products([[maybe_unused]] bool matrix, Real<T>* out, int rows, int vectors,
-                                  const Real<T>* init, int64_t init_ld, Operand<T> x, Operand<T> h,
+                                  const Real<T>* init, int64_t init_ld, const Operand<T>& x, const Operand<T>& h,
                                   [[maybe_unused]] Beside&& beside) {
   if constexpr (kMatrix<T>) {
     if (matrix) return matrix_gate_sums<Gates, kMostVectors>(out, rows, vectors, init, init_ld, x, h, beside);
@@ -84,7 +94,7 @@ FASTRNN_INLINE void gate_products([[maybe_unused]] bool matrix, Real<T>* out, in
 // product, likewise.
 template <class T, class Beside>
 FASTRNN_INLINE void plain_product([[maybe_unused]] bool matrix, Real<T>* out, int rows, int cols, const Segments<T>& a,
-                                  Panel<T> panel, int64_t K, [[maybe_unused]] Beside&& beside) {
+                                  const Panel<T>& panel, int64_t K, [[maybe_unused]] Beside&& beside) {
   if constexpr (kMatrix<T>) {
     if (matrix) return matrix_product(out, rows, cols, a, panel, K, beside);
   }

@@ -183,6 +183,8 @@ FASTRNN_INLINE const T* part_ahead(const T* next, int64_t K, int vectors, int64_
 }
 
 // Left operand of a product (null: no product here), the packed right one, the length of the sum, and what to fetch.
+// Handed on by reference, as all that a call makes for a tile: a copy on the stack would be read by the vector when it
+// has just been written by the word, and wait for the sums of the tile before (BesideProducts).
 template <class T>
 struct Operand {
   const T* data;
@@ -195,7 +197,7 @@ struct Operand {
 // f(x, h, first) for each piece of the two products. Divided by the length of x even where its product has been formed
 // already and x is null, so that hoisting does not change a bit.
 template <class T, class F>
-FASTRNN_INLINE void for_pieces(Operand<T> x, Operand<T> h, int64_t panel_ld, F&& f) {
+FASTRNN_INLINE void for_pieces(const Operand<T>& x, const Operand<T>& h, int64_t panel_ld, F&& f) {
   if (x.K + h.K <= kPiece<T>) return f(x, h, true);
   const Operand<T> none{nullptr, 0, nullptr, 0};
   const auto piece = [&](const Operand<T>& of, int64_t k) {
@@ -211,7 +213,8 @@ FASTRNN_INLINE void for_pieces(Operand<T> x, Operand<T> h, int64_t panel_ld, F&&
 // Pre-activation sums of kRows rows for kVectors vectors of units: out[r][sum][unit] = init + x W_ih^T + h W_hh^T.
 // Without `init` they are added to what `out` holds.
 template <class T, class Gates, int kVectors, int kRows>
-FASTRNN_NOINLINE void gate_tile(Real<T>* out, const Real<T>* init, int64_t init_ld, Operand<T> x, Operand<T> h) {
+FASTRNN_NOINLINE void gate_tile(Real<T>* out, const Real<T>* init, int64_t init_ld, const Operand<T>& x,
+                                const Operand<T>& h) {
   constexpr int kAcc = Gates::kSums * kVectors, kCols = Gates::kGates * kVectors;
   TileSums<T, kRows, kAcc> sums;
   sums.out = out;
@@ -236,13 +239,13 @@ FASTRNN_NOINLINE void gate_tile(Real<T>* out, const Real<T>* init, int64_t init_
 
 // gate_tile for any number of rows and of vectors.
 template <class T, class Gates, int kMostVectors>
-FASTRNN_INLINE void gate_sums(Real<T>* out, int rows, int vectors, const Real<T>* init, int64_t init_ld, Operand<T> x,
-                              Operand<T> h) {
+FASTRNN_INLINE void gate_sums(Real<T>* out, int rows, int vectors, const Real<T>* init, int64_t init_ld,
+                              const Operand<T>& x, const Operand<T>& h) {
   const int64_t width = Gates::kSums * vectors * kLanes<T>;
   const auto from = [](const Operand<T>& of, int64_t row) {
     return Operand<T>{of.data ? of.data + row * of.ld : nullptr, of.ld, of.panel, of.K, row == 0 ? of.fetch : nullptr};
   };
-  const auto tiles = [&](Operand<T> of_x, Operand<T> of_h, bool first) {
+  const auto tiles = [&](const Operand<T>& of_x, const Operand<T>& of_h, bool first) {
     for_row_blocks(kTileRows, {0, rows}, [&](int64_t row, int count) {
       with_constant<kMostVectors>(vectors, [&]<int kVectors>() {
         with_constant<kTileRows>(count, [&]<int kRows>() {
@@ -278,7 +281,7 @@ struct Panel {
 
 // out[r][c] = the sum over segments s and k < K of a(r, segment[s] + k) * panel(s * whole_depth(K) + k, c).
 template <class T, int kCols, int kRows, int kStep>
-FASTRNN_NOINLINE void product_tile(Real<T>* out, const Segments<T>& a, Panel<T> panel, int64_t K) {
+FASTRNN_NOINLINE void product_tile(Real<T>* out, const Segments<T>& a, const Panel<T>& panel, int64_t K) {
   TileSums<T, kRows, kCols> sums;
   sums.out = out;
   FASTRNN_UNROLL
@@ -302,7 +305,7 @@ FASTRNN_NOINLINE void product_tile(Real<T>* out, const Segments<T>& a, Panel<T> 
 
 // A product with run-time numbers of rows and column vectors.
 template <class T>
-FASTRNN_INLINE void product(Real<T>* out, int rows, int cols, const Segments<T>& a, Panel<T> panel, int64_t K) {
+FASTRNN_INLINE void product(Real<T>* out, int rows, int cols, const Segments<T>& a, const Panel<T>& panel, int64_t K) {
   with_constant<kTileCols>(cols, [&]<int kCols>() {
     with_constant<kTileRows>(rows, [&]<int kRows>() { product_tile<T, kCols, kRows, 1>(out, a, panel, K); });
   });
