@@ -58,7 +58,6 @@ class LayerBackward {
   int64_t workspace() const { return arena_.used; }
 
   void run() {
-    const TilesInUse tiles(plan_.matrix_steps || plan_.matrix_gradients);
     pack();
     wait(team_.barriers, team_.size, team_.place);
     for (int64_t d = share_.directions.begin; d < share_.directions.end; ++d) run_direction(d);
@@ -127,11 +126,13 @@ class LayerBackward {
     Q* now = rows_.dsums + steps_.part_rows() * ld;
     chunk_dsums_ = now;
     steps_.begin_chunk(rows_, now);
+    tiles_.shape(steps_.part_rows());
     for (int64_t s = end - 1; s >= begin; --s) {
       steps_.run(steps, s, next, now);
       next = now;
       now += steps.active(s) * ld;
     }
+    tiles_.shape_whole();
     list_rows(steps, begin, end);
     const Chunk<T, Q> chunk{rows,           first_chunk,     chunk_dsums_,   ld,
                             rows_.dh,       rows_.h,         steps_.dh_ld(), thread_.numbers,
@@ -224,6 +225,7 @@ class LayerBackward {
   const Share share_;
   Arena arena_;
   BackwardSteps<T, Q, Cell> steps_;
+  TilesInUse tiles_{plan_.matrix_steps || plan_.matrix_gradients};
   int64_t chunk_rows_ = 0, d_ = 0;
   Real<T>* other_dx_ = nullptr;
   Q* chunk_dsums_ = nullptr;

@@ -47,7 +47,8 @@ class DenseForward {
   int64_t workspace() const { return workspace_; }
 
   void run() {
-    const TilesInUse tiles(Format::kOnTiles);
+    TilesInUse tiles(Format::kOnTiles);
+    tiles.shape(a_.rows, Format::kLeftTiles);
     for (int64_t row = 0; row < a_.rows; ++row) Format::encode(encoded_ + row * ld_, a_.x + row * a_.inputs, a_.inputs);
     for (int64_t q = 0; q < columns_.count(); ++q)
       for_row_blocks(

@@ -6,6 +6,7 @@
 //   kBlockRows   rows of activations that are multiplied at once, at most
 //   kOnTiles     by the matrix unit, which reads and writes whole tiles of rows: of encoded rows, initial sums and sums
 //                there are so many more, whose values nobody looks at
+//   kLeftTiles   tiles beside each other of up to 16 encoded rows
 //   kIntegers    32-bit integers that `begin` leaves for each product of a row and a column, if any
 //
 //   row_bytes(K)               an encoded row of K activations
@@ -102,7 +103,7 @@ FASTRNN_NOINLINE void vector_tile(const BlockSums<typename Format::Stored>& bloc
 //   multiply(out, rows, w, K)   products of kRows encoded rows and kCols vectors of columns, before Columns::scale
 template <class Format, int kRows>
 struct OnVectors {
-  static constexpr int kBlockRows = kRows, kIntegers = 0;
+  static constexpr int kBlockRows = kRows, kLeftTiles = 0, kIntegers = 0;
   static constexpr bool kOnTiles = false;
 
   template <class Gates, int kMostVectors, Side kSide, class Block, class Beside>
@@ -313,7 +314,8 @@ struct FixedPoint : OnVectors<FixedPoint, 3> {
 // Rounded on the matrix unit, whose sums add up in another order.
 struct RoundedOnTiles {
   using Stored = BFloat16;
-  static constexpr int kDepth = 2, kStep = kTileDepth<BFloat16>, kBlockRows = kMostRows<BFloat16>, kIntegers = 0;
+  static constexpr int kDepth = 2, kStep = kTileDepth<BFloat16>, kBlockRows = kMostRows<BFloat16>, kLeftTiles = 1,
+                       kIntegers = 0;
   static constexpr bool kOnTiles = true;
 
   static int64_t row_bytes(int64_t K) { return row_ld<BFloat16>(K) * int64_t(sizeof(BFloat16)); }
@@ -336,11 +338,11 @@ struct RoundedOnTiles {
 
 // FixedPoint on the matrix unit: the same integers, so the same bits.
 struct FixedPointOnTiles : FixedPoint {
-  static constexpr int kStep = kTileDepth<int8_t>, kBlockRows = 2 * kTileHeight, kIntegers = 2;
+  static constexpr int kStep = kTileDepth<int8_t>, kBlockRows = 2 * kTileHeight, kLeftTiles = 2, kIntegers = 2;
   static constexpr bool kOnTiles = true;
-  // A tile takes as long for one row as for 16: up to 3, one register tile, vectors are 1.05 to 1.6 times as fast with
-  // 512 units, and with 4 it is the other way round.
-  static constexpr int kFewRows = 3;
+  // Up to so many rows vectors take 0.65 to 0.9 of the tiles' time; with 3, 256 units of an LSTM take tiles 0.75 of
+  // the vectors'.
+  static constexpr int kFewRows = 2;
 
   template <class Gates, int kMostVectors, Side kSide, class Beside>
   static FASTRNN_INLINE void begin(const BlockSums<int8_t>& block, Beside&& beside) {

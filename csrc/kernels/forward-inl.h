@@ -65,7 +65,6 @@ class LayerForward {
   int64_t workspace() const { return arena_.used; }
 
   void run() {
-    const TilesInUse tiles(plan_.matrix_steps || plan_.matrix_gradients);
     panels_.pack(team_);
     clear_operands();
     wait(team_.barriers, team_.size, team_.place);
@@ -156,6 +155,7 @@ class LayerForward {
       ++s;
     } while (s < n_.T && rows + steps.active(s) <= plan_.hoist_rows);
     gx_rows_ = rows;
+    tiles_.shape(rows);
     for (int64_t q = groups.begin; q < groups.end; ++q) {
       const int vectors = groups_.vectors(q);
       const Q* x_next = next_panel(&Panels::x, d, q, groups);
@@ -178,6 +178,7 @@ class LayerForward {
   void step(int64_t d, const Steps& steps, Range groups, int64_t s, int64_t hoisted_row) {
     const int64_t active = steps.active(s), begun = steps.begun(s);
     const int64_t y_ld = n_.D * n_.P;
+    tiles_.shape(active);
     T* const y = a_.y + d * n_.P;
     const StepRows<const T> x = steps.of_x(a_.x, n_.I, s, 0);
     const StepRows<const T> h = begun > 0 ? steps.of_y<const T>(y, y_ld, s - 1, 0) : StepRows<const T>{};
@@ -409,6 +410,7 @@ class LayerForward {
   const Share share_;
   Arena arena_;
   Panels panels_;
+  TilesInUse tiles_{plan_.matrix_steps};
   const Groups groups_{n_.H};
   const Outputs outputs_{n_.P};
   T* unprojected_ = nullptr;

@@ -168,7 +168,6 @@ class FrozenForward {
   int64_t workspace() const { return workspace_; }
 
   void run() {
-    const TilesInUse tiles(Format::kOnTiles);
     for (int64_t d = share_.directions.begin; d < share_.directions.end; ++d) run_direction(d);
   }
 
@@ -201,6 +200,7 @@ class FrozenForward {
         Format::encode(thread_.encoded + gx_rows_ * ld, a_.x + steps.x_row(s, j) * n_.I, n_.I);
       ++s;
     } while (s < n_.T && gx_rows_ + steps.active(s) <= kHoistRows);
+    tiles_.shape(gx_rows_, Format::kLeftTiles);
     alignas(64) int32_t integers[kBuffers][kIntegers];
     BesideProducts<FinishSums<Cell, Format, Side::kInput>> sums_before;
     for_blocks(groups, {0, gx_rows_}, [&](int64_t q, int64_t row, int count, int buffer) {
@@ -236,6 +236,7 @@ class FrozenForward {
     const int64_t active = steps.active(s), begun = steps.begun(s), y_ld = n_.D * n_.H;
     const float* y = a_.y + d * n_.H;
     const StepRows<const float> h_0{a_.h_0 ? a_.h_0 + (d * n_.B + steps.part) * n_.H : nullptr, steps.parts * n_.H};
+    tiles_.shape(active, Format::kLeftTiles);
     if (begun > 0) advance(d, steps, groups, s, {0, begun}, steps.of_y(y, y_ld, s - 1, 0), hoisted_row);
     if (begun < active) advance(d, steps, groups, s, {begun, active}, h_0, hoisted_row);
     wait(share_.group, plan_.unit_parts, share_.place);
@@ -293,6 +294,7 @@ class FrozenForward {
   const Share share_;
   const Panels panels_;
   const Groups groups_{n_.H};
+  TilesInUse tiles_{Format::kOnTiles};
   ThreadBuffers thread_;
   int64_t gx_rows_ = 0, workspace_ = 0;
 };

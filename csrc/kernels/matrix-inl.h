@@ -1,4 +1,4 @@
-// The matrix unit: eight registers of 16 rows of 64 bytes, the tiles, and products of two into a third.
+// The matrix unit: eight registers of up to 16 rows of 64 bytes, the tiles, and products of two into a third.
 //
 // In hardware they are AMX's. In software they are a struct of loops that gives the same bits, so that whatever is
 // built on them is proven on processors without the unit. Intel's Software Developer's Manual, TDPBF16PS, defines the
@@ -13,6 +13,7 @@ namespace {
 
 constexpr int kTileHeight = 16;  // rows of a tile
 constexpr int kTileWidth = 16;   // sums in a row
+constexpr int kSumTiles = 4;     // the first ones; behind them come those of left operands, then of right ones
 // Values of a sum that one product takes, and how many of them follow each other in a row of the right operand.
 template <class T>
 constexpr int kTileDepth = 64 / int(sizeof(T));
@@ -23,6 +24,18 @@ constexpr int kTileStep = 4 / int(sizeof(T));
 
 // Not the intrinsics: in GCC they are macros, whose register must be a literal.
 struct Tiles {
+  // The first `few` tiles get so many rows, the others 16.
+  static void shape(int rows, int few) {
+    struct alignas(64) {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    } shapes;
+    for (int tile = 0; tile < few; ++tile) shapes.rows[tile] = uint8_t(rows);
+    __asm__ volatile("ldtilecfg %0" : : "m"(shapes));
+  }
+  static void release() { __asm__ volatile("tilerelease"); }
+
   template <int kTile>
   FASTRNN_INLINE void zero() {
     __asm__ volatile("tilezero %%tmm%c0" : : "i"(kTile));
@@ -46,32 +59,16 @@ struct Tiles {
   }
 };
 
-// A thread's use of the tiles. Configuring and releasing cost 55 ns; tiles that nobody released are 8 KB to save at
-// every later switch of contexts.
-class TilesInUse {
- public:
-  explicit TilesInUse(bool used) : used_(used) {
-    if (!used) return;
-    struct alignas(64) {
-      uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } const shapes;
-    __asm__ volatile("ldtilecfg %0" : : "m"(shapes));
-  }
-  ~TilesInUse() {
-    if (used_) __asm__ volatile("tilerelease");
-  }
-  TilesInUse(const TilesInUse&) = delete;
-  TilesInUse& operator=(const TilesInUse&) = delete;
-
- private:
-  const bool used_;
-};
-
 #else
 
 struct Tiles {
+  static void shape(int rows, int few) {
+    for (int tile = 0; tile < 8; ++tile) rows_[tile] = tile < few ? rows : kTileHeight;
+  }
+  static void release() {
+    for (int& rows : rows_) rows = 0;
+  }
+
   template <int kTile>
   void zero() {
     __builtin_memset(tile_[kTile], 0, sizeof tile_[kTile]);
@@ -80,18 +77,20 @@ struct Tiles {
   // be writing them, which ThreadSanitizer need not report.
   template <int kTile>
   __attribute__((no_sanitize("thread"))) void load(const void* rows, int64_t stride_bytes) {
-    for (int m = 0; m < kTileHeight; ++m)
+    for (int m = 0; m < rows_[kTile]; ++m)
       *reinterpret_cast<Line*>(tile_[kTile][m]) =
           *reinterpret_cast<const Line*>(static_cast<const char*>(rows) + m * stride_bytes);
   }
   template <int kTile>
   void store(void* rows, int64_t stride_bytes) const {
-    for (int m = 0; m < kTileHeight; ++m)
+    for (int m = 0; m < rows_[kTile]; ++m)
       __builtin_memcpy(static_cast<char*>(rows) + m * stride_bytes, tile_[kTile][m], sizeof tile_[kTile][m]);
   }
   template <class T, int kSum, int kLeft, int kRight>
   void multiply_add() {
-    for (int m = 0; m < kTileHeight; ++m) {
+    // The hardware's fault of an illegal instruction.
+    if (rows_[kLeft] != rows_[kSum] || rows_[kRight] != kTileHeight) __builtin_trap();
+    for (int m = 0; m < rows_[kSum]; ++m) {
       const char* left = tile_[kLeft][m];
       if constexpr (sizeof(T) == 1)
         add_bytes(tile_[kSum][m], left, tile_[kRight]);
@@ -144,14 +143,37 @@ struct Tiles {
     return __builtin_bit_cast(float, (bits & kExponent) == 0 ? bits & kSign : bits);
   }
 
+  static inline thread_local int rows_[8];
   alignas(64) char tile_[8][kTileHeight][kRowBytes];
 };
 
-struct TilesInUse {
-  explicit TilesInUse(bool) {}
-};
-
 #endif
+
+// A thread's use of the tiles: none before they have a shape. Shaping and releasing cost 55 ns; tiles that nobody
+// released are 8 KB to save at every later switch of contexts.
+class TilesInUse {
+ public:
+  explicit TilesInUse(bool used) : used_(used) {}
+  ~TilesInUse() {
+    if (rows_ > 0) Tiles::release();
+  }
+  TilesInUse(const TilesInUse&) = delete;
+  TilesInUse& operator=(const TilesInUse&) = delete;
+
+  // For products of so many rows on the left, in so many tiles beside each other unless there are more than 16. With a
+  // right operand in L2 a product of one row takes 0.7 of the time in tiles of one row.
+  void shape(int64_t rows, int left_tiles = 1) {
+    const int height = int(smaller(rows, kTileHeight));
+    if (!used_ || height == rows_) return;
+    rows_ = height;
+    Tiles::shape(height, kSumTiles + left_tiles);
+  }
+  void shape_whole() { shape(kTileHeight); }
+
+ private:
+  const bool used_;
+  int rows_ = 0;
+};
 
 }  // namespace
 }  // namespace fastrnn

@@ -35,8 +35,8 @@ FASTRNN_INLINE LeftTiles<BFloat16> rows_as_they_lie(const BFloat16* data, int64_
 // The sums of kRowTiles times 16 rows by the columns kFirst .. kFirst + kCols - 1 of a product.
 template <int kRowTiles, int kFirst, int kCols>
 struct SumTiles {
-  static_assert(kRowTiles * kCols <= 4);
-  static constexpr int kLeft = 4, kRight = kLeft + kRowTiles, kRights = 8 - kRight;
+  static_assert(kRowTiles * kCols <= kSumTiles);
+  static constexpr int kLeft = kSumTiles, kRight = kLeft + kRowTiles, kRights = 8 - kRight;
 
   Tiles tiles;
 
@@ -93,7 +93,7 @@ struct SumTiles {
 // f(SumTiles) for the columns of a product, as many at a time as there are tiles for.
 template <int kRowTiles, int kCols, int kFirst = 0, class F>
 FASTRNN_INLINE void for_column_tiles(F&& f) {
-  constexpr int kAtOnce = 4 / kRowTiles;
+  constexpr int kAtOnce = kSumTiles / kRowTiles;
   if constexpr (kFirst < kCols) {
     f(SumTiles<kRowTiles, kFirst, (kCols - kFirst < kAtOnce ? kCols - kFirst : kAtOnce)>());
     for_column_tiles<kRowTiles, kCols, kFirst + kAtOnce>(f);
@@ -113,7 +113,7 @@ struct SameColumn {
 };
 
 template <int kRowTiles, int kCols>
-constexpr int kColumnTurns = int(divide_up(kCols, 4 / kRowTiles));
+constexpr int kColumnTurns = int(divide_up(kCols, kSumTiles / kRowTiles));
 
 template <class Gates, int kVectors, int kRowTiles, class Beside>
 FASTRNN_NOINLINE void matrix_gate_tile(float* out, const float* init, int64_t init_ld, const Operand<BFloat16>& x,
