@@ -195,3 +195,9 @@ def test_a_file_of_facts_is_read_or_refused_with_the_line(tmp_path, line, expect
     run = subprocess.run(program, env=os.environ | {"FASTRNN_MACHINE": str(path)}, capture_output=True, text=True)
     assert (run.returncode == 0) is (line == "l2_rate 5e9")
     assert expected in (run.stdout if run.returncode == 0 else run.stderr)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_the_rates_of_this_machine_can_be_measured(dtype):
+    assert _C.peak_flops(dtype, 1) > 0
+    assert _C.tile_flops(dtype, 1) > 0

@@ -66,7 +66,8 @@ double tile_products(int64_t rounds, bool tall) {
 #if defined(FASTRNN_MATRIX)
 template <>
 [[maybe_unused]] FASTRNN_NOINLINE double multiply_adds<BFloat16>(int64_t rounds) {
-  const TilesInUse use(true);
+  TilesInUse use(true);
+  use.shape_whole();
   Tiles tiles;
   for_constants<8>([&]<int i>() { tiles.template zero<i>(); });
   for (int64_t n = 0; n < rounds; ++n) {
@@ -83,7 +84,8 @@ template <>
   alignas(64) BFloat16 panel[kLength * kWidth] = {}, left[kRows * row_ld<BFloat16>(kLength)] = {};
   alignas(64) float out[kRows * kWidth];
   const int64_t start = 0;
-  const TilesInUse use(true);
+  TilesInUse use(true);
+  use.shape_whole();
   for (int64_t n = 0; n < rounds; ++n)
     matrix_product_tile<kCols, kRowTiles>(out, {left, row_ld<BFloat16>(kLength), &start, 1}, {panel, kWidth}, kLength,
                                           Nothing());
