@@ -340,8 +340,8 @@ struct RoundedOnTiles {
 struct FixedPointOnTiles : FixedPoint {
   static constexpr int kStep = kTileDepth<int8_t>, kBlockRows = 2 * kTileHeight, kLeftTiles = 2, kIntegers = 2;
   static constexpr bool kOnTiles = true;
-  // Up to so many rows vectors take 0.65 to 0.9 of the tiles' time; with 3, 256 units of an LSTM take tiles 0.75 of
-  // the vectors'.
+  // Up to so many rows vectors take 0.65 to 0.9 of the tiles' time; with 3 tiles take 0.75 of theirs, in an LSTM of 256
+  // units.
   static constexpr int kFewRows = 2;
 
   template <class Gates, int kMostVectors, Side kSide, class Beside>

@@ -164,7 +164,7 @@ class TilesInUse {
   // right operand in L2 a product of one row takes 0.7 of the time in tiles of one row.
   void shape(int64_t rows, int left_tiles = 1) {
     const int height = int(smaller(rows, kTileHeight));
-    if (!used_ || height == rows_) return;
+    if (!used_ || height == 0 || height == rows_) return;
     rows_ = height;
     Tiles::shape(height, kSumTiles + left_tiles);
   }
