@@ -357,6 +357,8 @@ def test_the_table_of_random_kernels_has_no_fault():
     assert {row["cell"] for row in rows} == set(CELLS)
     assert {row["target"] for row in rows} == set(DEVICES) - {"sm_110"}  # which Triton 3.6 does not know
     assert set(range(1, 65)) <= {int(row["hidden"]) for row in rows}
+    for option in ("mask", "zoneout", "expected", "norm"):
+        assert {row[option] for row in rows} == {"0", "1"}
 
 
 UNKNOWN = """

@@ -85,16 +85,16 @@ def build(kernel: Kernel, device: Device) -> Built:
 
 
 def usage(compiled: CompiledKernel, device: Device) -> Usage:
-    """What the binary says of itself."""
+    """What the binary says of itself. These kernels index no arrays of their own, so that what a thread has in memory
+    are spilled registers alone; AMD's scalar ones are spilled to lanes of a vector register, which is none."""
     shared = compiled.metadata.shared
     if device.amd:
         assembly = compiled.asm["amdgcn"]
-        spilled = sum(_number(rf"\.{kind}_spill_count:\s*(\d+)", assembly) for kind in ("vgpr", "sgpr"))
-        return Usage(_number(r"\.vgpr_count:\s*(\d+)", assembly), 4 * spilled, shared)
+        found = (_number(rf"\.{name}:\s*(\d+)", assembly) for name in ("vgpr_count", "private_segment_fixed_size"))
+        return Usage(*found, shared)
     cubin = next(path for name, path in compiled.metadata_group.items() if name.endswith(".cubin"))
     tool = triton.knobs.nvidia.cuobjdump.path
     report = subprocess.run([tool, "-res-usage", cubin], check=True, capture_output=True, text=True).stdout
-    # These kernels index no arrays of their own, so that a thread's stack holds spilled registers alone.
     return Usage(_number(r"\bREG:(\d+)", report), _number(r"\bSTACK:(\d+)", report), shared)
 
 

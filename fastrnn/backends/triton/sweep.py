@@ -17,6 +17,7 @@ from fastrnn.backends.triton.ahead import Case, kernels_of, progress, row_of, st
 from fastrnn.backends.triton.build import reason_against
 from fastrnn.backends.triton.compiler import Job, compile_all
 from fastrnn.backends.triton.kernel import sources_fingerprint
+from fastrnn.backends.triton.noise import NOISE
 from fastrnn.backends.triton.plans import DEVICES, make_plan
 from fastrnn.spec import CELLS, LayerSpec
 
@@ -25,7 +26,8 @@ __all__ = ["LARGEST", "Sweep", "draws", "run"]
 LARGEST = 2048  # hidden units
 _BATCHES = (1, 16, 64, 256)
 _DTYPES = ("bfloat16", "float16", "float32")
-_FACTS = ("target", "cell", "dtype", "hidden", "regime", "kernel", "tile", "ragged", "save", "states", "tf32")
+_FLAGS = ("ragged", "save", "states", "tf32", "mask", "zoneout", "expected", "norm")
+_FACTS = ("target", "cell", "dtype", "hidden", "regime", "kernel", "tile", *_FLAGS)
 _COLUMNS = ("triton", "sources", "seed", "draw", *_FACTS, "registers", "spilled", "shared", "fault")
 # The table is written after so many kernels, and its beginning is what a sweep that was ended goes on from.
 _AT_ONCE = 50
@@ -77,7 +79,8 @@ def run(sweep: Sweep) -> bool:
 
 
 def draws(seed: int, targets: Sequence[str]) -> Iterator[tuple[Case, Job]]:
-    """A kernel each of a layer of any cell, dtype, batch and size, the same for the same seed and targets."""
+    """A kernel each of a layer of any cell, dtype, batch and size, some with noise, some normalised, the same for the
+    same seed and targets."""
     random = Random(seed)
     for number in count():
         case = _case(number, random, targets)
@@ -86,6 +89,7 @@ def draws(seed: int, targets: Sequence[str]) -> Iterator[tuple[Case, Job]]:
             case = _case(number, random, targets)
         every_state = len(case.spec.facts.states) > 1 and random.random() < 0.5
         options: dict[str, Any] = {"ragged": random.random() < 0.5, "every_state": every_state, "inference": True}
+        options["noise"] = NOISE[case.noise]
         kernel = random.choice(kernels_of(case.spec, case.plan, case.hidden, getattr(torch, case.dtype), **options))
         yield case, Job(case.plan.device, kernel)
 
@@ -93,9 +97,11 @@ def draws(seed: int, targets: Sequence[str]) -> Iterator[tuple[Case, Job]]:
 def _case(number: int, random: Random, targets: Sequence[str]) -> Case:
     target, cell, dtype = random.choice(targets), random.choice(list(CELLS)), random.choice(_DTYPES)
     hidden, batch, directions = _hidden(number, random), random.choice(_BATCHES), random.choice((1, 2))
-    spec, tf32 = LayerSpec(cell, directions), random.random() < 0.8
+    norm, tf32 = random.random() < 0.25, random.random() < 0.8
+    noise = random.choice(list(NOISE)) if random.random() < 0.5 else "none"
+    spec = LayerSpec(cell, directions, layer_norm=norm, gates_given=norm)
     plan = make_plan(spec, batch, hidden, getattr(torch, dtype), tf32, DEVICES[target])
-    return Case(target, spec, hidden, dtype, batch, plan)
+    return Case(target, spec, hidden, dtype, batch, plan, noise)
 
 
 def _hidden(number: int, random: Random) -> int:
@@ -118,7 +124,7 @@ def _compiled(numbered: Iterator[tuple[int, tuple[Case, Job]]], processes: int) 
             row = row_of(job, case, tile, outcome)
             if not row["fault"] and tile and row["shared"] > tile.shared:
                 row["fault"] = f"takes {row['shared']:,} bytes of shared memory, the plan says {tile.shared:,}"
-            flags = {name: int(row[name]) for name in ("ragged", "save", "states", "tf32")}
+            flags = {name: int(row[name]) for name in _FLAGS}
             yield {**row, **flags, "draw": number, "fault": row["fault"] or ""}
 
 
