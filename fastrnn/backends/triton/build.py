@@ -90,8 +90,8 @@ def usage(compiled: CompiledKernel, device: Device) -> Usage:
     shared = compiled.metadata.shared
     if device.amd:
         assembly = compiled.asm["amdgcn"]
-        found = (_number(rf"\.{name}:\s*(\d+)", assembly) for name in ("vgpr_count", "private_segment_fixed_size"))
-        return Usage(*found, shared)
+        spilled = _number(r"\.private_segment_fixed_size:\s*(\d+)", assembly)
+        return Usage(_number(r"\.vgpr_count:\s*(\d+)", assembly), spilled, shared)
     cubin = next(path for name, path in compiled.metadata_group.items() if name.endswith(".cubin"))
     tool = triton.knobs.nvidia.cuobjdump.path
     report = subprocess.run([tool, "-res-usage", cubin], check=True, capture_output=True, text=True).stdout
